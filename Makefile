@@ -1,0 +1,72 @@
+# Everything a newcomer needs: Python 3.11 and make. `make help` lists the targets.
+
+PYTHON ?= python3.11
+VENV   := .venv
+RUN    := $(VENV)/bin/python
+STAMP  := $(VENV)/.requirements
+ENVS   := ant_dir ant_goal half_cheetah_vel humanoid_dir umaze_goal walker_param
+
+# ENV is also a variable of POSIX shells (a start-up file): keep ours out of the recipes' environment.
+unexport ENV
+ifneq ($(strip $(RAY_ADDRESS)),)
+export RAY_ADDRESS
+else
+unexport RAY_ADDRESS
+endif
+
+OPTIONS = --env $(ENV) $(if $(PRESET),--preset $(PRESET)) $(if $(SEED),--seed $(SEED)) \
+          $(if $(STORE),--store $(STORE)) $(ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup pipeline report test lint clean need-env
+
+help:
+	@echo "make pipeline ENV=...   collect, learn, relabel, distil, evaluate and report one environment"
+	@echo "make report ENV=...     write the report of a finished run again"
+	@echo "make test               pytest (TESTS=tests/mbml chooses a part)"
+	@echo "make lint               ruff, pyright, import-linter"
+	@echo "make setup              virtual environment and pinned requirements (the others do it when needed)"
+	@echo "make clean              remove caches; runs/ and $(VENV)/ stay"
+	@echo
+	@echo "Variables of pipeline and report:"
+	@echo "  ENV          $(ENVS)"
+	@echo "  PRESET       smoke (every stage, numbers mean nothing), laptop (default), paper (the authors' sizes)"
+	@echo "  SEED         0, 1, 2, ... (default 0)"
+	@echo "  STORE        where results are kept: a folder or an fsspec address such as s3://bucket/path"
+	@echo "  RAY_ADDRESS  an existing Ray cluster; without it Ray starts inside the run and ends with it"
+	@echo "  ARGS         more options; '$(RUN) -m pipeline run --help' lists them"
+	@echo "Variables of setup:"
+	@echo "  PYTHON       a Python 3.11 (default python3.11)"
+	@echo "  PIP_ARGS     more options for pip, such as the address of another index"
+
+setup: $(STAMP)
+
+$(STAMP): requirements.txt
+	@command -v $(PYTHON) >/dev/null 2>&1 && \
+		$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1 || \
+		{ echo "Python 3.11 is needed and '$(PYTHON)' is not one: install it, or name one with make $(MAKECMDGOALS) PYTHON=/path/to/python3.11." >&2; exit 2; }
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt $(PIP_ARGS)
+	@touch $(STAMP)
+
+need-env:
+	@test -n "$(strip $(ENV))" || { echo "Say which environment, for example ENV=umaze_goal; there are six: $(ENVS)." >&2; exit 2; }
+
+pipeline: need-env $(STAMP)
+	@$(RUN) -m pipeline run $(OPTIONS)
+
+report: need-env $(STAMP)
+	@$(RUN) -m pipeline report $(OPTIONS)
+
+test: $(STAMP)
+	$(RUN) -m pytest $(TESTS)
+
+lint: $(STAMP)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m pyright
+	$(VENV)/bin/lint-imports
+
+clean:
+	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist *.egg-info MUJOCO_LOG.TXT
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,132 @@
+"""What stages leave in their artefacts and how the next stage reads it: rows, teachers, models, checkpoints, JSON."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from actors.store import Output
+from mbml import envs
+from mbml.bcq import Teachers
+from mbml.data import Dataset, DatasetError
+from mbml.envs import Task
+from mbml.evaluate import make_envs
+from mbml.models import Ensemble, EnsembleConfig, Target
+from mbml.nets import StackedMLP
+from mbml.relabel import RelabelTables, true_rewards
+from mbml.rollout import EnvStack
+from mbml.rows import RowLayout
+from mbml.serialise import load_tree, save_tree
+from mbml.transitions import pack
+
+CHECKPOINT_SECONDS = 60.0
+
+
+class Checkpoint:
+    """The resumable state of a job, in its own artefact directory until the artefact is complete."""
+
+    def __init__(self, out: Output, every_seconds: float = CHECKPOINT_SECONDS) -> None:
+        self._out, self._path, self._every = out, out.path / "checkpoint.safetensors", every_seconds
+        self._last = time.monotonic()
+
+    def load(self) -> dict[str, Any] | None:
+        """The state that an earlier try left, if any."""
+        return load_tree(self._path) if self._path.exists() else None
+
+    def save_if_due(self, state: Callable[[], dict[str, Any]]) -> None:
+        """Save `state()` when the last save is long enough ago."""
+        if time.monotonic() - self._last >= self._every:
+            save_tree(self._path, state())
+            self._out.checkpoint()
+            self._last = time.monotonic()
+
+    def discard(self) -> None:
+        """Take the checkpoint out of the finished artefact."""
+        self._path.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON."""
+    path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote."""
+    return json.loads(path.read_text())
+
+
+def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write one JSON object per line."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """What `write_lines` wrote."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def tasks_of(environment: str, split: str, indices: Sequence[int]) -> list[Task]:
+    """The tasks of a split at `indices`."""
+    tasks = envs.get(environment).tasks(split)
+    return [tasks[i] for i in indices]
+
+
+def env_maker(environment: str, tasks: Sequence[int], horizon: int) -> Callable[[int], EnvStack]:
+    """A function that builds so many copies of each training task's environment."""
+    distribution = envs.get(environment)
+    chosen = tasks_of(environment, "train", tasks)
+    return lambda copies: make_envs(distribution, chosen, horizon, copies)
+
+
+def layout_of(environment: str) -> RowLayout:
+    """The packed-row layout of an environment."""
+    distribution = envs.get(environment)
+    return RowLayout(distribution.observation_size, distribution.action_size)
+
+
+def load_rows(collected: Sequence[Path], tasks: Sequence[int]) -> Tensor:
+    """Packed rows `[T, N, row]` of `tasks` from the collectors' artefacts.
+
+    Raises DatasetError where batches differ in length: stacked learners sample all tasks with one set of row numbers.
+    """
+    dataset = Dataset.open(*(path / "dataset" for path in collected))
+    packed = [pack(dataset.task(index)) for index in tasks]
+    lengths = {len(rows) for rows in packed}
+    if len(lengths) > 1:
+        raise DatasetError(
+            f"The batches have {min(lengths)} to {max(lengths)} transitions; all tasks need the same number."
+        )
+    return torch.from_numpy(np.stack(packed))
+
+
+def load_teachers(trained: Sequence[Path]) -> tuple[list[int], Teachers]:
+    """Task indices and teachers of all BCQ artefacts, joined in the order of the tasks."""
+    parts = sorted((load_tree(path / "teachers.safetensors") for path in trained), key=lambda p: p["tasks"][0])
+    return [t for p in parts for t in p["tasks"]], Teachers.join([Teachers.load(p["teachers"]) for p in parts])
+
+
+def load_ensemble(trained: Sequence[Path], config: EnsembleConfig, layout: RowLayout, target: Target) -> Ensemble:
+    """The ensembles of all model artefacts, joined in the order of the tasks."""
+    parts = sorted((load_tree(path / "models.safetensors") for path in trained), key=lambda p: p["tasks"][0])
+    return Ensemble.of_networks(config, layout, target, [StackedMLP.load(p[target]) for p in parts])
+
+
+def load_tables(path: Path) -> RelabelTables:
+    """The relabelling tables of a relabel artefact."""
+    return RelabelTables(**load_tree(path / "tables.safetensors"))
+
+
+def truth_table(environment: str, tasks: Sequence[int], rows: Tensor) -> Tensor | None:
+    """True reward `[K, K, P]` of rows `[K, P, row]` for every task, or None where it cannot be computed."""
+    function = envs.get(environment).reward
+    if function is None:
+        return None
+    chosen = tasks_of(environment, "train", tasks)
+    return true_rewards(rows, layout_of(environment), function, chosen)

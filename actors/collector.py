@@ -1,0 +1,57 @@
+"""Actor that collects the batches of a stack of training tasks with SAC."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from actors.artefacts import Checkpoint, env_maker, layout_of, tasks_of, write_lines
+from actors.job import Job
+from actors.store import Output
+from actors.worker import Worker
+from mbml import envs
+from mbml.collect import Collection
+from mbml.data import DatasetWriter
+from mbml.serialise import save_tree
+
+
+class Collector(Worker):
+    """Payload: `environment`, `horizon`, `tasks`, `config` (CollectConfig), `seed`. Leaves `dataset/`,
+    `curves.jsonl` and `policies.safetensors`."""
+
+    def work(self, job: Job, out: Output, inputs: dict[str, list[Path]]) -> dict[str, Any]:
+        """Collect, learning all the while, and write the Arrow dataset."""
+        environment, horizon, tasks = (job.payload[k] for k in ("environment", "horizon", "tasks"))
+        config, seed = job.payload["config"], job.payload["seed"]
+        layout = layout_of(environment)
+        collection = Collection(config, layout, env_maker(environment, tasks, horizon), tasks, seed)
+        checkpoint = Checkpoint(out)
+        state = checkpoint.load()
+        if state is not None:
+            collection.load_state_dict(state)
+        while not collection.finished:
+            losses = collection.advance()
+            latest = [row["return"] for row in collection.curve[-len(tasks) :]]
+            metrics = {"return": sum(latest) / len(latest)} if latest else {}
+            self.report(collection.collected, config.steps, "steps", **losses, **metrics)
+            checkpoint.save_if_due(collection.state_dict)
+        self._write(collection, out, environment, horizon, job)
+        checkpoint.discard()
+        return {"return": sum(row["return"] for row in collection.curve[-len(tasks) :]) / len(tasks)}
+
+    def _write(self, collection: Collection, out: Output, environment: str, horizon: int, job: Job) -> None:
+        layout, tasks = collection.layout, collection.tasks
+        about = {"method": "sac", "seed": job.payload["seed"], "steps": collection.config.steps}
+        with DatasetWriter(
+            out.path / "dataset",
+            environment=environment,
+            observation_size=layout.observation_size,
+            action_size=layout.action_size,
+            horizon=horizon or envs.get(environment).horizon,
+            collection=about,
+        ) as writer:
+            chosen = tasks_of(environment, "train", tasks)
+            for task, batch in zip(chosen, collection.batches(), strict=True):
+                writer.add_task(task.index, batch, parameter=task.vector.tolist(), label=task.label)
+        write_lines(out.path / "curves.jsonl", collection.curve)
+        save_tree(out.path / "policies.safetensors", {"tasks": tasks, "policy": collection.learner.policy.save()})

@@ -1,0 +1,47 @@
+"""Actor that labels every pooled transition for every task, once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from actors.artefacts import layout_of, load_ensemble, load_rows, truth_table, write_json
+from actors.job import Job
+from actors.store import Output
+from actors.worker import Worker
+from mbml import envs
+from mbml.relabel import diagnostics, pool_indices, relabel
+from mbml.rows import gather_rows
+from mbml.seeding import generator_of
+from mbml.serialise import save_tree
+
+
+class Relabeller(Worker):
+    """Payload: `environment`, `tasks`, `config` (RelabelConfig), `models` (target -> EnsembleConfig), `seed`; inputs
+    `collect`, `models`. Leaves `tables.safetensors` and `diagnostics.json`."""
+
+    def work(self, job: Job, out: Output, inputs: dict[str, list[Path]]) -> dict[str, Any]:
+        """Compute the tables and say how good they are."""
+        environment, tasks, config = (job.payload[k] for k in ("environment", "tasks", "config"))
+        layout, configs = layout_of(environment), job.payload["models"]
+        rows = load_rows(inputs["collect"], tasks)
+        generator = generator_of(job.payload["seed"], "relabel")
+        index = pool_indices(len(tasks), rows.shape[1], config.pool, generator)
+        pool = gather_rows(rows, index)
+        models = {t: load_ensemble(inputs["models"], c, layout, t) for t, c in configs.items()}
+        tables = relabel(
+            pool,
+            index,
+            layout,
+            models["reward"],
+            models.get("next_observation"),
+            config,
+            lambda done, total: self.report(done, total, "tasks"),
+        )
+        save_tree(out.path / "tables.safetensors", tables.tensors())
+        found: dict[str, Any] = dict(diagnostics(tables, truth_table(environment, tasks, pool)))
+        found["reward_std"] = [round(float(r), 6) for r in layout.split(rows).reward.std((1, 2))]
+        found["threshold"] = config.reward_threshold
+        found["error_note"] = envs.get(environment).reward_note
+        write_json(out.path / "diagnostics.json", found)
+        return {"eligible_share": float(tables.eligible.float().mean())}

@@ -1,0 +1,163 @@
+"""What every actor has in common: fetch the inputs, do the work, publish the artefact, say how far it is."""
+
+import resource
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from actors.job import Job
+from actors.store import Output, Store
+
+_RATE_MARKS = 60  # at least a second apart, so the rate is that of the last minute or so
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is."""
+
+    name: str
+    done: float
+    total: float
+    unit: str
+    rate: float | None
+    """Units per second in this process over the last minute or so; None until it can be told."""
+    seconds_left: float | None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Worker(ABC):
+    """Runs jobs of one kind, one at a time. A plain class; `remote` makes a Ray actor of it.
+
+    A subclass says what the work is. `run` may be called again with the same job after a crash: the work then
+    finds in `out.path` what the earlier try left there and continues from its own checkpoint.
+    """
+
+    def __init__(self, store_url: str, num_cpus: float = 1.0):
+        """Take paths and small values only: Ray calls this again when it restarts the actor.
+
+        Sets this process's torch threads from the CPUs that it was given (at least one).
+        """
+        self.store = Store(store_url)
+        self.threads = max(1, int(num_cpus))
+        torch.set_num_threads(self.threads)
+        with suppress(RuntimeError):  # can be set once only, before torch's first parallel work
+            torch.set_num_interop_threads(1)
+        self._job: Job | None = None
+        self._latest: tuple[float, float, str, dict[str, Any]] | None = None
+        self._marks: deque[tuple[float, float]] = deque(maxlen=_RATE_MARKS)
+
+    @abstractmethod
+    def work(self, job: Job, out: Output, inputs: dict[str, list[Path]]) -> dict[str, Any]:
+        """Make the artefact's files in `out.path` and return metrics (JSON values).
+
+        Checkpoint into `out.path` (then `out.checkpoint()`) when it takes longer than a minute, and call
+        `self.report` now and then.
+
+        Args:
+            job: what to make.
+            out: where; `out.path` holds what an earlier try left.
+            inputs: local directories of the job's inputs, in the order in which the job names them.
+        """
+
+    @property
+    def device(self) -> torch.device:
+        """The GPU that Ray gave to this actor, or else the CPU."""
+        return torch.device("cuda" if ray.is_initialized() and ray.get_gpu_ids() else "cpu")
+
+    def run(self, job: Job) -> dict[str, Any]:
+        """Make the job's artefact unless it is there.
+
+        Returns the work's metrics with `seconds` (of this try only) and `peak_memory_mb` (MiB).
+        Raises whatever the work raises; its partial files are kept.
+        """
+        if self.store.complete(*job.artefact):
+            return self.store.describe(*job.artefact).get("metrics", {})
+        self._job, self._latest = job, None
+        self._marks.clear()
+        started = time.monotonic()
+        _forget_peak_memory()
+        try:
+            with self.store.create(job.stage, job.key, job.description()) as out:
+                inputs = {name: [self.store.fetch(*ref) for ref in refs] for name, refs in job.inputs.items()}
+                metrics = self.work(job, out, inputs)
+                seconds = round(time.monotonic() - started, 3)
+                metrics = {"seconds": seconds, "peak_memory_mb": round(_peak_memory_mb(), 1), **metrics}
+                out.manifest["metrics"] = metrics
+        finally:
+            self._job = None
+        return metrics
+
+    def report(self, done: float, total: float, unit: str, **metrics: Any) -> None:
+        """Say how far the work is; cheap enough for every iteration.
+
+        Call it once before the first iteration of this process, with what a checkpoint had already done, so
+        that a resumed job shows the rate of this process. Metrics are numbers or tensors of one element that
+        nobody writes to; they are read only when somebody asks for the progress.
+        """
+        now = time.monotonic()
+        if not self._marks or now - self._marks[-1][0] >= 1.0:
+            self._marks.append((now, done))
+        self._latest = (done, total, unit, metrics)
+
+    def progress(self) -> Progress | None:
+        """How far the running job is, or None; Ray calls this from another thread while `run` is busy."""
+        job, latest = self._job, self._latest
+        if job is None or latest is None:
+            return None
+        done, total, unit, metrics = latest
+        rate = None
+        if self._marks:
+            since, done_then = self._marks[0]
+            if done > done_then and (elapsed := time.monotonic() - since) > 0:
+                rate = (done - done_then) / elapsed
+        seconds_left = max(0.0, total - done) / rate if rate else None
+        values = {name: float(value) for name, value in metrics.items()}
+        return Progress(job.name, done, total, unit, rate, seconds_left, values)
+
+    def __repr__(self) -> str:
+        return type(self).__name__ if self._job is None else f"{type(self).__name__}({self._job.name})"
+
+
+def remote(
+    worker: type[Worker], store_url: str, *, num_cpus: float, num_gpus: float = 0.0, name: str | None = None
+) -> Any:
+    """Start a Ray actor of a worker class; it dies with the driver.
+
+    Ray restarts it twice when its process or node is lost and then runs the interrupted job again, which
+    continues from the job's checkpoint. Ask for the progress of a busy actor with
+    `handle.progress.options(concurrency_group="progress").remote()`.
+
+    Args:
+        worker: the class.
+        store_url: where inputs and artefacts live, the same for every node of the cluster.
+        num_cpus: CPUs to reserve; also the number of torch threads.
+        num_gpus: GPUs to reserve; fractions share one.
+        name: shown in the dashboard, unique within the run.
+    """
+    options: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "name": name}
+    options |= {"max_restarts": 2, "max_task_retries": 2, "concurrency_groups": {"progress": 1}}
+    return ray.remote(**options)(worker).remote(store_url, num_cpus)
+
+
+def _forget_peak_memory() -> None:
+    """Let the kernel start the peak anew, because one process works on many jobs (Linux only)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_memory_mb() -> float:
+    """Largest resident size in MiB since `_forget_peak_memory`, memory-mapped data included."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024**2 if sys.platform == "darwin" else 1024)

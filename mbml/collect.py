@@ -1,0 +1,185 @@
+"""Collection: a stack of SAC learners fills one batch per task, learning history and all (specification, section 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mbml.data import TransitionBatch
+from mbml.rollout import EnvStack, run_episode
+from mbml.rows import RowLayout, gather_rows, sample_indices
+from mbml.sac import SAC, SACConfig
+from mbml.seeding import generator_of, seed_of
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """How a batch is collected; the defaults are the authors' schedule."""
+
+    steps: int = 200_000
+    """Transitions N kept per task: the first N of training, warm-up included."""
+    warmup_steps: int = 10_000
+    """Steps of the untrained stochastic policy before the first update."""
+    epoch_steps: int = 1_000
+    """Environment steps between two rounds of updates; an episode is cut at the end of each."""
+    updates_per_step: float = 1.0
+    """Gradient updates per environment step."""
+    evaluation_every: int = 1
+    """Epochs between evaluations of the deterministic policy."""
+    evaluation_episodes: int = 25
+    """Episodes per evaluation."""
+    tasks_per_actor: int = 1
+    """Tasks learned side by side in one actor."""
+    sac: SACConfig = field(default_factory=SACConfig)
+    """The learner."""
+
+
+class Collection:
+    """The collection of a stack of T tasks: call `advance` until `finished`.
+
+    Every call to `advance` is one round: environment steps from fresh episodes, then as many updates as they earn.
+    The state between rounds is complete in `state_dict`, so a resumed collection gives the same bits.
+    """
+
+    def __init__(
+        self,
+        config: CollectConfig,
+        layout: RowLayout,
+        make_envs: Callable[[int], EnvStack],
+        tasks: Sequence[int],
+        seed: int,
+    ) -> None:
+        """`make_envs(copies)` builds `copies` environments of each task, task by task; `tasks` are their indices."""
+        self.config, self.layout, self.tasks, self.seed = config, layout, list(tasks), seed
+        number = len(self.tasks)
+        self.learner = SAC(config.sac, layout, number, generator_of(seed, "collect", *self.tasks))
+        self.envs = make_envs(1)
+        self.envs.seed([seed_of(seed, "collect", "environment", task) for task in self.tasks])
+        self.evaluation_envs = make_envs(config.evaluation_episodes)
+        self.rows = torch.zeros(number, config.steps, layout.row_size)
+        self.truncated = np.zeros((number, config.steps), dtype=bool)
+        self.episode = np.zeros((number, config.steps), dtype=np.int32)
+        self.step_in_episode = np.zeros((number, config.steps), dtype=np.int32)
+        self.collected, self.updates_done, self.epoch = 0, 0, 0
+        self.curve: list[dict[str, float]] = []
+
+    @property
+    def finished(self) -> bool:
+        """Whether all N transitions are there."""
+        return self.collected >= self.config.steps
+
+    def advance(self) -> dict[str, float]:
+        """Collect one round and learn from it; returns mean losses over the stack."""
+        config = self.config
+        if self.collected == 0:
+            self._collect(min(config.warmup_steps, config.steps))
+            if not self.finished:
+                return {}
+        else:
+            self._collect(min(config.epoch_steps, config.steps - self.collected))
+        losses = self._learn()
+        self.epoch += 1
+        if self.epoch % config.evaluation_every == 0 or self.finished:
+            returns = self.evaluate()
+            self.curve += [
+                {"task": task, "step": self.collected, "return": float(value)}
+                for task, value in zip(self.tasks, returns, strict=True)
+            ]
+        return losses
+
+    def _collect(self, steps: int) -> None:
+        self.envs.reset()
+        step_in_episode = np.zeros(len(self.tasks), dtype=np.int32)
+        episode = self.episode[:, self.collected - 1] + 1 if self.collected else np.zeros_like(step_in_episode)
+        observation = self.envs.observation
+        for t in range(self.collected, self.collected + steps):
+            action = self.learner.act(observation.unsqueeze(1)).squeeze(1)
+            result = self.envs.step(action)
+            parts = [observation, action, result.next_observation]
+            scalars = [result.reward.unsqueeze(1), result.terminated.float().unsqueeze(1)]
+            self.rows[:, t] = torch.cat([*parts, *scalars], 1)
+            self.truncated[:, t] = result.truncated.numpy()
+            self.episode[:, t], self.step_in_episode[:, t] = episode, step_in_episode
+            over = (result.terminated | result.truncated).numpy()
+            self.envs.reset(np.flatnonzero(over).tolist())
+            episode = np.where(over, episode + 1, episode)
+            step_in_episode = np.where(over, 0, step_in_episode + 1)
+            observation = self.envs.observation
+        # The round ends here whatever the environments do: an episode still running is cut, which is no termination.
+        last = self.collected + steps - 1
+        self.truncated[:, last] |= self.rows[:, last, -1].numpy() == 0
+        self.collected += steps
+
+    def _learn(self) -> dict[str, float]:
+        config = self.config
+        earned = int((self.collected - config.warmup_steps) * config.updates_per_step)
+        sums: dict[str, Tensor] = {}
+        number = earned - self.updates_done
+        for _ in range(number):
+            indices = sample_indices(len(self.tasks), config.sac.batch_size, self.collected, self.learner.generator)
+            for name, value in self.learner.update(gather_rows(self.rows, indices)).items():
+                sums[name] = sums[name] + value if name in sums else value
+        self.updates_done = max(earned, self.updates_done)
+        return {name: float(value.mean()) / number for name, value in sums.items()}
+
+    def evaluate(self) -> np.ndarray:
+        """Mean return `[T]` of the deterministic policy over the evaluation episodes, each from its own seed."""
+        copies = self.config.evaluation_episodes
+        number = len(self.tasks)
+        self.evaluation_envs.seed(
+            [seed_of(self.seed, "collect", "evaluation", t, self.epoch, c) for t in self.tasks for c in range(copies)]
+        )
+
+        def act(observation: Tensor) -> Tensor:
+            return self.learner.act(observation.view(number, copies, -1), deterministic=True).flatten(0, 1)
+
+        return run_episode(self.evaluation_envs, act).reshape(number, copies).mean(1)
+
+    def batches(self) -> list[TransitionBatch]:
+        """The finished batch of every task, in the order of collection."""
+        result = []
+        for i in range(len(self.tasks)):
+            parts = self.layout.split(self.rows[i])
+            result.append(
+                TransitionBatch(
+                    observation=parts.observation.numpy().copy(),
+                    action=parts.action.numpy().copy(),
+                    next_observation=parts.next_observation.numpy().copy(),
+                    reward=parts.reward.numpy().copy().squeeze(1),
+                    terminated=parts.terminated.numpy().squeeze(1) > 0,
+                    truncated=self.truncated[i],
+                    episode=self.episode[i],
+                    step=self.step_in_episode[i],
+                )
+            )
+        return result
+
+    def state_dict(self) -> dict[str, Any]:
+        """Learner, environments' generators, everything collected so far, and counters."""
+        end = self.collected
+        return {
+            "learner": self.learner.state_dict(),
+            "environments": self.envs.random_states(),
+            "rows": self.rows[:, :end],
+            "truncated": torch.from_numpy(self.truncated[:, :end]),
+            "episode": torch.from_numpy(self.episode[:, :end]),
+            "step_in_episode": torch.from_numpy(self.step_in_episode[:, :end]),
+            "updates_done": self.updates_done,
+            "epoch": self.epoch,
+            "curve": self.curve,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly where `state_dict` was taken."""
+        self.learner.load_state_dict(state["learner"])
+        self.envs.set_random_states(state["environments"])
+        self.collected = end = state["rows"].shape[1]
+        self.rows[:, :end] = state["rows"]
+        for name in ("truncated", "episode", "step_in_episode"):
+            getattr(self, name)[:, :end] = state[name].numpy()
+        self.updates_done, self.epoch, self.curve = state["updates_done"], state["epoch"], state["curve"]

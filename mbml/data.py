@@ -1,0 +1,309 @@
+"""The offline dataset on disk: a directory of Arrow shards per task distribution, read through memory maps.
+
+    root/meta.json                  what it is, every task, the SHA-256 of every shard; written last
+    root/task=003/part-0000.arrow   Arrow IPC file, uncompressed, one record batch, rows in their order
+
+The columns and the rules for rows are those of `mbml.transitions`. Only Arrow and JSON are ever read.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mbml.serialise import replacing
+from mbml.transitions import (
+    DTYPES,
+    VECTORS,
+    DatasetError,
+    EpisodeCheck,
+    TransitionBatch,
+    check_finite,
+    concatenate,
+    count_episodes,
+    pack,
+)
+
+__all__ = ["Dataset", "DatasetError", "DatasetWriter", "TransitionBatch", "concatenate", "pack", "validate"]
+
+SCHEMA_VERSION = 1
+_SAME = {"environment": str, "observation_size": int, "action_size": int, "horizon": int}
+_META = _SAME | {"collection": dict, "tasks": list, "totals": dict}
+_TASK_META = {"index": int, "label": str, "rows": int, "episodes": int, "shards": list}
+_SHARD_META = {"file": str, "rows": int, "sha256": str}
+_SHARD_NAME = re.compile(r"task=\d+/part-\d+\.arrow")
+
+
+class DatasetWriter:
+    """Writes one dataset directory; a context manager that completes it on a normal exit only.
+
+    Opening a directory that holds a dataset takes its meta.json away first: it is incomplete until closed
+    again, and tasks that are not added again are no longer part of it.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        environment: str,
+        observation_size: int,
+        action_size: int,
+        horizon: int,
+        collection: Mapping[str, Any],
+    ):
+        """`horizon` is the time limit in steps; `collection` (JSON) says how the data came about."""
+        sizes = {"observation_size": observation_size, "action_size": action_size, "horizon": horizon}
+        for name, value in sizes.items():
+            if value < 1:
+                raise DatasetError(f"{name} is {value}; it must be at least 1.")
+        self.root = Path(root)
+        self._meta: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "environment": environment,
+            **{name: int(value) for name, value in sizes.items()},
+            "collection": _jsonable(dict(collection), "collection"),
+        }
+        self._tasks: dict[int, dict[str, Any]] = {}
+        (self.root / "meta.json").unlink(missing_ok=True)
+
+    def add_task(
+        self, index: int, batch: TransitionBatch, *, parameter: Any, label: str, shard_rows: int = 1_000_000
+    ) -> None:
+        """Write all transitions of one task, at most `shard_rows` to a file, in order.
+
+        `parameter` is the task's parameter as JSON, `label` a short name for people.
+
+        Raises:
+            DatasetError: the task is there already or is empty, a shape or dtype is wrong, or a number is not
+                finite. (The order of rows is `validate`'s business.)
+        """
+        index = int(index)
+        if index < 0 or index in self._tasks:
+            raise DatasetError(f"Task {index} cannot be added: an index is 0 or more and is used once.")
+        if shard_rows < 1:
+            raise DatasetError(f"shard_rows is {shard_rows}; it must be at least 1.")
+        batch.check(self._meta["observation_size"], self._meta["action_size"])
+        if len(batch) == 0:
+            raise DatasetError(f"Task {index} has no rows; a task needs at least one transition.")
+        check_finite(batch, f"Task {index}")
+        parameter = _jsonable(parameter, f"parameter of task {index}")
+        folder = f"task={index:03d}"
+        shutil.rmtree(self.root / folder, ignore_errors=True)  # shards of an earlier, unfinished attempt
+        shards = []
+        for number, start in enumerate(range(0, len(batch), shard_rows)):
+            file = f"{folder}/part-{number:04d}.arrow"
+            part = batch.rows(start, start + shard_rows)
+            shards.append({"file": file, "rows": len(part), "sha256": _write_shard(self.root / file, part)})
+        self._tasks[index] = {
+            "index": index,
+            "label": str(label),
+            "parameter": parameter,
+            "rows": len(batch),
+            "episodes": count_episodes(batch),
+            "shards": shards,
+        }
+
+    def close(self) -> None:
+        """Write meta.json, which completes the dataset."""
+        tasks = [self._tasks[index] for index in sorted(self._tasks)]
+        meta = self._meta | {"tasks": tasks, "totals": _totals(tasks)}
+        with replacing(self.root / "meta.json") as path:
+            path.write_text(json.dumps(meta, indent=1) + "\n")
+
+    def __enter__(self) -> "DatasetWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+
+
+class Dataset:
+    """Tasks of one distribution from one or more directories; rows stay on disk until they are touched."""
+
+    def __init__(self, metas: dict[Path, dict[str, Any]], tasks: dict[int, tuple[Path, dict[str, Any]]]):
+        """Made by `open`: each directory's meta.json, and each task's directory and entry."""
+        first = next(iter(metas.values()))
+        self.paths: tuple[Path, ...] = tuple(metas)
+        self.environment: str = first["environment"]
+        self.observation_size: int = first["observation_size"]
+        self.action_size: int = first["action_size"]
+        self.horizon: int = first["horizon"]
+        self.task_indices: tuple[int, ...] = tuple(sorted(tasks))
+        self._tasks = tasks
+
+    @classmethod
+    def open(cls, *roots: str | Path) -> "Dataset":
+        """Open directories that hold different tasks of the same environment; reads only each meta.json.
+
+        Raises:
+            DatasetError: a directory is missing, incomplete or damaged, does not fit the first one, or has a
+                task that another one has.
+        """
+        if not roots:
+            raise DatasetError("Dataset.open needs at least one directory.")
+        metas: dict[Path, dict[str, Any]] = {}
+        tasks: dict[int, tuple[Path, dict[str, Any]]] = {}
+        for root in map(Path, roots):
+            meta = _read_meta(root)
+            for first, wanted in list(metas.items())[:1]:
+                for name in _SAME:
+                    if meta[name] != wanted[name]:
+                        raise DatasetError(f"{root} has {name} {meta[name]}, but {first} has {wanted[name]}.")
+            for task in meta["tasks"]:
+                index = task["index"]
+                if index in tasks:
+                    raise DatasetError(f"Task {index} is in both {tasks[index][0]} and {root}; keep one.")
+                tasks[index] = (root, task)
+            metas[root] = meta
+        return cls(metas, tasks)
+
+    def meta(self, index: int) -> dict[str, Any]:
+        """The task's entry of meta.json: index, label, parameter, rows, episodes, shards."""
+        return self._find(index)[1]
+
+    def task(self, index: int) -> TransitionBatch:
+        """All transitions of one task, in order.
+
+        With one shard the float and integer columns are read-only views of the memory map, which they keep
+        alive (Arrow keeps flags as bits, so those are copied: two bytes a row); several shards are copied
+        together. Raises DatasetError for an unknown task or a damaged shard.
+        """
+        root, task = self._find(index)
+        sizes = self.observation_size, self.action_size
+        return concatenate([_read_shard(root, shard, *sizes) for shard in task["shards"]])
+
+    def _find(self, index: int) -> tuple[Path, dict[str, Any]]:
+        if index not in self._tasks:
+            raise DatasetError(f"There is no task {index}; this dataset has tasks {list(self.task_indices)}.")
+        return self._tasks[index]
+
+
+def validate(root: str | Path, checksums: bool = True) -> None:
+    """Read a whole dataset directory; raise DatasetError at its first fault, naming the file and the fault.
+
+    Checked: meta.json and its counts; each shard's SHA-256 (unless `checksums` is False), columns and row
+    count; all numbers finite; and the order of rows (`mbml.transitions.EpisodeCheck`).
+    """
+    root = Path(root)
+    meta = _read_meta(root)
+    for task in meta["tasks"]:
+        order = EpisodeCheck(meta["horizon"])
+        for shard in task["shards"]:
+            path = root / shard["file"]
+            if checksums and _sha256(path) != shard["sha256"]:
+                raise DatasetError(f"{path} has another SHA-256 than meta.json says: it is changed or damaged.")
+            rows = _read_shard(root, shard, meta["observation_size"], meta["action_size"])
+            check_finite(rows, str(path))
+            order.feed(rows, str(path))
+        said, found = task["episodes"], len(order.episodes)
+        if said != found:
+            raise DatasetError(f"{root / 'meta.json'} gives task {task['index']} {said} episodes; it has {found}.")
+
+
+def _schema(observation_size: int, action_size: int) -> pa.Schema:
+    observation, action = (pa.list_(pa.float32(), size) for size in (observation_size, action_size))
+    flag, count = pa.bool_(), pa.int32()
+    types = (observation, action, observation, pa.float32(), flag, flag, count, count)
+    return pa.schema(list(zip(DTYPES, types, strict=True)))
+
+
+def _write_shard(path: Path, batch: TransitionBatch) -> str:
+    """Write one shard and return its SHA-256."""
+    schema = _schema(batch.observation.shape[1], batch.action.shape[1])
+    columns = []
+    for name in DTYPES:
+        column = pa.array(np.ascontiguousarray(getattr(batch, name)).reshape(-1))
+        if name in VECTORS:
+            column = pa.FixedSizeListArray.from_arrays(column, type=schema.field(name).type)
+        columns.append(column)
+    with replacing(path) as temporary:
+        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+        return _sha256(temporary)
+
+
+def _read_shard(root: Path, shard: Mapping[str, Any], observation_size: int, action_size: int) -> TransitionBatch:
+    path = root / shard["file"]
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        for batch in batches:
+            batch.validate()
+    except (OSError, pa.ArrowException) as error:
+        raise DatasetError(f"{path} is not a readable Arrow IPC file ({error}).") from error
+    if not reader.schema.equals(_schema(observation_size, action_size)):
+        columns = ", ".join(f"{field.name} {field.type}" for field in reader.schema)
+        raise DatasetError(f"{path} has the wrong columns: {columns}.")
+    rows = [batch.num_rows for batch in batches]
+    if rows != [shard["rows"]]:
+        raise DatasetError(f"{path} must be one record batch of {shard['rows']} rows; it has batches of {rows}.")
+    if any(column.null_count for column in batches[0].columns):
+        raise DatasetError(f"{path} has nulls; every value must be there.")
+    return TransitionBatch(**{name: _to_numpy(batches[0].column(name)) for name in DTYPES})
+
+
+def _to_numpy(column: pa.Array) -> np.ndarray:
+    """A view where Arrow's layout allows one: everything but booleans, which Arrow keeps as bits."""
+    if isinstance(column, pa.FixedSizeListArray):
+        return column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), column.type.list_size)
+    return column.to_numpy(zero_copy_only=column.type != pa.bool_())
+
+
+def _read_meta(root: Path) -> dict[str, Any]:
+    """meta.json of a dataset directory, its form and counts checked, every shard known to exist."""
+    path = root / "meta.json"
+    try:
+        meta = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DatasetError(f"{path} is missing, so {root} is not a complete dataset.") from None
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path} cannot be read as JSON ({error}).") from error
+    version = meta.get("schema_version") if isinstance(meta, dict) else None
+    if version != SCHEMA_VERSION:
+        raise DatasetError(f"{path} has schema_version {version}; this program reads {SCHEMA_VERSION}.")
+    _check_fields(meta, _META, path)
+    for task in meta["tasks"]:
+        _check_fields(task, _TASK_META, path)
+        for shard in task["shards"]:
+            _check_fields(shard, _SHARD_META, path)
+            file = shard["file"]
+            if not _SHARD_NAME.fullmatch(file):
+                raise DatasetError(f"{path} names a shard {file!r}; it must look like task=000/part-0000.arrow.")
+            if not (root / file).is_file():
+                raise DatasetError(f"{root / file} is missing, but meta.json lists it.")
+        if not task["shards"] or task["rows"] != sum(shard["rows"] for shard in task["shards"]):
+            raise DatasetError(f"{path} gives task {task['index']} {task['rows']} rows, its shards another number.")
+    if len({task["index"] for task in meta["tasks"]}) != len(meta["tasks"]):
+        raise DatasetError(f"{path} lists a task twice.")
+    if meta["totals"] != _totals(meta["tasks"]):
+        raise DatasetError(f"{path} has totals {meta['totals']}; its tasks make {_totals(meta['tasks'])}.")
+    return meta
+
+
+def _check_fields(entry: Any, kinds: Mapping[str, type], path: Path) -> None:
+    for name, kind in kinds.items():
+        if not isinstance(entry, dict) or not isinstance(entry.get(name), kind):
+            raise DatasetError(f"{path} is damaged: {name} is missing or is not a {kind.__name__}.")
+
+
+def _totals(tasks: list[dict[str, Any]]) -> dict[str, int]:
+    return {"tasks": len(tasks)} | {name: sum(task[name] for task in tasks) for name in ("rows", "episodes")}
+
+
+def _jsonable(value: Any, what: str) -> Any:
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise DatasetError(f"The {what} cannot be written as JSON ({error}).") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,140 @@
+"""Evaluation of policies on many tasks in lock-step, under generators of its own (specification, section 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mbml.bcq import Teachers
+from mbml.envs import Task, TaskDistribution
+from mbml.policy import AdaptivePolicy, Student
+from mbml.rollout import EnvStack, Step, run_episode
+from mbml.seeding import generator_of, seed_of
+
+PROTOCOL = (
+    "Five episodes per task without being told the task: the first under a task embedding drawn from the prior, each "
+    "later one under an embedding drawn from the posterior of all transitions so far. The score is the mean "
+    "undiscounted return of episodes 3 to 5."
+)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """The evaluation protocol; the defaults are the paper's."""
+
+    episodes: int = 5
+    """Episodes per task."""
+    skipped_episodes: int = 2
+    """First episodes that are not counted."""
+    repeats: int = 1
+    """Independent repetitions of the protocol per task (averaged)."""
+    train_tasks: bool = True
+    """Also evaluate on the training tasks."""
+    reference_episodes: int = 5
+    """Episodes per task for every reference policy."""
+
+
+class Scores(NamedTuple):
+    """Returns `[n, repeats, episodes]`, and the posterior mean `[n, Z]` after the last episode (first repeat)."""
+
+    returns: np.ndarray
+    posterior_mean: np.ndarray
+
+
+def make_envs(distribution: TaskDistribution, tasks: Sequence[Task], horizon: int | None, copies: int = 1) -> EnvStack:
+    """`copies` environments of each task, task by task."""
+    return EnvStack([distribution.make(task, horizon=horizon) for task in tasks for _ in range(copies)])
+
+
+def evaluate_student(
+    student: Student,
+    distribution: TaskDistribution,
+    tasks: Sequence[Task],
+    horizon: int | None,
+    config: EvaluateConfig,
+    seed: int,
+) -> Scores:
+    """Run the protocol on all tasks at once; environments and policy draw from `seed` alone."""
+    envs = make_envs(distribution, tasks, horizon, config.repeats)
+    envs.seed([seed_of(seed, "evaluate", t.split, t.index, r) for t in tasks for r in range(config.repeats)])
+    policy = AdaptivePolicy(student, generator_of(seed, "evaluate", "policy"), tasks=len(envs))
+
+    def observe(observation: Tensor, action: Tensor, step: Step, active: Tensor) -> None:
+        policy.observe(observation, action, step.next_observation, step.reward, active)
+
+    returns = []
+    for episode in range(config.episodes):
+        if episode:
+            policy.begin_episode()
+        returns.append(run_episode(envs, policy.act, observe))
+    shape = (len(tasks), config.repeats)
+    table = np.stack(returns, -1).reshape(*shape, config.episodes)
+    return Scores(table, policy.belief().mean.view(*shape, -1)[:, 0].numpy())
+
+
+def counted_score(returns: np.ndarray, config: EvaluateConfig) -> np.ndarray:
+    """Score per task `[n]` from returns `[n, repeats, episodes]`: mean over repeats and counted episodes."""
+    return returns[:, :, config.skipped_episodes :].mean((1, 2))
+
+
+def evaluate_actor(act: Callable[[Tensor], Tensor], envs: EnvStack, episodes: int, seeds: Sequence[int]) -> np.ndarray:
+    """Mean return `[n]` of a policy that needs no inference, over `episodes` episodes."""
+    envs.seed(seeds)
+    return np.mean([run_episode(envs, act) for _ in range(episodes)], axis=0)
+
+
+def evaluate_teachers(
+    teachers: Teachers,
+    distribution: TaskDistribution,
+    tasks: Sequence[Task],
+    horizon: int | None,
+    config: EvaluateConfig,
+    seed: int,
+    candidates: int = 10,
+) -> np.ndarray:
+    """Mean return `[K, n]` of every teacher on every task: how far one gets without inferring anything."""
+    number = teachers.tasks
+    envs = make_envs(distribution, list(tasks) * number, horizon)
+    generator = generator_of(seed, "references", "teachers")
+
+    def act(observation: Tensor) -> Tensor:
+        return teachers.act(observation.view(number, len(tasks), -1), candidates, generator).flatten(0, 1)
+
+    seeds = [seed_of(seed, "references", t.split, t.index, k) for k in range(number) for t in tasks]
+    return evaluate_actor(act, envs, config.reference_episodes, seeds).reshape(number, len(tasks))
+
+
+def evaluate_simple_references(
+    distribution: TaskDistribution,
+    tasks: Sequence[Task],
+    horizon: int | None,
+    config: EvaluateConfig,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """Mean return `[n]` of uniformly random actions and of zero action."""
+    envs = make_envs(distribution, tasks, horizon)
+    seeds = [seed_of(seed, "references", t.split, t.index) for t in tasks]
+    generator = generator_of(seed, "references", "random")
+    size = distribution.action_size
+
+    def random(observation: Tensor) -> Tensor:
+        return torch.rand(len(observation), size, generator=generator) * 2 - 1
+
+    def zero(observation: Tensor) -> Tensor:
+        return torch.zeros(len(observation), size)
+
+    return {
+        "random": evaluate_actor(random, envs, config.reference_episodes, seeds),
+        "zero_action": evaluate_actor(zero, envs, config.reference_episodes, seeds),
+    }
+
+
+def nearest_tasks(distribution: TaskDistribution, tasks: Sequence[Task], train: Sequence[Task]) -> np.ndarray:
+    """Position `[n]` of the training task whose parameters are nearest to each task's."""
+    own, known = distribution.features(tasks), distribution.features(train)
+    return np.linalg.norm(own[:, None] - known[None], axis=-1).argmin(1)

@@ -1,0 +1,95 @@
+"""Reward and next-state ensembles, stacked over tasks and members (specification, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mbml.nets import StackedMLP, adam, join_stacks, step
+from mbml.rows import RowLayout
+
+Target = Literal["reward", "next_observation"]
+
+
+@dataclass(frozen=True)
+class EnsembleConfig:
+    """An ensemble of regressors per task; the defaults are the authors' reward ensemble."""
+
+    members: int = 20
+    """Networks per task."""
+    hidden: tuple[int, ...] = (128,)
+    """Widths of each member's hidden layers."""
+    steps: int = 4_000
+    """Gradient steps."""
+    batch_size: int = 128
+    """Transitions per task in one step; all members of a task see the same ones."""
+    learning_rate: float = 3e-4
+    """Adam learning rate."""
+
+
+class Ensemble:
+    """E networks `(s, a) -> target` for each of T tasks; diversity comes from independent initialisation alone."""
+
+    def __init__(
+        self,
+        config: EnsembleConfig,
+        layout: RowLayout,
+        tasks: int,
+        target: Target,
+        generator: torch.Generator,
+    ) -> None:
+        self.config, self.layout, self.tasks, self.target = config, layout, tasks, target
+        output = 1 if target == "reward" else layout.observation_size
+        sizes = [layout.pair_size, *config.hidden, output]
+        self.network = StackedMLP(tasks * config.members, sizes, generator=generator)
+        self.optimiser = adam(self.network.parameters(), config.learning_rate)
+
+    def predict(self, pair: Tensor) -> Tensor:
+        """Every member's prediction `[T, E, n, out]` for pairs `[T, n, d_s + d_a]`."""
+        members = self.config.members
+        repeated = pair.unsqueeze(1).expand(-1, members, -1, -1).flatten(0, 1)
+        return self.network(repeated).unflatten(0, (self.tasks, members))
+
+    def update(self, rows: Tensor) -> dict[str, Tensor]:
+        """One step on rows `[T, batch, row]`: squared error, mean over batch and dimensions, summed over members."""
+        batch = self.layout.split(rows)
+        target = batch.reward if self.target == "reward" else batch.next_observation
+        loss = (self.predict(self.layout.pair(rows)) - target.unsqueeze(1)).square().mean((2, 3))
+        step(self.optimiser, loss.sum())
+        return {"loss": loss.detach().mean(1)}
+
+    @torch.no_grad()
+    def mean_and_std(self, pair: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean over members `[T, n, out]` and uncertainty `[T, n]` for pairs `[T, n, d_s + d_a]`.
+
+        Uncertainty is the unbiased standard deviation over members, averaged over output dimensions; one member
+        alone has none and gives 0.
+        """
+        predictions = self.predict(pair)
+        mean = predictions.mean(1)
+        if self.config.members == 1:
+            return mean, torch.zeros_like(mean[..., 0])
+        return mean, predictions.std(1).mean(-1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and optimiser."""
+        return {"network": self.network.state_dict(), "optimiser": self.optimiser.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly where `state_dict` was taken."""
+        self.network.load_state_dict(state["network"])
+        self.optimiser.load_state_dict(state["optimiser"])
+
+    @classmethod
+    def of_networks(
+        cls, config: EnsembleConfig, layout: RowLayout, target: Target, networks: Sequence[StackedMLP]
+    ) -> Ensemble:
+        """The trained ensembles of several stacks, in order."""
+        tasks = sum(network.stack for network in networks) // config.members
+        ensemble = cls(config, layout, 0, target, torch.Generator())
+        ensemble.tasks, ensemble.network = tasks, join_stacks(networks)
+        return ensemble

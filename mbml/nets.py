@@ -1,0 +1,134 @@
+"""Stacked networks: many small multilayer perceptrons of one shape, run side by side as batched matrix products."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+Initialisation = Literal["rlkit", "torch"]
+
+
+class StackedMLP(nn.Module):
+    """`stack` independent perceptrons with ReLU hidden layers and a linear output, as `[T, in, out]` weights.
+
+    Maps `[T, B, in]` to `[T, B, out]`. T is whatever runs side by side: twin critics, tasks, ensemble members, or
+    their products. An input with T = 1 is shared by the whole stack.
+
+    Initialisation (paper's code, section 0.2 of the specification): "rlkit" draws hidden weights from
+    U(-1/sqrt(fan-out), 1/sqrt(fan-out)) with bias 0.1 and the output layer from U(-output_scale, output_scale);
+    "torch" is the default of `nn.Linear`.
+    """
+
+    def __init__(
+        self,
+        stack: int,
+        sizes: Sequence[int],
+        *,
+        generator: torch.Generator,
+        initialisation: Initialisation = "rlkit",
+        output_scale: float = 0.003,
+    ) -> None:
+        super().__init__()
+        self.stack = stack
+        self.sizes = tuple(sizes)
+        weights, biases = [], []
+        for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+            is_output = layer == len(sizes) - 2
+            weight, bias = torch.empty(stack, fan_in, fan_out), torch.empty(stack, 1, fan_out)
+            if initialisation == "torch":
+                bound = 1.0 / math.sqrt(fan_in)
+                weight.uniform_(-bound, bound, generator=generator)
+                bias.uniform_(-bound, bound, generator=generator)
+            elif is_output:
+                weight.uniform_(-output_scale, output_scale, generator=generator)
+                bias.uniform_(-output_scale, output_scale, generator=generator)
+            else:
+                bound = 1.0 / math.sqrt(fan_out)
+                weight.uniform_(-bound, bound, generator=generator)
+                bias.fill_(0.1)
+            weights.append(nn.Parameter(weight))
+            biases.append(nn.Parameter(bias))
+        self.weights = nn.ParameterList(weights)
+        self.biases = nn.ParameterList(biases)
+
+    def forward(self, x: Tensor, *, frozen: bool = False, first: int | None = None) -> Tensor:
+        """Map `x` `[T or 1, B, in]` to `[T, B, out]`.
+
+        With `frozen`, gradients reach `x` but not the parameters; with `first`, only the first so many members run.
+        """
+        stack = first or self.stack
+        if x.shape[0] != stack:
+            x = x.expand(stack, -1, -1)
+        last = len(self.weights) - 1
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            if frozen:
+                weight, bias = weight.detach(), bias.detach()
+            weight, bias = weight[:stack], bias[:stack]
+            if stack == 1:
+                # A plain product is what threads well when there is only one network.
+                x = torch.addmm(bias[0], x[0], weight[0]).unsqueeze(0)
+            else:
+                x = torch.baddbmm(bias, x, weight)
+            if layer < last:
+                x = torch.relu_(x)
+        return x
+
+    def save(self) -> dict[str, Any]:
+        """Shapes and weights; `load` rebuilds the network from it."""
+        return {"sizes": list(self.sizes), "weights": self.state_dict()}
+
+    @classmethod
+    def load(cls, state: dict[str, Any]) -> StackedMLP:
+        """The network that `save` described."""
+        stack = state["weights"]["weights.0"].shape[0]
+        network = cls(stack, state["sizes"], generator=torch.Generator())
+        network.load_state_dict(state["weights"])
+        return network
+
+
+def select_stack(network: StackedMLP, indices: Sequence[int]) -> StackedMLP:
+    """A new network holding copies of the chosen members of `network`, in the order given."""
+    return _like(network, [p.detach()[list(indices)].clone() for p in network.parameters()])
+
+
+def join_stacks(networks: Sequence[StackedMLP]) -> StackedMLP:
+    """One network whose stack is the members of `networks` in order (all of one shape)."""
+    parameters = zip(*(n.parameters() for n in networks), strict=True)
+    return _like(networks[0], [torch.cat([p.detach() for p in group]) for group in parameters])
+
+
+def _like(network: StackedMLP, parameters: list[Tensor]) -> StackedMLP:
+    result = StackedMLP(parameters[0].shape[0], network.sizes, generator=torch.Generator())
+    with torch.no_grad():
+        for target, value in zip(result.parameters(), parameters, strict=True):
+            target.copy_(value)
+    return result
+
+
+def twin(x: Tensor) -> Tensor:
+    """Repeat a `[T, B, d]` input for twin critics stacked as `[2T, ...]` (all first critics, then all second)."""
+    return x.repeat(2, 1, 1)
+
+
+def soft_update(targets: nn.Module, online: nn.Module, rate: float) -> None:
+    """Polyak averaging `target <- (1 - rate) target + rate online`, in place."""
+    with torch.no_grad():
+        for target, source in zip(targets.parameters(), online.parameters(), strict=True):
+            target.lerp_(source, rate)
+
+
+def adam(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Adam:
+    """Adam with the defaults of the paper (betas 0.9, 0.999; eps 1e-8; no decay), one fused kernel per tensor."""
+    return torch.optim.Adam(list(parameters), lr=learning_rate, fused=True)
+
+
+def step(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One gradient step of `optimiser` on `loss`."""
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    optimiser.step()

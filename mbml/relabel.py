@@ -1,0 +1,130 @@
+"""Relabelling tables: what every transition would have earned in every other task (specification, section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mbml.envs import Reward, Task
+from mbml.models import Ensemble
+from mbml.rows import RowLayout
+
+_CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class RelabelConfig:
+    """Who may be relabelled, and how."""
+
+    reward_threshold: float = 0.1
+    """A transition is eligible where the reward ensemble's standard deviation is below this (reward units)."""
+    next_observation_threshold: float = 0.2
+    """The same for the next-state ensemble; used only where the dynamics vary."""
+    pool: int = 0
+    """Random transitions per task that contexts are drawn from; 0 takes all of them."""
+    source: str = "ensemble"
+    """`ensemble`, or `ground_truth` (the true reward, everything eligible)."""
+
+
+@dataclass(frozen=True)
+class RelabelTables:
+    """Labels of the pooled transitions of task j for task i.
+
+    `index` `[K, P]` int64: which rows of task j are in the pool. `reward` `[K, K, P]`: label for task i (first axis) of
+    row t of task j. `eligible` `[K, K, P]` bool, false for i = j. `next_observation` `[K, K, P, d_s]` or None.
+    """
+
+    index: Tensor
+    reward: Tensor
+    eligible: Tensor
+    next_observation: Tensor | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tables by name, for storage."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+def pool_indices(tasks: int, available: int, pool: int, generator: torch.Generator) -> Tensor:
+    """Row numbers of the relabelling pool, `[tasks, P]`, sorted, without replacement; all rows when `pool` is 0."""
+    if pool <= 0 or pool >= available:
+        return torch.arange(available).repeat(tasks, 1)
+    draws = [torch.randperm(available, generator=generator)[:pool].sort().values for _ in range(tasks)]
+    return torch.stack(draws)
+
+
+def relabel(
+    rows: Tensor,
+    index: Tensor,
+    layout: RowLayout,
+    reward_model: Ensemble,
+    next_model: Ensemble | None,
+    config: RelabelConfig,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> RelabelTables:
+    """Apply every task's ensembles to the pooled rows `[K, P, row]` of every task; once, before any distillation."""
+    tasks, pool = rows.shape[:2]
+    reward = torch.empty(tasks, tasks, pool)
+    eligible = torch.empty(tasks, tasks, pool, dtype=torch.bool)
+    size = layout.observation_size
+    next_observation = torch.empty(tasks, tasks, pool, size) if next_model is not None else None
+    pairs = layout.pair(rows)
+    for source in range(tasks):
+        for start in range(0, pool, _CHUNK):
+            part = slice(start, min(start + _CHUNK, pool))
+            pair = pairs[source, part].expand(tasks, -1, -1)
+            mean, std = reward_model.mean_and_std(pair)
+            reward[:, source, part] = mean.squeeze(-1)
+            eligible[:, source, part] = std < config.reward_threshold
+            if next_model is not None and next_observation is not None:
+                next_mean, next_std = next_model.mean_and_std(pair)
+                next_observation[:, source, part] = next_mean
+                eligible[:, source, part] &= next_std < config.next_observation_threshold
+        report(source + 1, tasks)
+    own = torch.arange(tasks)
+    eligible[own, own] = False
+    return RelabelTables(index, reward, eligible, next_observation)
+
+
+def relabel_with_truth(rows: Tensor, index: Tensor, true_reward: Tensor) -> RelabelTables:
+    """Tables of the `ground_truth` ablation: true rewards `[K, K, P]`, every cross-task row eligible (section 5.2)."""
+    tasks, pool = rows.shape[:2]
+    eligible = ~torch.eye(tasks, dtype=torch.bool).unsqueeze(-1).expand(-1, -1, pool).clone()
+    return RelabelTables(index, true_reward, eligible)
+
+
+def true_rewards(rows: Tensor, layout: RowLayout, reward: Reward, tasks: Sequence[Task]) -> Tensor:
+    """True reward `[K, K, P]` of rows `[K, P, row]` of task j (second axis) in task i."""
+    parts = layout.split(rows.flatten(0, 1))
+    observation, action, next_observation = (p.numpy() for p in parts[:3])
+    labels = [reward(observation, action, next_observation, task) for task in tasks]
+    table = np.stack(labels).reshape(len(tasks), *rows.shape[:2])
+    return torch.from_numpy(table).float()
+
+
+def diagnostics(tables: RelabelTables, truth: Tensor | None) -> dict[str, list[list[float | None]] | None]:
+    """Per pair (i, j): share of eligible rows, and root-mean-square error of eligible and of all labels.
+
+    The diagonal of the share is None; errors are None where no row is eligible, or altogether without a `truth`.
+    """
+    share = tables.eligible.float().mean(-1)
+    result: dict[str, list[list[float | None]] | None] = {"share": _matrix(share, skip_diagonal=True)}
+    if truth is None:
+        return result | {"error_eligible": None, "error_all": None}
+    squared = (tables.reward - truth).square()
+    count = tables.eligible.sum(-1)
+    eligible_error = ((squared * tables.eligible).sum(-1) / count).sqrt()  # 0 / 0 -> nan -> None
+    return result | {
+        "error_eligible": _matrix(eligible_error, skip_diagonal=True),
+        "error_all": _matrix(squared.mean(-1).sqrt(), skip_diagonal=False),
+    }
+
+
+def _matrix(values: Tensor, *, skip_diagonal: bool) -> list[list[float | None]]:
+    return [
+        [None if (skip_diagonal and i == j) or v != v else round(v, 6) for j, v in enumerate(row)]
+        for i, row in enumerate(values.tolist())
+    ]

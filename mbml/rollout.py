@@ -1,0 +1,97 @@
+"""Many environments stepped in lock-step, so that one forward pass serves all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Step(NamedTuple):
+    """One step of n environments; rows of environments that were not active are zero."""
+
+    next_observation: Tensor
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+
+
+class EnvStack:
+    """n environments of one family. `observation` `[n, d_s]` is always the current one."""
+
+    def __init__(self, envs: Sequence[gymnasium.Env]) -> None:
+        self.envs = list(envs)
+        size = envs[0].observation_space.shape
+        assert size is not None
+        self._observation = np.zeros((len(envs), *size), dtype=np.float32)
+
+    def __len__(self) -> int:
+        return len(self.envs)
+
+    @property
+    def observation(self) -> Tensor:
+        """A copy of the current observations `[n, d_s]`."""
+        return torch.from_numpy(self._observation.copy())
+
+    def seed(self, seeds: Sequence[int]) -> None:
+        """Seed and reset every environment."""
+        for i, (env, seed) in enumerate(zip(self.envs, seeds, strict=True)):
+            self._observation[i], _ = env.reset(seed=seed)
+
+    def reset(self, which: Sequence[int] | None = None) -> None:
+        """Begin a new episode in all environments, or in those named."""
+        for i in range(len(self)) if which is None else which:
+            self._observation[i], _ = self.envs[i].reset()
+
+    def step(self, action: Tensor, active: np.ndarray | None = None) -> Step:
+        """Step every (active) environment with its row of `action` `[n, d_a]`."""
+        number = len(self)
+        actions = action.numpy()
+        reward = np.zeros(number, dtype=np.float32)
+        terminated, truncated = np.zeros(number, dtype=bool), np.zeros(number, dtype=bool)
+        for i in range(number) if active is None else np.flatnonzero(active):
+            self._observation[i], reward[i], terminated[i], truncated[i], _ = self.envs[i].step(actions[i])
+        return Step(
+            self.observation,
+            torch.from_numpy(reward),
+            torch.from_numpy(terminated),
+            torch.from_numpy(truncated),
+        )
+
+    def random_states(self) -> list[dict]:
+        """State of every environment's random generator (JSON-able)."""
+        return [dict(env.unwrapped.np_random.bit_generator.state) for env in self.envs]
+
+    def set_random_states(self, states: Sequence[dict]) -> None:
+        """Restore what `random_states` gave."""
+        for env, state in zip(self.envs, states, strict=True):
+            env.unwrapped.np_random.bit_generator.state = state
+
+
+def run_episode(
+    envs: EnvStack,
+    act: Callable[[Tensor], Tensor],
+    observe: Callable[[Tensor, Tensor, Step, Tensor], None] | None = None,
+) -> np.ndarray:
+    """One episode in every environment, in lock-step; undiscounted returns `[n]`.
+
+    `act` maps observations `[n, d_s]` to actions `[n, d_a]`; `observe(observation, action, step, active)` sees every
+    step. Environments that have ended wait, with their last observation, until all have.
+    """
+    envs.reset()
+    active = np.ones(len(envs), dtype=bool)
+    returns = np.zeros(len(envs))
+    observation = envs.observation
+    while active.any():
+        action = act(observation)
+        step = envs.step(action, active)
+        returns += step.reward.numpy()
+        if observe is not None:
+            observe(observation, action, step, torch.from_numpy(active.copy()))
+        active &= ~(step.terminated | step.truncated).numpy()
+        observation = step.next_observation
+    return returns

@@ -1,0 +1,1 @@
+"""What runs when: stages, configuration, artefact store, sweeps, report and command line."""

@@ -1,0 +1,110 @@
+"""Start Ray inside this process or join a cluster, and leave nothing behind."""
+
+import importlib.util
+import json
+import logging
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+
+_ROOT = Path(__file__).resolve().parents[1]
+_EXCLUDES = ["runs/", ".venv/", ".git/", "results/", ".pytest_cache/", ".ruff_cache/", "**/__pycache__/"]
+_OBJECT_STORE_BYTES = 128 * 1024**2  # paths and metrics only: Ray's default is a third of the memory
+_ANSWER_SECONDS = 12
+
+
+class ClusterError(ValueError):
+    """A Ray cluster that cannot be reached or used."""
+
+
+@contextmanager
+def connect(num_cpus: int | None = None, *, dashboard: bool = False) -> Iterator[str]:
+    """Ray for the length of a `with` block; yields a sentence that says where it runs.
+
+    With RAY_ADDRESS set, joins that cluster and ships this source tree to it. Otherwise starts Ray in child
+    processes and stops them at the end, however the block ends. SIGTERM becomes KeyboardInterrupt inside.
+
+    Args:
+        num_cpus: CPUs of the embedded Ray; all that this process may use if None. A cluster has its own.
+        dashboard: also start the dashboard of the embedded Ray.
+
+    Raises:
+        ClusterError: no Ray answers at RAY_ADDRESS, or the dashboard's packages are missing.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = os.environ.get("RAY_ADDRESS", "").strip()
+    on_main_thread = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        where = _join(address) if address else _start(num_cpus, dashboard)
+        if on_main_thread:
+            signal.signal(signal.SIGTERM, _interrupt)  # after ray.init, which sets a handler of its own
+        yield where
+    finally:
+        if on_main_thread:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cut the cleaning short
+        ray.shutdown()
+        if on_main_thread:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+
+def _start(num_cpus: int | None, dashboard: bool) -> str:
+    if dashboard and importlib.util.find_spec("aiohttp") is None:
+        raise ClusterError(
+            "The dashboard needs packages that are not installed: "
+            f"{sys.executable} -m pip install 'ray[default]=={ray.__version__}'."
+        )
+    # Ray listens on every network interface. Without a mode set it asks for a token from a file in the home
+    # directory; a token of this run's own keeps others out and writes nothing there.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    context = ray.init(
+        "local",
+        num_cpus=num_cpus,
+        include_dashboard=dashboard,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=_OBJECT_STORE_BYTES,
+    )
+    where = f"Ray inside this process, {ray.cluster_resources().get('CPU', 0):g} CPUs"
+    if dashboard:
+        where += f"; dashboard at http://{context.dashboard_url}, token {os.environ['RAY_AUTH_TOKEN']}"
+    return where
+
+
+def _join(address: str) -> str:
+    # ray.init waits for minutes where nothing answers, and cannot be told otherwise.
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    try:
+        healthy = subprocess.run(command, capture_output=True, timeout=_ANSWER_SECONDS).returncode == 0
+    except subprocess.TimeoutExpired:
+        healthy = False
+    if not healthy:
+        raise ClusterError(
+            f"No Ray cluster answers at RAY_ADDRESS={address}: give host:port of a running one with the same "
+            f"Ray ({ray.__version__}) and token, or unset RAY_ADDRESS to run Ray inside this process."
+        )
+    ray.init(address, runtime_env=_runtime_env(), log_to_driver=False, logging_level=logging.ERROR)
+    resources, nodes = ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes())
+    room = f"{resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
+    return f"Ray cluster at {address}, {nodes} nodes, {room}"
+
+
+def _runtime_env() -> dict:
+    """The source tree, unless `ray job submit` brought it already (Ray refuses two working directories)."""
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+    if "working_dir" in (job.get("runtime_env") or {}):
+        return {}
+    return {"working_dir": str(_ROOT), "excludes": _EXCLUDES}
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt

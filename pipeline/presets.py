@@ -1,0 +1,174 @@
+"""Sizes of a run: smoke, laptop and paper, for every environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from mbml import envs
+from mbml.bcq import BCQConfig
+from mbml.collect import CollectConfig
+from mbml.distill import DistillConfig
+from mbml.evaluate import EvaluateConfig
+from mbml.models import EnsembleConfig
+from mbml.policy import StudentConfig
+from mbml.relabel import RelabelConfig
+from mbml.sac import SACConfig
+from mbml.teaching import TeachingConfig
+from pipeline.config import ConfigError, ModelsConfig, PipelineConfig
+
+NAMES = ("smoke", "laptop", "paper")
+
+
+@dataclass(frozen=True)
+class _Paper:
+    """The authors' sizes that differ between environments (specification, section 13.1)."""
+
+    steps: int
+    bcq_iterations: int
+    reward_threshold: float
+    pool: int = 0
+
+
+_PAPER = {
+    "ant_dir": _Paper(200_000, 125_000, 0.1),
+    "ant_goal": _Paper(300_000, 100_000, 0.1),
+    "half_cheetah_vel": _Paper(60_000, 50_000, 0.05),
+    "humanoid_dir": _Paper(600_000, 250_000, 0.2),
+    "umaze_goal": _Paper(30_000, 50_000, 0.02),
+    # All relabelled next observations of 30 x 300K transitions would take 18 GB; a pool is an unbiased sample.
+    "walker_param": _Paper(300_000, 100_000, 0.1, pool=20_000),
+}
+
+
+def preset(env: str, name: str) -> PipelineConfig:
+    """The configuration of preset `name` for environment `env`.
+
+    Raises UnknownEnvironment or ConfigError, naming the valid choices.
+    """
+    envs.get(env)
+    if name not in NAMES:
+        raise ConfigError(f"There is no preset {name!r}; choose one of {', '.join(NAMES)}.")
+    return {"smoke": _smoke, "laptop": _laptop, "paper": _paper}[name](env)
+
+
+def _paper(env: str) -> PipelineConfig:
+    sizes = _PAPER[env]
+    return PipelineConfig(
+        env=env,
+        preset="paper",
+        collect=CollectConfig(steps=sizes.steps),
+        bcq=TeachingConfig(iterations=sizes.bcq_iterations),
+        relabel=RelabelConfig(reward_threshold=sizes.reward_threshold, pool=sizes.pool),
+    )
+
+
+def _smoke(env: str) -> PipelineConfig:
+    """Every stage in about a minute; the numbers mean nothing."""
+    ensemble = EnsembleConfig(members=2, hidden=(16,), steps=40, batch_size=32, learning_rate=1e-3)
+    return PipelineConfig(
+        env=env,
+        preset="smoke",
+        horizon=30,
+        train_tasks=3,
+        test_tasks=2,
+        collect=CollectConfig(
+            steps=240,
+            warmup_steps=120,
+            epoch_steps=60,
+            evaluation_episodes=1,
+            tasks_per_actor=2,
+            sac=SACConfig(policy_hidden=(16, 16), critic_hidden=(16, 16), batch_size=16),
+        ),
+        bcq=TeachingConfig(
+            iterations=40,
+            evaluation_every=20,
+            evaluation_episodes=1,
+            tasks_per_actor=2,
+            learner=BCQConfig(
+                hidden=(16, 16), vae_hidden=(16, 16), batch_size=16, target_candidates=2, acting_candidates=2
+            ),
+        ),
+        models=ModelsConfig(reward=ensemble, next_observation=ensemble, tasks_per_actor=2),
+        relabel=RelabelConfig(reward_threshold=5.0, next_observation_threshold=5.0, pool=100),
+        distill=DistillConfig(
+            student=StudentConfig(
+                encoder_hidden=(16, 16),
+                embedding_size=4,
+                value_hidden=(16, 16),
+                decoder_hidden=(16, 16),
+                perturbation_hidden=(16, 16),
+                acting_candidates=2,
+            ),
+            steps=20,
+            snapshot_every=10,
+            context_size=8,
+            batch_size=16,
+        ),
+        evaluate=EvaluateConfig(episodes=3, skipped_episodes=1, reference_episodes=1),
+    )
+
+
+def _laptop_base(env: str) -> PipelineConfig:
+    """Networks and learning rates that learn in minutes on two cores; every environment starts from here."""
+    paper = _paper(env)
+    return replace(
+        paper,
+        preset="laptop",
+        collect=CollectConfig(
+            steps=30_000,
+            warmup_steps=2_000,
+            epoch_steps=1_000,
+            evaluation_every=2,
+            evaluation_episodes=3,
+            tasks_per_actor=5,
+            sac=SACConfig(
+                policy_hidden=(128, 128),
+                critic_hidden=(128, 128),
+                critic_initialisation="torch",
+                batch_size=128,
+                learning_rate=1e-3,
+                alpha_learning_rate=1e-3,
+                initial_alpha=0.1,
+            ),
+        ),
+        bcq=TeachingConfig(
+            iterations=7_000,
+            evaluation_every=1_000,
+            evaluation_episodes=10,
+            tasks_per_actor=5,
+            learner=BCQConfig(
+                hidden=(128, 128),
+                vae_hidden=(128, 128),
+                batch_size=64,
+                learning_rate=1e-3,
+                target_candidates=5,
+                tau=0.01,
+            ),
+        ),
+        models=ModelsConfig(
+            reward=EnsembleConfig(members=10, steps=2_000, learning_rate=1e-3),
+            next_observation=EnsembleConfig(members=5, hidden=(128, 128), steps=4_000, learning_rate=1e-3),
+            tasks_per_actor=5,
+        ),
+        distill=DistillConfig(
+            student=StudentConfig(
+                value_hidden=(256, 256, 256),
+                decoder_hidden=(256, 256, 256),
+                perturbation_hidden=(256, 256, 256),
+            ),
+            steps=6_000,
+            snapshot_every=1_000,
+            context_size=32,
+            batch_size=64,
+            learning_rate=1e-3,
+        ),
+        evaluate=EvaluateConfig(repeats=2),
+        distill_cpus=2,
+    )
+
+
+def _laptop(env: str) -> PipelineConfig:
+    base = _laptop_base(env)
+    if env == "umaze_goal":
+        return base
+    return base

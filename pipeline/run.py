@@ -1,0 +1,63 @@
+"""One run: plan the jobs, execute them over Ray, read the artefacts, write report and logs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from actors.store import Store
+from pipeline.cluster import connect
+from pipeline.config import PipelineConfig
+from pipeline.logs import write_logs
+from pipeline.report.page import write_report
+from pipeline.report.text import table
+from pipeline.scheduler import execute
+from pipeline.stages import plan
+from pipeline.summarise import summarise
+
+Log = Callable[[str], None]
+
+
+def run(config: PipelineConfig, store_url: str, out: Path, log: Log, *, num_cpus: int | None, dashboard: bool) -> int:
+    """Make every artefact that is missing, then the report in `out`; returns the exit code (1: a job failed)."""
+    config.check()
+    store = Store(store_url)
+    store.check_writable()
+    out.mkdir(parents=True, exist_ok=True)
+    jobs = plan(config)
+    started = time.monotonic()
+    with connect(num_cpus, dashboard=dashboard) as where:
+        log(f"{config.env}, preset {config.preset}, seed {config.seed}: {len(jobs.nodes)} jobs on {where}")
+        outcome = execute(jobs.nodes, store_url, log=log)
+    if outcome.failed:
+        for name, sentence in outcome.failed.items():
+            log(f"FAILED   {name}: {sentence}")
+        for name, reason in outcome.skipped.items():
+            log(f"skipped  {name}: {reason}")
+        log(f"Finished jobs are kept in {store_url}; the same command tries only the missing ones again.")
+        return 1
+    summary = summarise(jobs, store, outcome)
+    _publish(summary, out, log)
+    log(f"Took {_duration(time.monotonic() - started)}. Report: {out / 'report.html'}")
+    return 0
+
+
+def report(config: PipelineConfig, store_url: str, out: Path, log: Log) -> int:
+    """Write the report of a finished run again, from its artefacts alone."""
+    config.check()
+    _publish(summarise(plan(config), Store(store_url), None), out, log)
+    log(f"Report: {out / 'report.html'}")
+    return 0
+
+
+def _publish(summary: dict[str, Any], out: Path, log: Log) -> None:
+    write_logs(summary, out)
+    write_report(summary, out)
+    log(table(summary))
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

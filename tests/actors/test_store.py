@@ -1,0 +1,307 @@
+"""The store in a real folder, behind a real file:// URL (the remote way) and in memory://."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+import pytest
+
+from actors.store import Store, StoreError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MBML_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(params=["folder", "file", "memory"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return {
+        "folder": str(tmp_path / "store"),
+        "file": f"file://{tmp_path / 'store'}",
+        "memory": f"memory://{uuid.uuid4().hex}/store",
+    }[request.param]
+
+
+class Stopped(Exception):
+    """A job that fails on purpose."""
+
+
+def publish(store: Store, key: str = "k1", text: str = "hello") -> None:
+    with store.create("bcq", key, {"margin": 1.0}) as out:
+        (out.path / "task=000").mkdir(exist_ok=True)
+        (out.path / "task=000" / "part.arrow").write_text(text)
+        (out.path / "weights").write_bytes(b"\0" * 10)
+        out.manifest["metrics"] = {"return": 3.5}
+
+
+def stop_after_writing(url: str, files: dict[str, str]) -> None:
+    """A job that fails when it has written its files."""
+    with Store(url).create("bcq", "k1", {}) as out:
+        for name, text in files.items():
+            (out.path / name).parent.mkdir(exist_ok=True)
+            (out.path / name).write_text(text)
+        raise Stopped
+
+
+def contents(directory: Path) -> dict[str, str]:
+    return {
+        path.relative_to(directory).as_posix(): path.read_text()
+        for path in directory.rglob("*")
+        if path.is_file() and path.name != "manifest.json"
+    }
+
+
+def test_publish_describe_fetch(url: str):
+    store = Store(url)
+    store.check_writable()
+    assert not store.complete("bcq", "k1")
+    with store.create("bcq", "k1", {"margin": 1.0}) as out:
+        (out.path / "task=000").mkdir()
+        (out.path / "task=000" / "part.arrow").write_text("hello")
+        out.manifest["metrics"] = {"return": 3.5}
+        out.checkpoint()
+        assert not Store(url).complete("bcq", "k1")
+    other = Store(store.url)
+    assert other.complete("bcq", "k1")
+    assert not other.complete("bcq", "k2")
+    assert not other.complete("distill", "k1")
+    manifest = other.describe("bcq", "k1")
+    assert manifest.pop("created").endswith("+00:00")
+    assert manifest == {
+        "stage": "bcq", "key": "k1", "description": {"margin": 1.0}, "metrics": {"return": 3.5},
+        "files": [{"file": "task=000/part.arrow", "bytes": 5}],
+    }  # fmt: skip
+    fetched = other.fetch("bcq", "k1")
+    assert fetched.name == "k1"
+    assert contents(fetched) == {"task=000/part.arrow": "hello"}
+    assert store.uri("bcq", "k1") == f"{store.url}/bcq/k1"
+
+
+def test_layout_and_nothing_left_behind(tmp_path: Path, cache: Path):
+    for url in (str(tmp_path / "a"), f"file://{tmp_path / 'b'}"):
+        store = Store(url)
+        store.check_writable()
+        with pytest.raises(Stopped):
+            stop_after_writing(url, {"half": ""})
+        publish(store)
+    for root in (tmp_path / "a", tmp_path / "b"):
+        found = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+        names = ["bcq/k1/half", "bcq/k1/manifest.json", "bcq/k1/task=000/part.arrow", "bcq/k1/weights"]
+        assert found == names
+        assert not list(root.rglob("*.partial"))
+    assert len(list(cache.iterdir())) == 1, "scratch directories stay behind"
+
+
+def test_an_exception_keeps_the_work_for_the_next_try(url: str):
+    with pytest.raises(Stopped):
+        stop_after_writing(url, {"deep/checkpoint": "step 10", ".weights.0123.tmp": "a write that was cut"})
+    store = Store(url)
+    assert not store.complete("bcq", "k1")
+    with pytest.raises(StoreError, match=r"bcq/k1 is absent or incomplete"):
+        store.fetch("bcq", "k1")
+    with store.create("bcq", "k1", {}) as out:
+        assert contents(out.path) == {"deep/checkpoint": "step 10"}
+        (out.path / "deep" / "checkpoint").unlink()
+        (out.path / "result").write_text("done")
+    assert contents(store.fetch("bcq", "k1")) == {"result": "done"}
+    with store.create("bcq", "k2", {}) as out:
+        assert contents(out.path) == {}
+
+
+def killed_job(url: str) -> None:
+    """Checkpoints twice, writes a little more, and dies without unwinding."""
+    with Store(url).create("bcq", "k1", {}) as out:
+        for name in ("constant", "changing", "dropped"):
+            (out.path / name).write_text("1")
+        out.checkpoint()
+        (out.path / "changing").write_text("22")
+        (out.path / "dropped").unlink()
+        out.checkpoint()
+        (out.path / "changing").write_text("333")
+        os._exit(9)
+
+
+@pytest.mark.parametrize(("scheme", "changing"), [("", "333"), ("file://", "22")])
+def test_a_killed_job_resumes_from_its_checkpoint(tmp_path: Path, scheme: str, changing: str):
+    url = f"{scheme}{tmp_path / 'store'}"
+    process = multiprocessing.get_context("fork").Process(target=killed_job, args=(url,))
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    with Store(url).create("bcq", "k1", {}) as out:
+        assert contents(out.path) == {"constant": "1", "changing": changing}
+    assert not (tmp_path / "store" / "bcq" / "k1.partial").exists()
+
+
+def test_a_remote_checkpoint_is_whole_and_copies_only_changes(tmp_path: Path):
+    url, partial = f"file://{tmp_path / 'store'}", tmp_path / "store" / "bcq" / "k1.partial"
+    with pytest.raises(Stopped):
+        stop_after_writing(url, {"big": "x" * 1000, "small": "1"})
+    first = json.loads((partial / "checkpoint.json").read_text())
+    with pytest.raises(Stopped):
+        stop_after_writing(url, {"small": "22"})
+    second = json.loads((partial / "checkpoint.json").read_text())
+    assert first["big"] == second["big"]
+    assert first["small"] != second["small"]
+    assert {path.name for path in partial.iterdir()} == {"checkpoint.json", *second.values()}
+    # A copy that was cut before checkpoint.json was replaced changes nothing.
+    (partial / "0123456789").write_text("half of a file")
+    with pytest.raises(Stopped):
+        stop_after_writing(url, {"more": "3"})
+    third = json.loads((partial / "checkpoint.json").read_text())
+    found = {name: (partial / blob).read_text() for name, blob in third.items()}
+    assert found == {"big": "x" * 1000, "small": "22", "more": "3"}
+    (partial / "checkpoint.json").write_text('{"big": ')
+    with Store(url).create("bcq", "k1", {}) as out:
+        assert contents(out.path) == {}
+
+
+def test_a_second_publish_changes_nothing(url: str):
+    store = Store(url)
+    publish(store, text="first")
+    before = store.describe("bcq", "k1")
+    publish(store, text="second")
+    assert store.describe("bcq", "k1") == before
+    assert contents(store.fetch("bcq", "k1"))["task=000/part.arrow"] == "first"
+    with store.create("bcq", "k1", {}) as out:
+        assert contents(out.path) == {}
+
+
+def test_a_publish_that_comes_second_is_dropped(tmp_path: Path):
+    for url, root in ((str(tmp_path / "a"), tmp_path / "a"), (f"file://{tmp_path / 'b'}", tmp_path / "b")):
+        store = Store(url)
+        publish(store, "k1")
+        with store.create("bcq", "k2", {}) as out:
+            (out.path / "result").write_text("late")
+            shutil.copytree(root / "bcq" / "k1", root / "bcq" / "k2")
+        assert "result" not in contents(store.fetch("bcq", "k2"))
+        assert not (root / "bcq" / "k2.partial").exists()
+
+
+def test_a_half_published_artefact_is_incomplete_and_is_replaced(tmp_path: Path):
+    for url, root in ((str(tmp_path / "a"), tmp_path / "a"), (f"file://{tmp_path / 'b'}", tmp_path / "b")):
+        store = Store(url)
+        publish(store)
+        (root / "bcq" / "k1" / "manifest.json").unlink()
+        assert not store.complete("bcq", "k1")
+        with store.create("bcq", "k1", {}) as out:
+            (out.path / "new").write_text("new")
+        assert contents(store.fetch("bcq", "k1")) == {"new": "new"}
+
+
+def test_an_artefact_is_downloaded_once_and_again_when_it_was_made_anew(tmp_path: Path, cache: Path):
+    root = tmp_path / "store"
+    store = Store(f"file://{root}")
+    publish(store)
+    shutil.rmtree(cache)
+    first = store.fetch("bcq", "k1")
+    (root / "bcq" / "k1" / "weights").unlink()
+    assert Store(store.url).fetch("bcq", "k1") == first
+    shutil.move(root / "bcq" / "k1", root / "bcq" / "old")
+    publish(store, text="newer")
+    assert contents(store.fetch("bcq", "k1"))["task=000/part.arrow"] == "newer"
+    shutil.rmtree(root / "bcq" / "k1")
+    shutil.move(root / "bcq" / "old", root / "bcq" / "k1")
+    (first / "weights").unlink()  # a cleaner of temporary files
+    with pytest.raises(StoreError, match="bcq/k1 lacks a file that its manifest lists"):
+        store.fetch("bcq", "k1")
+    (root / "bcq" / "k1" / "weights").write_bytes(b"\0" * 9)
+    with pytest.raises(StoreError, match="not as long as its manifest says"):
+        store.fetch("bcq", "k1")
+    shutil.rmtree(root)
+    publish(store, text="anew")
+    assert contents(store.fetch("bcq", "k1"))["task=000/part.arrow"] == "anew"
+
+
+def fetch_many(url: str, barrier, results) -> None:
+    barrier.wait()
+    results.put({key: contents(Store(url).fetch("bcq", key)) for key in ("k0", "k1", "k2")})
+
+
+def test_processes_that_fetch_at_the_same_time(tmp_path: Path, cache: Path):
+    store = Store(f"file://{tmp_path / 'store'}")
+    for key in ("k0", "k1", "k2"):
+        publish(store, key, text=key * 10_000)
+    shutil.rmtree(cache)
+    context = multiprocessing.get_context("fork")
+    barrier, results = context.Barrier(3), context.Queue()
+    processes = [context.Process(target=fetch_many, args=(store.url, barrier, results)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    found = [results.get(timeout=30) for _ in processes]
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    wanted = {key: {"task=000/part.arrow": key * 10_000, "weights": "\0" * 10} for key in ("k0", "k1", "k2")}
+    assert found == [wanted] * 3
+    assert len(list(cache.iterdir())) == 1, "scratch directories stay behind"
+
+
+def test_what_cannot_be_written_as_json(url: str):
+    store = Store(url)
+
+    def job(description, metrics, name: str) -> None:
+        with store.create("bcq", "k1", description) as out:
+            (out.path / name).write_text("kept")
+            out.manifest["metrics"] = metrics
+
+    with pytest.raises(StoreError, match=r"description of .*bcq/k1 cannot be written as JSON"):
+        job({"a": {1, 2}}, 0, "never")
+    with pytest.raises(StoreError, match=r"manifest of .*bcq/k1 cannot be written as JSON"):
+        job({}, object(), "result")
+    with pytest.raises(StoreError, match=r"wrote manifest\.json"):
+        job({}, 0, "manifest.json")
+    assert not store.complete("bcq", "k1")
+    with store.create("bcq", "k1", {}) as out:
+        assert contents(out.path) == {"result": "kept"}
+
+
+def test_damaged_manifests(tmp_path: Path):
+    for url, root in ((str(tmp_path / "a"), tmp_path / "a"), (f"file://{tmp_path / 'b'}", tmp_path / "b")):
+        store = Store(url)
+        publish(store)
+        path = root / "bcq" / "k1" / "manifest.json"
+        for content in ("", "[]", '{"files": [{"file": "../../secret", "bytes": 1}]}'):
+            path.write_text(content)
+            for read in (store.describe, store.fetch):
+                with pytest.raises(StoreError, match=r"bcq/k1/manifest.json is damaged"):
+                    read("bcq", "k1")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a b", "k1.partial", ".hidden"])
+def test_names_that_would_leave_their_place(tmp_path: Path, name: str):
+    store = Store(tmp_path)
+    for call in (store.complete, store.fetch, store.describe, store.uri):
+        with pytest.raises(StoreError, match="cannot be a stage or key"):
+            call("bcq", name)
+        with pytest.raises(StoreError, match="cannot be a stage or key"):
+            call(name, "k1")
+
+
+def test_stores_that_cannot_be_used(tmp_path: Path):
+    with pytest.raises(StoreError, match=r"nonsense://a cannot be opened .*such as s3://bucket/folder"):
+        Store("nonsense://a")
+    (tmp_path / "file").touch()
+    for url in (str(tmp_path / "file" / "store"), f"file://{tmp_path / 'file' / 'store'}"):
+        with pytest.raises(StoreError, match="cannot be written to"):
+            Store(url).check_writable()
+        assert not Store(url).complete("bcq", "k1")
+        with pytest.raises(StoreError, match="absent or incomplete"):
+            Store(url).fetch("bcq", "k1")
+
+
+def test_a_failed_upload_keeps_the_first_error(tmp_path: Path):
+    def job() -> None:
+        with Store(f"file://{tmp_path / 'store'}").create("bcq", "k1", {}) as out:
+            (out.path / "result").write_text("x")
+            (tmp_path / "store").touch()  # the store's place is taken by a file
+            raise Stopped
+
+    with pytest.raises(Stopped) as caught:
+        job()
+    assert "could not be copied to" in caught.value.__notes__[0]
