@@ -11,7 +11,7 @@ from actors.store import Output
 from actors.worker import Worker
 from mbml import envs
 from mbml.collect import Collection
-from mbml.data import DatasetWriter
+from mbml.data import DatasetWriter, validate
 from mbml.serialise import save_tree
 
 
@@ -30,10 +30,10 @@ class Collector(Worker):
         if state is not None:
             collection.load_state_dict(state)
         while not collection.finished:
-            losses = collection.advance()
+            collection.advance()
             latest = [row["return"] for row in collection.curve[-len(tasks) :]]
             metrics = {"return": sum(latest) / len(latest)} if latest else {}
-            self.report(collection.collected, config.steps, "steps", **losses, **metrics)
+            self.report(collection.collected, config.steps, "steps", **metrics)
             checkpoint.save_if_due(collection.state_dict)
         self._write(collection, out, environment, horizon, job)
         checkpoint.discard()
@@ -53,5 +53,6 @@ class Collector(Worker):
             chosen = tasks_of(environment, "train", tasks)
             for task, batch in zip(chosen, collection.batches(), strict=True):
                 writer.add_task(task.index, batch, parameter=task.vector.tolist(), label=task.label)
+        validate(out.path / "dataset")
         write_lines(out.path / "curves.jsonl", collection.curve)
         save_tree(out.path / "policies.safetensors", {"tasks": tasks, "policy": collection.learner.policy.save()})

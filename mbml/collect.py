@@ -73,13 +73,13 @@ class Collection:
         """Whether all N transitions are there."""
         return self.collected >= self.config.steps
 
-    def advance(self) -> dict[str, float]:
-        """Collect one round and learn from it; returns mean losses over the stack."""
+    def advance(self) -> None:
+        """Collect one round and learn from it; every so many rounds evaluate, which adds to `curve`."""
         config = self.config
         if self.collected == 0:
             self._collect(min(config.warmup_steps, config.steps))
             if not self.finished:
-                return {}
+                return
         else:
             self._collect(min(config.epoch_steps, config.steps - self.collected))
         losses = self._learn()
@@ -87,10 +87,9 @@ class Collection:
         if self.epoch % config.evaluation_every == 0 or self.finished:
             returns = self.evaluate()
             self.curve += [
-                {"task": task, "step": self.collected, "return": float(value)}
+                {"task": task, "step": self.collected, "return": float(value), **losses}
                 for task, value in zip(self.tasks, returns, strict=True)
             ]
-        return losses
 
     def _collect(self, steps: int) -> None:
         self.envs.reset()
@@ -116,6 +115,7 @@ class Collection:
         self.collected += steps
 
     def _learn(self) -> dict[str, float]:
+        """The updates that the steps collected so far have earned; mean losses over updates and tasks."""
         config = self.config
         earned = int((self.collected - config.warmup_steps) * config.updates_per_step)
         sums: dict[str, Tensor] = {}

@@ -16,12 +16,6 @@ from mbml.policy import AdaptivePolicy, Student
 from mbml.rollout import EnvStack, Step, run_episode
 from mbml.seeding import generator_of, seed_of
 
-PROTOCOL = (
-    "Five episodes per task without being told the task: the first under a task embedding drawn from the prior, each "
-    "later one under an embedding drawn from the posterior of all transitions so far. The score is the mean "
-    "undiscounted return of episodes 3 to 5."
-)
-
 
 @dataclass(frozen=True)
 class EvaluateConfig:
@@ -37,6 +31,17 @@ class EvaluateConfig:
     """Also evaluate on the training tasks."""
     reference_episodes: int = 5
     """Episodes per task for every reference policy."""
+
+    def protocol(self) -> str:
+        """The protocol in words, to stand beside every score."""
+        repeated = f", repeated {self.repeats} times" if self.repeats > 1 else ""
+        return (
+            f"{self.episodes} episodes per task{repeated}, without being told the task: the first under a task "
+            "embedding drawn from the prior, each later one under one drawn from the posterior of all transitions "
+            "so far. "
+            f"The score is the mean undiscounted return of episodes {self.skipped_episodes + 1} to {self.episodes}. "
+            f"References play {self.reference_episodes} episodes per task, all counted."
+        )
 
 
 class Scores(NamedTuple):

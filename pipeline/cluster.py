@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -81,13 +82,7 @@ def _start(num_cpus: int | None, dashboard: bool) -> str:
 
 
 def _join(address: str) -> str:
-    # ray.init waits for minutes where nothing answers, and cannot be told otherwise.
-    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
-    try:
-        healthy = subprocess.run(command, capture_output=True, timeout=_ANSWER_SECONDS).returncode == 0
-    except subprocess.TimeoutExpired:
-        healthy = False
-    if not healthy:
+    if not _healthy(address):
         raise ClusterError(
             f"No Ray cluster answers at RAY_ADDRESS={address}: give host:port of a running one with the same "
             f"Ray ({ray.__version__}) and token, or unset RAY_ADDRESS to run Ray inside this process."
@@ -96,6 +91,18 @@ def _join(address: str) -> str:
     resources, nodes = ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes())
     room = f"{resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
     return f"Ray cluster at {address}, {nodes} nodes, {room}"
+
+
+def _healthy(address: str) -> bool:
+    """Whether Ray answers; ray.init itself waits for minutes where nothing does, and cannot be told otherwise."""
+    host, _, port = address.rpartition(":")
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    try:
+        if port.isdigit():  # a closed port says so at once
+            socket.create_connection((host, int(port)), timeout=5).close()
+        return subprocess.run(command, capture_output=True, timeout=_ANSWER_SECONDS).returncode == 0
+    except (OSError, OverflowError, subprocess.TimeoutExpired):
+        return False
 
 
 def _runtime_env() -> dict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from mbml import envs
 from mbml.bcq import BCQConfig
@@ -169,6 +170,50 @@ def _laptop_base(env: str) -> PipelineConfig:
 
 def _laptop(env: str) -> PipelineConfig:
     base = _laptop_base(env)
-    if env == "umaze_goal":
-        return base
-    return base
+    longer = replace(base, **_locomotion(base))
+    match env:
+        case "umaze_goal":
+            return base
+        case "half_cheetah_vel":
+            # A fifth of the paper's horizon: five times the resets, the same speed to reach.
+            return _adjust(longer, horizon=200, steps=60_000, kl_weight=0.005)
+        case "walker_param":
+            return _adjust(longer, train_tasks=10, steps=60_000, kl_weight=0.1, pool=10_000)
+        case "humanoid_dir":
+            return _adjust(longer, train_tasks=6, steps=100_000, kl_weight=0.1, pool=20_000)
+        case _:
+            return _adjust(longer, steps=100_000, kl_weight=0.1)
+
+
+def _locomotion(base: PipelineConfig) -> dict[str, Any]:
+    """What bodies with legs need beyond the maze: longer training everywhere, wider contexts, fewer pairs a step."""
+    return {
+        "collect": replace(base.collect, evaluation_every=5),
+        "bcq": replace(
+            base.bcq,
+            iterations=15_000,
+            evaluation_every=1_500,
+            learner=replace(base.bcq.learner, target_candidates=4),
+        ),
+        "models": replace(base.models, reward=replace(base.models.reward, members=5, steps=6_000)),
+        "distill": replace(base.distill, steps=8_000, context_size=64, partners=3),
+    }
+
+
+def _adjust(
+    config: PipelineConfig,
+    *,
+    steps: int,
+    kl_weight: float,
+    horizon: int = 0,
+    train_tasks: int = 0,
+    pool: int = 0,
+) -> PipelineConfig:
+    return replace(
+        config,
+        horizon=horizon,
+        train_tasks=train_tasks,
+        collect=replace(config.collect, steps=steps),
+        relabel=replace(config.relabel, pool=pool),
+        distill=replace(config.distill, kl_weight=kl_weight),
+    )

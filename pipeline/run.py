@@ -12,7 +12,7 @@ from pipeline.cluster import connect
 from pipeline.config import PipelineConfig
 from pipeline.logs import write_logs
 from pipeline.report.page import write_report
-from pipeline.report.text import table
+from pipeline.report.text import markdown, table
 from pipeline.scheduler import execute
 from pipeline.stages import plan
 from pipeline.summarise import summarise
@@ -55,6 +55,8 @@ def report(config: PipelineConfig, store_url: str, out: Path, log: Log) -> int:
 def _publish(summary: dict[str, Any], out: Path, log: Log) -> None:
     write_logs(summary, out)
     write_report(summary, out)
+    pictures = "".join(f"\n![{path.stem}]({path.name})\n" for path in sorted(out.glob("*.png")))
+    (out / "report.md").write_text(markdown(summary) + pictures)
     log(table(summary))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from actors.artefacts import read_json, read_lines, tasks_of
 from actors.store import Store
 from mbml import envs
-from mbml.evaluate import PROTOCOL, nearest_tasks
+from mbml.evaluate import nearest_tasks
 from pipeline.report.statistics import summarise as statistics
 from pipeline.scheduler import Outcome
 from pipeline.stages import Plan, Reference, Run
@@ -43,7 +43,7 @@ def summarise(plan: Plan, store: Store, outcome: Outcome | None = None) -> dict[
         "seed": config.seed,
         "horizon": config.horizon or distribution.horizon,
         "parameter": distribution.parameter,
-        "protocol": PROTOCOL,
+        "protocol": config.evaluate.protocol(),
         "config": asdict(config),
         "tasks": {split: _tasks(config.env, split, getattr(plan, split)) for split in ("train", "test")},
         "collect": {"curves": sac},

@@ -54,9 +54,7 @@ def _task_curves(summary: dict, stage: str, x: str, colour: str) -> tuple[Figure
         raise MissingData(f"No learning curves of stage '{stage}' were recorded.")
     figure, grid = panels(len(found), 5, 1.6, sharex=True, sharey=True)
     gap = [math.nan]
-    everyone = [
-        np.concatenate([[*numbers(curve[field]), *gap] for curve in found]) for field in (x, "return")
-    ]
+    everyone = [np.concatenate([[*numbers(curve[field]), *gap] for curve in found]) for field in (x, "return")]
     for curve, axes in zip(found, grid, strict=True):
         axes.plot(*everyone, color=FAINT, linewidth=0.6, zorder=1)
         axes.plot(numbers(curve[x]), numbers(curve["return"]), color=colour, zorder=3)
@@ -161,9 +159,7 @@ def learning(summary: dict) -> Figure:
             entries[method_name(name)] = key(colours[name], marker="o", width=2.2)
         axes.set_title(f"Return on {SPLITS[split]}")
         axes.set_ylabel("return")
-        levels[split] = {
-            name: mean(values) for name, values in references(summary, split).items() if name != "sac"
-        }
+        levels[split] = {name: mean(values) for name, values in references(summary, split).items() if name != "sac"}
     everything = [level for values in levels.values() for level in values.values() if math.isfinite(level)]
     for axes in grid:
         if everything:  # the panels share one y axis, so all levels must be in range before names are placed
@@ -210,15 +206,11 @@ def _task_bars(axes: Axes, summary: dict, split: str) -> dict:
     entries |= seeds
     for name, values in references(summary, split).items():
         style = reference(name)
-        axes.hlines(
-            values, places - 0.45, places + 0.45, colors=style.colour, linestyles=style.dash, linewidth=1.7
-        )
+        axes.hlines(values, places - 0.45, places + 0.45, colors=style.colour, linestyles=style.dash, linewidth=1.7)
         entries[reference_name(name)] = key(style.colour, style.dash)
     names_of_tasks = labels(summary, split, len(places))
     slanted = len(places) > 12 or sum(map(len, names_of_tasks)) > 90
-    axes.set_xticks(
-        places, names_of_tasks, rotation=45 if slanted else 0, ha="right" if slanted else "center"
-    )
+    axes.set_xticks(places, names_of_tasks, rotation=45 if slanted else 0, ha="right" if slanted else "center")
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.grid(False, axis="x")
     axes.margins(x=0.01)
@@ -261,9 +253,7 @@ def cost(summary: dict) -> Figure:
     figure = Figure(figsize=(WIDTH, 0.34 * len(rows) + 1.1), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     places = np.arange(len(rows))
-    seconds, memory = (
-        numbers([row.get(name) for row in rows]) for name in ("wall_seconds", "peak_memory_mb")
-    )
+    seconds, memory = (numbers([row.get(name) for row in rows]) for name in ("wall_seconds", "peak_memory_mb"))
     for axes, values, written, title in (
         (left, seconds, [duration(value) for value in seconds], "Wall time"),
         (right, memory, [f"{value:,.0f} MB" if value == value else "–" for value in memory], "Peak memory"),
@@ -274,8 +264,7 @@ def cost(summary: dict) -> Figure:
         axes.grid(False, axis="y")
         axes.margins(x=0.25)
     names = [
-        row["stage"] + (f"\n({row['reused']} of {row['jobs']} reused)" if row.get("reused") else "")
-        for row in rows
+        row["stage"] + (f"\n({row['reused']} of {row['jobs']} reused)" if row.get("reused") else "") for row in rows
     ]
     left.set_yticks(places, names)
     left.invert_yaxis()

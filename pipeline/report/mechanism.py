@@ -37,8 +37,7 @@ def posteriors(summary: dict) -> Figure:
             axes = grid[row * columns + column]
             missing = np.full(max(width, 1), math.nan)
             colour = [
-                features.get(which, missing)[column]
-                for which in zip(record["split"], record["task"], strict=True)
+                features.get(which, missing)[column] for which in zip(record["split"], record["task"], strict=True)
             ]
             points = _scatter(axes, place, np.array(record["split"]), np.array(colour))
             axes.set_title(f"{method_name(record['method'])}, seed {record['seed']}")
@@ -97,17 +96,13 @@ def relabelling(summary: dict) -> Figure:
     shown = {name: numbers(found[name]) for name in titles if found.get(name)}
     if not shown:
         raise MissingData("No relabelling tables were recorded.")
-    errors = [
-        mean([np.nanmax(table)]) for name, table in shown.items() if name != "share" and np.any(table > 0)
-    ]
+    errors = [mean([np.nanmax(table)]) for name, table in shown.items() if name != "share" and np.any(table > 0)]
     figure, grid = panels(len(shown), 3, 2.6 if len(shown) == 3 else 3.6)
     for (name, table), axes in zip(shown.items(), grid, strict=True):
         share = name == "share"
         top = 1.0 if share else max(errors, default=0) or 1.0
         axes.set_facecolor("#c8c8c8")
-        image = axes.imshow(
-            np.ma.masked_invalid(table), cmap="Blues" if share else "Oranges", vmin=0, vmax=top
-        )
+        image = axes.imshow(np.ma.masked_invalid(table), cmap="Blues" if share else "Oranges", vmin=0, vmax=top)
         if len(table) <= 6:
             _cell_values(axes, table, top)
         average = f"{mean(table):.0%}" if share else f"{mean(table):.3g}"

@@ -15,9 +15,7 @@ class StatisticsError(ValueError):
 def _scores(values: ArrayLike) -> np.ndarray:
     scores = np.asarray(values, dtype=np.float64)
     if scores.ndim != 1 or scores.size == 0 or not np.isfinite(scores).all():
-        raise StatisticsError(
-            f"scores must be a non-empty list of finite numbers, one per task; got {values!r:.200}"
-        )
+        raise StatisticsError(f"scores must be a non-empty list of finite numbers, one per task; got {values!r:.200}")
     return scores
 
 

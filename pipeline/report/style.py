@@ -71,9 +71,7 @@ def reference(name: str) -> Reference:
 
 def method_colours(summary: dict) -> dict[str, str]:
     """A colour for each method, the same in every picture of this summary."""
-    return {
-        name: _METHOD_COLOURS[index % len(_METHOD_COLOURS)] for index, name in enumerate(methods(summary))
-    }
+    return {name: _METHOD_COLOURS[index % len(_METHOD_COLOURS)] for index, name in enumerate(methods(summary))}
 
 
 def styled(draw: Callable[[dict], Figure]) -> Callable[[dict], Figure]:
@@ -121,9 +119,7 @@ def log_axis(axes: Axes) -> None:
 def legend(figure: Figure, entries: dict[str, Line2D], columns: int = 5) -> None:
     """One legend above all panels."""
     if entries:
-        figure.legend(
-            entries.values(), entries.keys(), loc="outside upper left", ncols=min(len(entries), columns)
-        )
+        figure.legend(entries.values(), entries.keys(), loc="outside upper left", ncols=min(len(entries), columns))
 
 
 def key(colour: str, dash: LineStyleType = "-", marker: str = "", width: float = 1.6) -> Line2D:
@@ -181,6 +177,4 @@ def band(axes: Axes, x: np.ndarray, scores: np.ndarray, colour: str) -> None:
     """Mean over tasks of `[x, tasks]` scores as a line with one (population) standard deviation shaded."""
     centre, spread_over_tasks = scores.mean(axis=1), scores.std(axis=1)
     axes.plot(x, centre, color=colour, linewidth=2.2, zorder=3, marker="o", markersize=3)
-    axes.fill_between(
-        x, centre - spread_over_tasks, centre + spread_over_tasks, color=colour, alpha=0.13, linewidth=0
-    )
+    axes.fill_between(x, centre - spread_over_tasks, centre + spread_over_tasks, color=colour, alpha=0.13, linewidth=0)

@@ -34,9 +34,7 @@ def plain(value: Any) -> Any:
         return str(value)
     if value is None or isinstance(value, str | bool | int):
         return value
-    raise SummaryError(
-        f"a summary holds numbers, text, lists, dictionaries and arrays; got a {type(value).__name__}"
-    )
+    raise SummaryError(f"a summary holds numbers, text, lists, dictionaries and arrays; got a {type(value).__name__}")
 
 
 def numbers(values: Any) -> np.ndarray:

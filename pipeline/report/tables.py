@@ -109,9 +109,7 @@ def _line(name: str, epoch: str, step: int | None, scores: np.ndarray) -> Line:
     if not np.isfinite(scores).all():
         return Line(name, epoch, step, mean(scores), *[math.nan] * 4)
     found = statistics.summarise(scores)
-    return Line(
-        name, epoch, step, found["mean"], found["std_over_tasks"], found["iqm"], found["low"], found["high"]
-    )
+    return Line(name, epoch, step, found["mean"], found["std_over_tasks"], found["iqm"], found["low"], found["high"])
 
 
 def _reference(name: str, values: np.ndarray) -> Line:
@@ -191,9 +189,7 @@ def verdict(summary: dict) -> str:
     for word, sign in (("above", 1), ("not above", -1)):
         group = [line for line in others if (first.mean > line.mean) == (sign > 0)]
         if group:
-            sentence += f"; {word} " + ", ".join(
-                f"{line.name} ({score(line.mean, places)})" for line in group
-            )
+            sentence += f"; {word} " + ", ".join(f"{line.name} ({score(line.mean, places)})" for line in group)
     return sentence + "."
 
 

@@ -70,9 +70,7 @@ def _wrapped(text: str) -> str:
 
 def _aligned(headers: list[str], rows: list[list[str]], text_columns: int) -> str:
     """Columns of equal width; those that do not fit follow in further blocks that repeat the first ones."""
-    grid = [
-        [textwrap.shorten(cell, _LONGEST_CELL, placeholder="…") for cell in row] for row in (headers, *rows)
-    ]
+    grid = [[textwrap.shorten(cell, _LONGEST_CELL, placeholder="…") for cell in row] for row in (headers, *rows)]
     widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
     fixed = list(range(text_columns))
     blocks, shown = [], list(fixed)

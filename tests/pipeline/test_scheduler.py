@@ -1,4 +1,4 @@
-"""The scheduler on a real embedded Ray of two CPUs, shared by the module; the graph alone needs none."""
+"""The scheduler on a real embedded Ray of two CPUs, shared by the class; the graph alone needs none."""
 
 import os
 import signal
@@ -13,13 +13,12 @@ import pytest
 from actors.job import Job
 from actors.store import Store, StoreError
 from actors.worker import Progress
-from pipeline.cluster import ClusterError
 from pipeline.graph import Graph, GraphError
 from pipeline.scheduler import Node, connect, duration, execute, progress_line
 from tests.pipeline.workers import Adder, Counter, OtherAdder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="class")
 def embedded_ray():
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
@@ -81,7 +80,7 @@ def test_lines_for_people():
 
 @pytest.mark.usefixtures("embedded_ray")
 class TestExecute:
-    def test_a_diamond_runs_in_order_and_a_second_time_reuses_it(self, tmp_path):
+    def test_a_diamond_runs_in_order_and_afterwards_only_what_is_needed(self, tmp_path):
         store, lines = str(tmp_path), []
         outcome = execute(diamond(), store, log=lines.append)
         assert outcome.complete
@@ -103,18 +102,13 @@ class TestExecute:
         assert again.cost[0].wall_seconds == 0
         assert again.cost[0].work_seconds == cost.work_seconds
 
-    def test_an_artefact_that_is_gone_but_not_needed_is_not_made_again(self, tmp_path):
-        store = str(tmp_path)
-        execute(diamond(), store, log=lambda line: None)
-        (tmp_path / "sum" / "a" / "manifest.json").unlink()
-        (tmp_path / "sum" / "d" / "manifest.json").unlink()
-        outcome = execute(diamond(), store, log=lambda line: None)
-        assert outcome.unneeded == ["a"]
-        assert outcome.reused == ["b", "c"]
-        assert outcome.done == ["d"]
+        for name in ("a", "d"):
+            (tmp_path / "sum" / name / "manifest.json").unlink()
+        partly = execute(diamond(), store, log=lines.append)
+        assert (partly.unneeded, partly.reused, partly.done) == (["a"], ["b", "c"], ["d"])
 
     def test_a_failed_job_takes_down_only_those_that_need_it_and_the_next_run_continues(self, tmp_path):
-        store, lines = str(tmp_path), []
+        store, lines = f"file://{tmp_path}", []
         broken = [*diamond(b={"raise": "b is wrong"}), node("e", "d"), node("f", "a")]
         outcome = execute(broken, store, log=lines.append)
         assert outcome.failed == {"b": "b is wrong"}
@@ -159,68 +153,49 @@ class TestExecute:
 
     def test_progress_is_shown_while_a_job_runs(self, tmp_path):
         lines = []
-        job = Job("count", "count to 60", "k", {"total": 60})
-        execute([Node(job, Counter)], str(tmp_path), log=lines.append, poll_seconds=0.5)
-        shown = [line for line in lines if line.startswith("running  count to 60")]
-        assert any("/60 steps" in line and "steps/s" in line and "value=" in line for line in shown)
+        job = Job("count", "count to 40", "k", {"total": 40})
+        execute([Node(job, Counter)], str(tmp_path), log=lines.append, poll_seconds=0.3)
+        shown = [line for line in lines if line.startswith("running  count to 40")]
+        assert any("/40 steps" in line and "steps/s" in line and "value=" in line for line in shown)
         assert any(line.startswith("0/1 jobs done, 1 running") for line in lines)
 
     def test_an_input_that_nobody_makes_is_named(self, tmp_path):
         with pytest.raises(StoreError, match="sum/nowhere"):
             execute([node("a", "nowhere")], str(tmp_path), log=lambda line: None)
 
-    def test_the_store_may_be_a_url(self, tmp_path, monkeypatch):
-        url = f"file://{tmp_path}/store"
-        outcome = execute(diamond(), url, log=lambda line: None)
-        assert outcome.complete
-        assert total(url, "d") == 5
 
+def test_interrupts_leave_no_process_and_the_next_run_continues(tmp_path):
+    counts = [tmp_path / "count" / f"key{i}.partial" / "count" for i in range(2)]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
-def test_no_cluster_at_the_address_is_one_sentence_within_20_seconds(address, monkeypatch):
-    monkeypatch.setenv("RAY_ADDRESS", address)
-    started = time.monotonic()
-    with pytest.raises(ClusterError, match=f"RAY_ADDRESS={address}"), connect():
-        pass
-    assert time.monotonic() - started < 20
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_leaves_no_process_and_the_next_run_continues(number, tmp_path):
-    def run(total):
-        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-        return subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("interrupted_run.py")), str(tmp_path), str(total)],
+    def run_until(minimum, interrupt):
+        """Start the program, interrupt it when both jobs are past `minimum`; returns the counts seen meanwhile."""
+        with subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("interrupted_run.py")), str(tmp_path), "100000"],
             stdout=subprocess.PIPE,
             text=True,
             env=environment,
             start_new_session=True,  # a process group of its own, as a terminal gives
-        )
+        ) as process:
+            seen, deadline = [], time.monotonic() + 40
+            while not seen or min(seen[-1]) <= minimum:
+                assert time.monotonic() < deadline
+                assert process.poll() is None
+                time.sleep(0.02)
+                if all(count.exists() for count in counts):
+                    seen.append([int(count.read_text()) for count in counts])
+            children = psutil.Process(process.pid).children(recursive=True)
+            assert any("Counter" in " ".join(child.cmdline()) for child in children)
+            interrupt(process.pid)
+            output, _ = process.communicate(timeout=10)
+        assert "interrupted" in output
+        assert process.returncode == 130
+        _, alive = psutil.wait_procs(children, timeout=5)
+        assert not alive
+        return seen
 
-    process = run(100_000)
-    counts = [tmp_path / "count" / f"key{i}.partial" / "count" for i in range(2)]
-    deadline = time.monotonic() + 40
-    while not all(count.exists() for count in counts):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.1)
-    children = psutil.Process(process.pid).children(recursive=True)
-    assert any("Counter" in " ".join(child.cmdline()) for child in children)
-    if number == signal.SIGINT:
-        os.killpg(process.pid, number)  # Ctrl-C reaches Ray's processes as well
-    else:
-        process.send_signal(number)
-    output, _ = process.communicate(timeout=10)
-    assert "interrupted" in output
-    assert process.returncode == 130
-    _, alive = psutil.wait_procs(children, timeout=5)
-    assert not alive
+    run_until(5, lambda pid: os.killpg(pid, signal.SIGINT))  # Ctrl-C reaches Ray's processes as well
     reached = [int(count.read_text()) for count in counts]
-    if number == signal.SIGTERM:
-        return  # to continue is the same after either
-
-    resumed = run(max(reached) + 2)
-    output, _ = resumed.communicate(timeout=40)
-    assert "outcome" in output
-    firsts = [Store(tmp_path).describe("count", f"key{i}")["metrics"]["first"] for i in range(2)]
-    assert firsts == reached
+    seen = run_until(max(reached) + 2, lambda pid: os.kill(pid, signal.SIGTERM))
+    assert seen[0] == reached
+    assert all(now >= before for pair in seen for now, before in zip(pair, reached, strict=True))

@@ -1,0 +1,137 @@
+"""Small problems and brute-force pieces that the tests of the learners share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mbml import envs
+from mbml.context import Gaussian
+from mbml.evaluate import make_envs
+from mbml.nets import StackedMLP
+from mbml.rollout import EnvStack
+from mbml.rows import RowLayout
+from mbml.serialise import load_tree, save_tree
+
+LAYOUT = RowLayout(3, 2)
+UMAZE = RowLayout(4, 2)
+POINT = RowLayout(1, 1)
+
+# Weights and biases of one perceptron in float64.
+Layers = list[tuple[Tensor, Tensor]]
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def clone(generator: torch.Generator) -> torch.Generator:
+    """A generator that will draw what `generator` would draw next."""
+    copied = torch.Generator()
+    copied.set_state(generator.get_state())
+    return copied
+
+
+def random_rows(tasks: int, number: int, layout: RowLayout = LAYOUT, seed: int = 0) -> Tensor:
+    """Rows of plausible scale: actions in [-1, 1], a fifth of them terminated."""
+    generator = seeded(seed)
+    rows = torch.randn(tasks, number, layout.row_size, generator=generator)
+    rows[..., layout.observation_size : layout.pair_size].tanh_()
+    rows[..., -1] = (torch.rand(tasks, number, generator=generator) < 0.2).float()
+    return rows
+
+
+def point_rows(number: int, seed: int = 0, tasks: int = 1) -> Tensor:
+    """A point on [-1, 1] pushed by at most 0.3 a step that earns minus its squared distance from 0; random actions."""
+    generator = seeded(seed)
+    x, a = (torch.rand(tasks, number, 1, generator=generator) * 2 - 1 for _ in range(2))
+    moved = point_step(x, a)
+    return torch.cat([x, a, moved, -moved.square(), torch.zeros_like(x)], -1)
+
+
+def point_step(x: Tensor, a: Tensor) -> Tensor:
+    return (x + 0.3 * a).clamp(-1, 1)
+
+
+def layers_of(network: StackedMLP, member: int = 0) -> Layers:
+    pairs = zip(network.weights, network.biases, strict=True)
+    return [(w[member].detach().double().clone(), b[member, 0].detach().double().clone()) for w, b in pairs]
+
+
+def trainable(layers: Layers) -> list[Tensor]:
+    """The parameters of `layers`, made to require gradients."""
+    return [p.requires_grad_() for pair in layers for p in pair]
+
+
+def forward(layers: Layers, *parts: Tensor) -> Tensor:
+    """ReLU perceptron, float64, of the parts joined; the output is linear."""
+    x = torch.cat([p.double() for p in parts], -1)
+    for weight, bias in layers[:-1]:
+        x = torch.clamp(x @ weight + bias, min=0)
+    return x @ layers[-1][0] + layers[-1][1]
+
+
+def naive_kl(a: Gaussian, b: Gaussian) -> Tensor:
+    """KL(a || b) of two diagonal Gaussians `[Z]` by torch.distributions."""
+    normal = torch.distributions.Normal
+    p, q = normal(a.mean, a.variance.sqrt()), normal(b.mean, b.variance.sqrt())
+    return torch.distributions.kl_divergence(p, q).sum()
+
+
+def naive_posterior(encoder: Layers, transitions: Sequence[Tensor], size: int) -> Gaussian:
+    """Product of Gaussians of a list of transitions `[d_c]`, one after the other; an empty list gives N(0, I)."""
+    if not transitions:
+        return Gaussian(torch.zeros(size).double(), torch.ones(size).double())
+    precision, weighted = torch.zeros(size).double(), torch.zeros(size).double()
+    for transition in transitions:
+        output = forward(encoder, transition)
+        variance = torch.clamp(torch.nn.functional.softplus(output[size:]), min=1e-7)
+        precision = precision + 1 / variance
+        weighted = weighted + output[:size] / variance
+    return Gaussian(weighted / precision, 1 / precision)
+
+
+def through_disk(path: Path, state: Any) -> Any:
+    """`state` as a resumed program sees it."""
+    save_tree(path / "state.safetensors", state)
+    return load_tree(path / "state.safetensors")
+
+
+def assert_same_bits(a: Any, b: Any, place: str = "") -> None:
+    """Two trees of tensors and scalars are equal, bit for bit."""
+    if isinstance(a, Tensor):
+        assert torch.equal(a, b), place
+    elif isinstance(a, dict):
+        assert list(map(str, a)) == list(map(str, b)), place
+        for (key, x), y in zip(a.items(), b.values(), strict=True):
+            assert_same_bits(x, y, f"{place}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), place
+        for index, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same_bits(x, y, f"{place}.{index}")
+    else:
+        assert a == b, place
+
+
+def snapshot(state: Any) -> Any:
+    """A deep copy of a state, which the learner goes on changing."""
+    if isinstance(state, Tensor):
+        return state.detach().clone()
+    if isinstance(state, dict):
+        return {key: snapshot(value) for key, value in state.items()}
+    return [snapshot(value) for value in state] if isinstance(state, list | tuple) else state
+
+
+def env_maker(name: str, tasks: Sequence[int], horizon: int):
+    """A function that builds so many environments of each training task."""
+    distribution = envs.get(name)
+    chosen = [distribution.tasks("train")[i] for i in tasks]
+
+    def make(copies: int) -> EnvStack:
+        return make_envs(distribution, chosen, horizon, copies)
+
+    return make

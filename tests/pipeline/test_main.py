@@ -1,0 +1,74 @@
+"""The command line: bad input is one clear message and exit code 2, before anything is computed or written."""
+
+import json
+
+import pytest
+
+from pipeline.__main__ import main
+
+
+def refused(capsys, *arguments) -> str:
+    """Run the command line, check exit code 2, and return what it said."""
+    try:
+        code = main(arguments)
+    except SystemExit as stop:  # tyro refuses unknown fields and wrong types itself
+        code = stop.code
+    said = capsys.readouterr()
+    assert code == 2
+    assert "Traceback" not in said.out + said.err
+    return " ".join((said.out + said.err).split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["walk"], ["walk", "run, report or validate"]),
+        (["run"], ["--env", "umaze_goal", "walker_param"]),
+        (["run", "--env"], ["--env", "argument"]),
+        (["run", "--env", "umaze"], ["umaze", "umaze_goal", "ant_dir"]),
+        (["run", "--env", "umaze_goal", "--preset", "huge"], ["huge", "smoke, laptop, paper"]),
+        (["run", "--env", "umaze_goal", "--collect.stps", "5"], ["--collect.stps", "--collect.steps"]),
+        (["run", "--env", "umaze_goal", "--collect.steps", "many"], ["--collect.steps", "many"]),
+        (["run", "--env", "umaze_goal", "--collect.steps", "0"], ["collect.steps is 0", "at least 1"]),
+        (["run", "--env", "umaze_goal", "--train-tasks", "99"], ["train_tasks is 99", "10"]),
+        (["run", "--env", "umaze_goal", "--train-tasks", "1"], ["at least 2"]),
+        (["run", "--env", "umaze_goal", "--horizon", "301"], ["301", "300"]),
+        (["run", "--env", "umaze_goal", "--methods", "fulll"], ["fulll", "full, no_triplet"]),
+        (["run", "--env", "umaze_goal", "--store", "nosuch://x"], ["nosuch"]),
+        (["run", "--env", "umaze_goal", "--store", "/proc/none"], ["/proc/none"]),
+        (["validate"], ["one dataset folder"]),
+        (["validate", "/no/such/dataset"], ["/no/such/dataset"]),
+    ],
+)
+def test_bad_input_is_one_sentence_with_the_valid_choices(capsys, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    said = refused(capsys, *arguments)
+    for word in words:
+        assert word in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_report_without_its_artefacts_says_so(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = refused(capsys, "report", "--env", "umaze_goal", "--store", str(tmp_path / "store"))
+    assert "collect" in said or "evaluate" in said
+
+
+def test_no_ray_at_the_address_is_refused(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    assert "127.0.0.1:1" in refused(capsys, "run", "--env", "umaze_goal", "--preset", "smoke")
+
+
+def test_help_names_the_commands_and_every_field(capsys):
+    assert main(["--help"]) == 0
+    assert "validate" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        main(["run", "--help"])
+    assert stop.value.code == 0
+    assert "--distill.margin" in capsys.readouterr().out
+
+
+def test_a_damaged_artefact_is_refused_by_name(capsys, tmp_path):
+    (tmp_path / "meta.json").write_text(json.dumps({"schema_version": 999}))
+    assert "meta.json" in refused(capsys, "validate", str(tmp_path))
