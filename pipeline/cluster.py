@@ -67,6 +67,8 @@ def _start(num_cpus: int | None, dashboard: bool) -> str:
     # Ray listens on every network interface. Without a mode set it asks for a token from a file in the home
     # directory; a token of this run's own keeps others out and writes nothing there.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # Ray's default of 15 lets one busy neighbour starve a thread that all others of its learner wait for.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     context = ray.init(
         "local",
         num_cpus=num_cpus,

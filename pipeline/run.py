@@ -30,7 +30,7 @@ def run(config: PipelineConfig, store_url: str, out: Path, log: Log, *, num_cpus
     started = time.monotonic()
     with connect(num_cpus, dashboard=dashboard) as where:
         log(f"{config.env}, preset {config.preset}, seed {config.seed}: {len(jobs.nodes)} jobs on {where}")
-        outcome = execute(jobs.nodes, store_url, log=log)
+        outcome = execute(jobs.nodes, store_url, log=log, poll_seconds=15.0)
     if outcome.failed:
         for name, sentence in outcome.failed.items():
             log(f"FAILED   {name}: {sentence}")

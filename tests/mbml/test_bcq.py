@@ -15,6 +15,7 @@ from tests.mbml.toys import (
     point_rows,
     point_step,
     random_rows,
+    scatter,
     seeded,
     snapshot,
     through_disk,
@@ -105,6 +106,7 @@ class NaiveBCQ:
 @pytest.mark.parametrize("tasks", [1, 2])
 def test_a_stack_is_separate_learners_written_a_row_at_a_time(tasks):
     bcq = learner(tasks)
+    scatter(bcq.target_perturbation, bcq.target_critics)
     naive = [NaiveBCQ(bcq, task) for task in range(tasks)]
     for update in range(3):
         rows = random_rows(tasks, 6, seed=update)
@@ -235,9 +237,7 @@ def test_the_seed_decides_every_bit():
 
 
 def test_it_beats_the_behaviour_in_its_batch():
-    config = BCQConfig(
-        hidden=(32, 32), vae_hidden=(32, 32), batch_size=64, learning_rate=3e-3, discount=0.9, tau=0.02
-    )
+    config = BCQConfig(hidden=(32, 32), vae_hidden=(32, 32), batch_size=64, learning_rate=3e-3, discount=0.9, tau=0.02)
     bcq = learner(1, config=config, layout=POINT)
     # Behaviour: random actions that push inwards a little more often than outwards.
     rows = point_rows(3_000)

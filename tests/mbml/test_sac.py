@@ -15,6 +15,7 @@ from tests.mbml.toys import (
     point_rows,
     point_step,
     random_rows,
+    scatter,
     seeded,
     snapshot,
     through_disk,
@@ -56,7 +57,7 @@ class NaiveSAC:
         """Action and log-density for one observation."""
         head = forward(self.policy, s)
         size = len(head) // 2
-        action, log_density = [], 0.0
+        action, log_density = [], torch.zeros((), dtype=torch.float64)
         for d in range(size):
             std = torch.exp(torch.clamp(head[size + d], -20, 2))
             u = head[d] + std * noise[d].double()
@@ -85,7 +86,7 @@ class NaiveSAC:
             loss = sum((forward(critic, s[b], a[b])[0] - targets[b]) ** 2 for b in range(number)) / number
             critic_losses.append(self.descend(optimiser, loss))
 
-        policy_loss = 0.0
+        policy_loss = torch.zeros(())
         for b, (action, log_density) in enumerate(drawn):
             value = torch.minimum(*(forward(critic, s[b], action)[0] for critic in self.critics))
             policy_loss = policy_loss + (alpha * log_density - value) / number
@@ -115,6 +116,7 @@ class NaiveSAC:
 @pytest.mark.parametrize("tasks", [1, 2])
 def test_a_stack_is_separate_learners_written_a_row_at_a_time(tasks):
     sac = spread(learner(tasks))
+    scatter(sac.target_critics)
     naive = [NaiveSAC(sac, task) for task in range(tasks)]
     for update in range(3):
         rows = random_rows(tasks, 12, seed=update)

@@ -17,6 +17,9 @@ from mbml.rollout import EnvStack
 from mbml.rows import RowLayout
 from mbml.serialise import load_tree, save_tree
 
+# Networks this small are slower on two threads than on one, a hundred times so on a busy machine.
+torch.set_num_threads(1)
+
 LAYOUT = RowLayout(3, 2)
 UMAZE = RowLayout(4, 2)
 POINT = RowLayout(1, 1)
@@ -55,6 +58,15 @@ def point_rows(number: int, seed: int = 0, tasks: int = 1) -> Tensor:
 
 def point_step(x: Tensor, a: Tensor) -> Tensor:
     return (x + 0.3 * a).clamp(-1, 1)
+
+
+def scatter(*networks: StackedMLP) -> None:
+    """Move weights by 0.1 at random, so that a target network is clearly not the online one."""
+    generator = seeded(77)
+    with torch.no_grad():
+        for network in networks:
+            for parameter in network.parameters():
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
 
 
 def layers_of(network: StackedMLP, member: int = 0) -> Layers:

@@ -1,0 +1,109 @@
+"""Lock-step episodes are the episodes that each environment runs alone."""
+
+import itertools
+
+import numpy as np
+import torch
+
+from mbml import envs
+from mbml.evaluate import make_envs
+from mbml.rollout import run_episode
+
+HORIZON = 120
+
+
+def stack(name="walker_param", number=3, horizon=HORIZON):
+    distribution = envs.get(name)
+    return make_envs(distribution, distribution.tasks("train")[:number], horizon)
+
+
+def push(observation):
+    """A fixed policy that lets walkers fall at different times."""
+    return torch.tanh(observation[:, :1] * 3 + torch.arange(6) * 0.3 - 0.8)
+
+
+def alone(seeds, episodes=1):
+    """Per environment and episode: rewards, one environment after the other."""
+    result = []
+    for env, seed in zip(stack().envs, seeds, strict=True):
+        env.reset(seed=seed)
+        runs = []
+        for _ in range(episodes):
+            observation, _ = env.reset()
+            rewards, over = [], False
+            while not over:
+                action = push(torch.from_numpy(observation).unsqueeze(0))[0].numpy()
+                observation, reward, terminated, truncated, _ = env.step(action)
+                rewards.append(reward)
+                over = terminated or truncated
+            runs.append(rewards)
+        result.append(runs)
+    return result
+
+
+def test_lock_step_is_each_alone():
+    seeds = [5, 6, 7]
+    walkers = stack()
+    walkers.seed(seeds)
+    expected = alone(seeds, episodes=2)
+    lengths = {len(run) for runs in expected for run in runs}
+    assert len(lengths) > 1  # they do end at different times
+    assert min(lengths) < HORIZON
+    for episode in range(2):
+        seen = []
+
+        def observe(observation, action, step, active, seen=seen):
+            seen.append((observation.clone(), action, step, active))
+
+        returns = run_episode(walkers, push, observe)
+        for i in range(3):
+            rewards = expected[i][episode]
+            np.testing.assert_allclose(returns[i], sum(rewards), rtol=1e-4, atol=1e-3)
+            counts = [active[i].item() for _, _, _, active in seen]
+            assert counts == [True] * len(rewards) + [False] * (len(seen) - len(rewards))
+            last = seen[len(rewards) - 1][2]
+            assert last.terminated[i] or last.truncated[i]
+            for observation, _, step, active in seen[len(rewards) :]:
+                assert step.reward[i] == 0
+                assert not torch.stack([step.terminated[i], step.truncated[i], active[i]]).any()
+                assert torch.equal(observation[i], last.next_observation[i])
+        for (_, _, step, active), (observation, *_) in itertools.pairwise(seen):
+            assert torch.equal(step.next_observation[active], observation[active])
+
+
+def test_the_horizon_truncates():
+    envs_ = stack("umaze_goal", horizon=7)
+    envs_.seed([1, 2, 3])
+    steps = []
+    run_episode(envs_, lambda o: torch.zeros(3, 2), lambda o, a, step, active: steps.append(step))
+    assert len(steps) == 7
+    assert [s.truncated.tolist() for s in steps] == [[False] * 3] * 6 + [[True] * 3]
+    assert not any(s.terminated.any() for s in steps)
+
+
+def test_random_states_resume_the_resets():
+    first, second = stack("umaze_goal"), stack("umaze_goal")
+    first.seed([1, 2, 3])
+    states = first.random_states()
+    first.reset()
+    second.seed([4, 5, 6])
+    second.set_random_states(states)
+    second.reset()
+    assert torch.equal(first.observation, second.observation)
+    first.reset([1])
+    second.reset([1])
+    assert torch.equal(first.observation, second.observation)
+
+
+def test_observations_handed_out_are_copies():
+    envs_ = stack("umaze_goal")
+    envs_.seed([1, 2, 3])
+    before = envs_.observation
+    kept = before.clone()
+    step = envs_.step(torch.ones(3, 2))
+    after = step.next_observation.clone()
+    envs_.reset()
+    assert torch.equal(before, kept)
+    assert torch.equal(step.next_observation, after)
+    before.zero_()
+    assert envs_.observation.abs().sum() > 0

@@ -1,0 +1,204 @@
+"""Presets are runnable, `paper` holds the authors' numbers, and what cannot be run is refused in one sentence."""
+
+from dataclasses import replace
+
+import pytest
+
+from mbml import envs
+from pipeline.config import ConfigError
+from pipeline.presets import NAMES, preset
+
+# Section 13.1: N, BCQ iterations, reward threshold, horizon, K, K_test.
+AUTHORS = {
+    "ant_dir": (200_000, 125_000, 0.1, 200, 10, 8),
+    "ant_goal": (300_000, 100_000, 0.1, 200, 10, 8),
+    "half_cheetah_vel": (60_000, 50_000, 0.05, 1000, 10, 8),
+    "humanoid_dir": (600_000, 250_000, 0.2, 200, 10, 8),
+    "umaze_goal": (30_000, 50_000, 0.02, 300, 10, 10),
+    "walker_param": (300_000, 100_000, 0.1, 200, 30, 8),
+}
+
+
+@pytest.mark.parametrize("env", envs.NAMES)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_preset_can_be_run_in_every_environment(env, name):
+    config = preset(env, name)
+    config.check()
+    assert (config.env, config.preset) == (env, name)
+
+
+@pytest.mark.parametrize("env", envs.NAMES)
+def test_paper_numbers_by_environment(env):
+    config, distribution = preset(env, "paper"), envs.get(env)
+    steps, iterations, threshold, horizon, train, test = AUTHORS[env]
+    assert config.collect.steps == steps
+    assert config.bcq.iterations == iterations
+    assert config.relabel.reward_threshold == threshold
+    assert config.relabel.next_observation_threshold == 0.2
+    assert (config.horizon, config.train_tasks, config.test_tasks) == (0, 0, 0)  # the environment's own
+    assert distribution.horizon == horizon
+    assert (len(distribution.tasks("train")), len(distribution.tasks("test"))) == (train, test)
+
+
+@pytest.mark.parametrize("env", envs.NAMES)
+def test_paper_numbers_common_to_all(env):
+    """Section 13.2."""
+    config = preset(env, "paper")
+    collect, sac = config.collect, config.collect.sac
+    assert (collect.warmup_steps, collect.epoch_steps, collect.updates_per_step) == (10_000, 1_000, 1.0)
+    assert (sac.policy_hidden, sac.critic_hidden, sac.critic_initialisation) == ((256,) * 2, (1024,) * 7, "rlkit")
+    assert (sac.batch_size, sac.learning_rate, sac.alpha_learning_rate) == (256, 3e-4, 3e-4)
+    assert (sac.initial_alpha, sac.discount, sac.tau) == (1.0, 0.99, 0.005)
+
+    bcq = config.bcq.learner
+    assert (config.bcq.evaluation_every, config.bcq.evaluation_episodes) == (5_000, 10)
+    assert (bcq.hidden, bcq.vae_hidden, bcq.batch_size, bcq.learning_rate) == ((400, 300), (750, 750), 100, 3e-4)
+    assert (bcq.target_candidates, bcq.acting_candidates) == (10, 10)
+    assert (bcq.discount, bcq.tau, bcq.minimum_weight, bcq.kl_weight) == (0.99, 0.005, 0.75, 0.5)
+
+    reward, following = config.models.reward, config.models.next_observation
+    assert (reward.members, reward.hidden, reward.steps) == (20, (128,), 4_000)
+    assert (following.members, following.hidden, following.steps) == (20, (256,) * 6, 20_000)
+    assert {m.batch_size for m in (reward, following)} == {128}
+    assert {m.learning_rate for m in (reward, following)} == {3e-4}
+
+    distill, student = config.distill, config.distill.student
+    assert (student.encoder_hidden, student.embedding_size, student.acting_candidates) == ((200,) * 3, 20, 10)
+    depths = [len(hidden) for hidden in (student.value_hidden, student.decoder_hidden, student.perturbation_hidden)]
+    assert depths == [9, 7, 8]
+    assert set(student.value_hidden + student.decoder_hidden + student.perturbation_hidden) == {1024}
+    assert (distill.steps, distill.snapshot_every) == (100_000, 10_000)
+    assert (distill.batch_size, distill.context_size, distill.learning_rate) == (128, 64, 3e-4)
+    assert (distill.kl_weight, distill.margin, distill.triplet_weight) == (0.1, 2.0, 1.0)
+    assert (distill.partners, distill.hard_contexts, distill.hard_reduction) == (0, 10, "sum")
+    assert (config.evaluate.episodes, config.evaluate.skipped_episodes) == (5, 2)
+
+
+@pytest.mark.xfail(strict=True, reason="DEFECT: 25 episodes everywhere; 5,000 steps are 5 of 1000 or 16 of 300")
+@pytest.mark.parametrize("env", ["half_cheetah_vel", "umaze_goal"])
+def test_paper_collection_evaluates_on_5000_steps(env):
+    """Section 1.3: up to 5,000 steps of whole episodes."""
+    assert preset(env, "paper").collect.evaluation_episodes == 5_000 // envs.get(env).horizon
+
+
+@pytest.mark.parametrize("env", envs.NAMES)
+def test_only_large_tables_are_sampled(env):
+    config = preset(env, "paper")
+    assert (config.relabel.pool > 0) == (envs.get(env).varies == "dynamics")
+
+
+def test_presets_grow():
+    for env in envs.NAMES:
+        smoke, laptop, paper = (preset(env, name) for name in NAMES)
+        for size in (
+            lambda c: c.collect.steps,
+            lambda c: c.bcq.iterations,
+            lambda c: c.distill.steps,
+            lambda c: sum(c.distill.student.value_hidden),
+        ):
+            assert size(smoke) < size(laptop) <= size(paper)
+
+
+def test_unknown_names_are_refused_with_the_valid_ones():
+    with pytest.raises(ConfigError) as caught:
+        preset("umaze_goal", "desktop")
+    assert all(name in str(caught.value) for name in ("desktop", *NAMES))
+    with pytest.raises(envs.UnknownEnvironment) as unknown:
+        preset("maze", "smoke")
+    assert all(name in str(unknown.value) for name in ("maze", *envs.NAMES))
+
+
+def changed(path, value):
+    """The smoke configuration with one field, given by its dotted path, changed."""
+
+    def change(node, names):
+        inner = value if len(names) == 1 else change(getattr(node, names[0]), names[1:])
+        return replace(node, **{names[0]: inner})
+
+    return change(preset("umaze_goal", "smoke"), path.split("."))
+
+
+BAD = [
+    ("train_tasks", 11),
+    ("train_tasks", -1),
+    ("train_tasks", 1),
+    ("test_tasks", 11),
+    ("horizon", 301),
+    ("horizon", -5),
+    ("methods", ()),
+    ("methods", ("full", "fulll")),
+    ("distill_seeds", ()),
+    ("distill_cpus", 0),
+    ("collect.steps", 0),
+    ("collect.warmup_steps", 0),
+    ("collect.epoch_steps", -1),
+    ("collect.evaluation_every", 0),
+    ("collect.evaluation_episodes", 0),
+    ("collect.tasks_per_actor", 0),
+    ("collect.sac.batch_size", 0),
+    ("bcq.iterations", 0),
+    ("bcq.evaluation_every", 0),
+    ("bcq.evaluation_episodes", 0),
+    ("bcq.tasks_per_actor", 0),
+    ("bcq.learner.batch_size", 0),
+    ("bcq.learner.target_candidates", 0),
+    ("models.tasks_per_actor", 0),
+    ("models.reward.members", 0),
+    ("models.reward.steps", 0),
+    ("distill.steps", 0),
+    ("distill.snapshot_every", 0),
+    ("distill.context_size", 0),
+    ("distill.batch_size", 0),
+    ("evaluate.repeats", 0),
+    ("evaluate.reference_episodes", 0),
+    ("evaluate.skipped_episodes", 3),
+    ("evaluate.skipped_episodes", -1),
+]
+
+
+def assert_refused(path, value):
+    with pytest.raises(ConfigError) as caught:
+        changed(path, value).check()
+    sentence = str(caught.value)
+    assert sentence.endswith(".")
+    assert "\n" not in sentence
+    assert path.split(".")[-1].replace("_", "-") in sentence.replace("_", "-")
+
+
+@pytest.mark.parametrize(("path", "value"), BAD)
+def test_bad_fields_are_refused_in_one_sentence(path, value):
+    assert_refused(path, value)
+
+
+def test_an_unknown_environment_is_refused_by_the_check_too():
+    with pytest.raises(ValueError, match="umaze_goal"):
+        changed("env", "maze").check()
+
+
+UNCHECKED = [
+    ("collect.updates_per_step", -1.0),
+    ("collect.sac.learning_rate", 0.0),
+    ("collect.sac.initial_alpha", 0.0),
+    ("collect.sac.discount", 1.5),
+    ("bcq.learner.acting_candidates", 0),
+    ("bcq.learner.learning_rate", -1.0),
+    ("models.reward.batch_size", 0),
+    ("models.next_observation.members", 0),
+    ("models.next_observation.steps", 0),
+    ("relabel.source", "truth"),
+    ("relabel.pool", -1),
+    ("relabel.reward_threshold", -0.1),
+    ("distill.partners", -1),
+    ("distill.hard_contexts", 0),
+    ("distill.learning_rate", 0.0),
+    ("distill.student.embedding_size", 0),
+    ("distill.student.acting_candidates", 0),
+    ("methods", ("full", "full")),
+    ("distill_seeds", (0, 0)),
+]
+
+
+@pytest.mark.xfail(strict=True, reason="DEFECT: not checked; it fails late, deep inside a stage, or silently")
+@pytest.mark.parametrize(("path", "value"), UNCHECKED)
+def test_more_bad_fields_are_refused_in_one_sentence(path, value):
+    assert_refused(path, value)
