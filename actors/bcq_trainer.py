@@ -28,13 +28,10 @@ class BCQTrainer(Worker):
         state = checkpoint.load()
         if state is not None:
             teaching.load_state_dict(state)
-
-        def report(done: int) -> None:
-            best = {"best_return": float(teaching.best_return.mean())} if teaching.curve else {}
-            self.report(done, config.iterations, "iterations", **best)
-
         while not teaching.finished:
-            teaching.advance(report)
+            teaching.advance()
+            best = {"best_return": float(teaching.best_return.mean())} if teaching.curve else {}
+            self.report(teaching.iteration, config.iterations, "iterations", **best)
             checkpoint.save_if_due(teaching.state_dict)
         teachers = {"tasks": list(tasks), "teachers": teaching.best.state_dict()}
         save_tree(out.path / "teachers.safetensors", teachers)

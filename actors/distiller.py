@@ -37,14 +37,15 @@ class Distiller(Worker):
             for name, value in learner.update().items():
                 sums[name] = sums[name] + value if name in sums else value
             done = learner.steps_done
+            # Before the checkpoint: a run resumed from it must find every snapshot up to there.
+            if done % config.snapshot_every == 0 or done == config.steps:
+                learner.student.save(out.path / "snapshots" / f"step-{done:07d}.safetensors", step=done)
             if done % every == 0:
                 losses = {name: float(value) / every for name, value in sums.items()}
                 sums = {}
                 curve.append({"step": done, **losses})
                 self.report(done, config.steps, "steps", **losses)
                 checkpoint.save_if_due(lambda: {"learner": learner.state_dict(), "curve": curve})
-            if done % config.snapshot_every == 0 or done == config.steps:
-                learner.student.save(out.path / "snapshots" / f"step-{done:07d}.safetensors", step=done)
         write_lines(out.path / "losses.jsonl", curve)
         checkpoint.discard()
         return {name: value for name, value in curve[-1].items() if name != "step"} if curve else {}

@@ -10,7 +10,7 @@ from actors.job import Job
 from actors.store import Output
 from actors.worker import Worker
 from mbml import envs
-from mbml.relabel import diagnostics, pool_indices, relabel
+from mbml.relabel import diagnostics, pool_indices, relabel, relabel_with_truth
 from mbml.rows import gather_rows
 from mbml.seeding import generator_of
 from mbml.serialise import save_tree
@@ -28,18 +28,21 @@ class Relabeller(Worker):
         generator = generator_of(job.payload["seed"], "relabel")
         index = pool_indices(len(tasks), rows.shape[1], config.pool, generator)
         pool = gather_rows(rows, index)
-        models = {t: load_ensemble(inputs["models"], c, layout, t) for t, c in configs.items()}
-        tables = relabel(
-            pool,
-            index,
-            layout,
-            models["reward"],
-            models.get("next_observation"),
-            config,
-            lambda done, total: self.report(done, total, "tasks"),
-        )
+        truth = truth_table(environment, tasks, pool)
+        if config.source == "ground_truth":
+            if truth is None:
+                note = envs.get(environment).reward_note
+                raise ValueError(f"relabel.source is ground_truth, but {environment} has no reward function: {note}")
+            tables = relabel_with_truth(pool, index, truth)
+        else:
+            models = {t: load_ensemble(inputs["models"], c, layout, t) for t, c in configs.items()}
+
+            def report(done: int, total: int) -> None:
+                self.report(done, total, "tasks")
+
+            tables = relabel(pool, index, layout, models["reward"], models.get("next_observation"), config, report)
         save_tree(out.path / "tables.safetensors", tables.tensors())
-        found: dict[str, Any] = dict(diagnostics(tables, truth_table(environment, tasks, pool)))
+        found: dict[str, Any] = dict(diagnostics(tables, truth))
         found["reward_std"] = [round(float(r), 6) for r in layout.split(rows).reward.std((1, 2))]
         found["threshold"] = config.reward_threshold
         found["error_note"] = envs.get(environment).reward_note

@@ -67,11 +67,6 @@ class Worker(ABC):
             inputs: local directories of the job's inputs, in the order in which the job names them.
         """
 
-    @property
-    def device(self) -> torch.device:
-        """The GPU that Ray gave to this actor, or else the CPU."""
-        return torch.device("cuda" if ray.is_initialized() and ray.get_gpu_ids() else "cpu")
-
     def run(self, job: Job) -> dict[str, Any]:
         """Make the job's artefact unless it is there.
 

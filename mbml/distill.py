@@ -95,8 +95,12 @@ class MultiTaskLearner:
         generator: torch.Generator,
         context_generator: torch.Generator,
     ) -> None:
-        if tables is None and (config.union_context or config.triplet == "relabelled"):
-            raise ValueError("this method uses relabelled transitions, so it needs relabelling tables")
+        if not config.union_context and config.triplet == "relabelled":
+            raise ValueError("triplet `relabelled` needs union_context: its contexts hold relabelled transitions")
+        if config.union_context and config.triplet == "hard_mining":
+            raise ValueError("triplet `hard_mining` needs union_context off: it uses no relabelled transition")
+        if config.union_context and tables is None:
+            raise ValueError("union_context needs relabelling tables")
         self.config, self.layout, self.rows, self.teachers, self.tables = (
             config,
             layout,
@@ -110,14 +114,14 @@ class MultiTaskLearner:
         self.optimiser = adam(self.student.parameters(), config.learning_rate)
         self.steps_done = 0
         self._pool = rows
-        if tables is not None and tables.index.shape[1] < rows.shape[1]:
+        if config.union_context and tables is not None and tables.index.shape[1] < rows.shape[1]:
             self._pool = gather_rows(rows, tables.index)
 
     def update(self) -> dict[str, Tensor]:
         """One step of encoder and students on L_tri + L_KL + L_Q + L_G + L_xi; returns the terms."""
         config, tasks = self.config, self.tasks
-        contexts = self._relabelled_contexts() if self.tables is not None else self._own_contexts()
-        z = contexts.belief.sample(self.context_generator)
+        contexts = self._relabelled_contexts() if config.union_context else self._own_contexts()
+        z = contexts.belief.sample(self.generator)
 
         # Batch and teacher targets
         indices = sample_indices(tasks, config.batch_size, self.rows.shape[1], self.generator)
@@ -141,11 +145,12 @@ class MultiTaskLearner:
                 student.perturb(batch.observation, teacher_action, z_fixed), teacher_perturbation
             ),
         }
+        # The parameter sets of the four updates are disjoint and share one optimiser setting: one backward serves all.
+        total = torch.stack(list(losses.values())).sum()
         if contexts.triplet is not None:
             losses["loss_triplet"] = contexts.triplet
-        # The parameter sets of the four updates are disjoint and share one optimiser setting: one backward serves all.
-        total = sum(losses.values()) + (config.triplet_weight - 1.0) * losses.get("loss_triplet", 0.0)
-        step(self.optimiser, torch.as_tensor(total))
+            total = total + config.triplet_weight * contexts.triplet
+        step(self.optimiser, total)
         self.steps_done += 1
         return {name: loss.detach() for name, loss in losses.items()} | contexts.metrics
 

@@ -64,7 +64,11 @@ def evaluate_student(
     config: EvaluateConfig,
     seed: int,
 ) -> Scores:
-    """Run the protocol on all tasks at once; environments and policy draw from `seed` alone."""
+    """Run the protocol on all tasks at once.
+
+    Environments and policy draw from `seed` alone. All tasks share the policy's generator, so the same `tasks` must be
+    given for the same numbers.
+    """
     envs = make_envs(distribution, tasks, horizon, config.repeats)
     envs.seed([seed_of(seed, "evaluate", t.split, t.index, r) for t in tasks for r in range(config.repeats)])
     policy = AdaptivePolicy(student, generator_of(seed, "evaluate", "policy"), tasks=len(envs))

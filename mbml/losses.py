@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ def relabelled_triplet_loss(
     return TripletLoss(per_pair.mean(), loss_valid, valid.float().mean())
 
 
-def hard_mining_triplet_loss(contexts: Gaussian, margin: float, *, reduction: str = "sum") -> Tensor:
+def hard_mining_triplet_loss(contexts: Gaussian, margin: float, *, reduction: Literal["sum", "mean"] = "sum") -> Tensor:
     """Eq. 11: hardest positive and hardest negative among N contexts of each of K tasks, posteriors `[K, N, Z]`.
 
     Every context is an anchor, with a ReLU; "sum" over the K*N anchors is the authors' code, "mean" the paper's

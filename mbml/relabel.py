@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from mbml.models import Ensemble
 from mbml.rows import RowLayout
 
 _CHUNK = 4096
+SOURCES = ("ensemble", "ground_truth")
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,8 @@ class RelabelConfig:
     """The same for the next-state ensemble; used only where the dynamics vary."""
     pool: int = 0
     """Random transitions per task that contexts are drawn from; 0 takes all of them."""
-    source: str = "ensemble"
-    """`ensemble`, or `ground_truth` (the true reward, everything eligible)."""
+    source: Literal["ensemble", "ground_truth"] = "ensemble"
+    """Labels of the reward ensembles, or the true reward with everything eligible (section 5.2)."""
 
 
 @dataclass(frozen=True)

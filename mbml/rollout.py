@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mbml.envs import SimulationDiverged
+
 
 class Step(NamedTuple):
-    """One step of n environments; rows of environments that were not active are zero."""
+    """One step of n environments; those that were not active keep their observation and have reward 0."""
 
     next_observation: Tensor
     reward: Tensor
@@ -54,7 +56,11 @@ class EnvStack:
         reward = np.zeros(number, dtype=np.float32)
         terminated, truncated = np.zeros(number, dtype=bool), np.zeros(number, dtype=bool)
         for i in range(number) if active is None else np.flatnonzero(active):
-            self._observation[i], reward[i], terminated[i], truncated[i], _ = self.envs[i].step(actions[i])
+            try:
+                self._observation[i], reward[i], terminated[i], truncated[i], _ = self.envs[i].step(actions[i])
+            except SimulationDiverged:
+                # Not a transition. The episode is cut here, with its last observation, so that no job dies of it.
+                truncated[i] = True
         return Step(
             self.observation,
             torch.from_numpy(reward),

@@ -15,6 +15,8 @@ from mbml.rollout import EnvStack, run_episode
 from mbml.rows import RowLayout, gather_rows, sample_indices
 from mbml.seeding import generator_of, seed_of
 
+_CHUNK = 100
+
 
 @dataclass(frozen=True)
 class TeachingConfig:
@@ -53,27 +55,34 @@ class Teaching:
         self.best_iteration = np.zeros(len(self.tasks), dtype=int)
         self.iteration = 0
         self.curve: list[dict[str, float]] = []
+        self._sums: dict[str, Tensor] = {}
 
     @property
     def finished(self) -> bool:
         """Whether all iterations are done."""
         return self.iteration >= self.config.iterations
 
-    def advance(self, report: Callable[[int], None] = lambda iteration: None) -> None:
-        """Train up to the next evaluation, evaluate every task, keep the teachers that are their tasks' best."""
-        count = min(self.config.evaluation_every, self.config.iterations - self.iteration)
-        sums: dict[str, Tensor] = {}
-        for _ in range(count):
+    def advance(self) -> None:
+        """Some iterations; where an evaluation is due, evaluate every task and keep the teachers that are its best."""
+        config = self.config
+        due = min(config.iterations, (self.iteration // config.evaluation_every + 1) * config.evaluation_every)
+        until = min(self.iteration + _CHUNK, due)
+        while self.iteration < until:
             indices = sample_indices(
-                len(self.tasks), self.config.learner.batch_size, self.rows.shape[1], self.learner.generator
+                len(self.tasks), config.learner.batch_size, self.rows.shape[1], self.learner.generator
             )
             for name, value in self.learner.update(gather_rows(self.rows, indices)).items():
-                sums[name] = sums[name] + value if name in sums else value
+                self._sums[name] = self._sums[name] + value if name in self._sums else value
             self.iteration += 1
-            report(self.iteration)
+        if self.iteration == due:
+            self._evaluate_and_select()
+
+    def _evaluate_and_select(self) -> None:
         returns = self.evaluate()
         self._select(returns)
-        losses = {name: (value / count).tolist() for name, value in sums.items()}
+        since = self.iteration - (self.curve[-1]["iteration"] if self.curve else 0)
+        losses = {name: (value / since).tolist() for name, value in self._sums.items()}
+        self._sums = {}
         self.curve += [
             {
                 "task": task,
@@ -123,6 +132,7 @@ class Teaching:
             "best_iteration": self.best_iteration.tolist(),
             "iteration": self.iteration,
             "curve": self.curve,
+            "sums": self._sums,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -131,4 +141,4 @@ class Teaching:
         self.best = Teachers.load(state["best"])
         self.best_return = np.array(state["best_return"])
         self.best_iteration = np.array(state["best_iteration"])
-        self.iteration, self.curve = state["iteration"], state["curve"]
+        self.iteration, self.curve, self._sums = state["iteration"], state["curve"], state["sums"]

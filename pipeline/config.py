@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, NamedTuple
 
 from mbml import envs
 from mbml.collect import CollectConfig
 from mbml.distill import METHODS, DistillConfig
 from mbml.evaluate import EvaluateConfig
 from mbml.models import EnsembleConfig
-from mbml.relabel import RelabelConfig
+from mbml.relabel import SOURCES, RelabelConfig
 from mbml.teaching import TeachingConfig
 
 
@@ -81,45 +83,65 @@ class PipelineConfig:
                 f"give 1 to {distribution.horizon}, or 0 for its own."
             )
         unknown = [method for method in self.methods if method not in METHODS]
-        if unknown or not self.methods:
+        if unknown:
+            raise ConfigError(f"methods are {', '.join(self.methods)}; give one or more of {', '.join(METHODS)}.")
+        for name in ("methods", "distill_seeds"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values) or not values:
+                raise ConfigError(f"{name} is {values}; give one or more, each once.")
+        for path, value in _leaves("", self):
+            rule = _RULES.get(path.rpartition(".")[2])
+            if rule is not None and not all(rule.holds(v) for v in (value if isinstance(value, tuple) else (value,))):
+                raise ConfigError(f"{path} is {value}; it must be {rule.words}.")
+        evaluate = self.evaluate
+        if not 0 <= evaluate.skipped_episodes < evaluate.episodes:
             raise ConfigError(
-                f"methods are {', '.join(self.methods) or 'empty'}; give one or more of {', '.join(METHODS)}."
+                f"evaluate.skipped_episodes is {evaluate.skipped_episodes}; it must be from 0 to below "
+                f"evaluate.episodes, {evaluate.episodes}."
             )
-        self._check_numbers()
 
-    def _check_numbers(self) -> None:
-        positive = {
-            "collect.steps": self.collect.steps,
-            "collect.epoch-steps": self.collect.epoch_steps,
-            "collect.warmup-steps": self.collect.warmup_steps,
-            "collect.evaluation-every": self.collect.evaluation_every,
-            "collect.evaluation-episodes": self.collect.evaluation_episodes,
-            "collect.tasks-per-actor": self.collect.tasks_per_actor,
-            "collect.sac.batch-size": self.collect.sac.batch_size,
-            "bcq.iterations": self.bcq.iterations,
-            "bcq.evaluation-every": self.bcq.evaluation_every,
-            "bcq.evaluation-episodes": self.bcq.evaluation_episodes,
-            "bcq.tasks-per-actor": self.bcq.tasks_per_actor,
-            "bcq.learner.batch-size": self.bcq.learner.batch_size,
-            "bcq.learner.target-candidates": self.bcq.learner.target_candidates,
-            "models.tasks-per-actor": self.models.tasks_per_actor,
-            "models.reward.members": self.models.reward.members,
-            "models.reward.steps": self.models.reward.steps,
-            "distill.steps": self.distill.steps,
-            "distill.snapshot-every": self.distill.snapshot_every,
-            "distill.context-size": self.distill.context_size,
-            "distill.batch-size": self.distill.batch_size,
-            "evaluate.repeats": self.evaluate.repeats,
-            "evaluate.reference-episodes": self.evaluate.reference_episodes,
-            "distill-cpus": self.distill_cpus,
-        }
-        for name, value in positive.items():
-            if value < 1:
-                raise ConfigError(f"{name} is {value}; it must be at least 1.")
-        if not 0 <= self.evaluate.skipped_episodes < self.evaluate.episodes:
-            raise ConfigError(
-                f"evaluate.skipped-episodes is {self.evaluate.skipped_episodes}; it must be from 0 to below "
-                f"evaluate.episodes, {self.evaluate.episodes}."
-            )
-        if not self.distill_seeds:
-            raise ConfigError("distill-seeds is empty; give at least one seed, for example 0.")
+
+class _Rule(NamedTuple):
+    """What the values of a field must be, as a test and in words."""
+
+    holds: Callable[[Any], bool]
+    words: str
+
+
+_COUNT = _Rule(lambda v: v >= 1, "at least 1")
+_POSITIVE = _Rule(lambda v: v > 0, "above 0")
+_NOT_NEGATIVE = _Rule(lambda v: v >= 0, "0 or more")
+_SHARE = _Rule(lambda v: 0 <= v <= 1, "from 0 to 1")
+_SOURCE = _Rule(lambda v: v in SOURCES, f"one of {', '.join(SOURCES)}")
+
+_RULES: dict[str, _Rule] = {
+    name: rule
+    for rule, names in {
+        _COUNT: (
+            "steps warmup_steps epoch_steps evaluation_every evaluation_episodes tasks_per_actor batch_size iterations",
+            "target_candidates acting_candidates members snapshot_every context_size hard_contexts repeats",
+            "reference_episodes distill_cpus embedding_size hidden policy_hidden critic_hidden vae_hidden",
+            "encoder_hidden value_hidden decoder_hidden perturbation_hidden",
+        ),
+        _POSITIVE: ("learning_rate alpha_learning_rate initial_alpha",),
+        _NOT_NEGATIVE: (
+            "updates_per_step pool reward_threshold next_observation_threshold partners kl_weight margin",
+            "triplet_weight",
+        ),
+        _SHARE: ("discount tau minimum_weight",),
+        _SOURCE: ("source",),
+    }.items()
+    for line in names
+    for name in line.split()
+}
+"""By field name, wherever in the configuration it stands; of a tuple, every entry counts."""
+
+
+def _leaves(prefix: str, node: Any) -> Iterator[tuple[str, Any]]:
+    """Every field that is no dataclass, with its dotted path."""
+    for item in fields(node):
+        value = getattr(node, item.name)
+        if is_dataclass(value):
+            yield from _leaves(f"{prefix}{item.name}.", value)
+        else:
+            yield f"{prefix}{item.name}", value

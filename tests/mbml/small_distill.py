@@ -75,7 +75,7 @@ class NaiveStep:
         beliefs = self.relabelled() if relabels else self.own()
         prior = Gaussian(torch.zeros(Z).double(), torch.ones(Z).double())
         self.losses["loss_kl"] = self.config.kl_weight * sum(naive_kl(q, prior) for q in beliefs)
-        noise = torch.randn(K, Z, generator=self.contexts).double()
+        noise = torch.randn(K, Z, generator=self.batches).double()
         self.distill([q.mean + q.variance.sqrt() * noise[i] for i, q in enumerate(beliefs)])
         return self
 

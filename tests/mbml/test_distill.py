@@ -161,7 +161,6 @@ def test_all_methods_start_alike_and_see_the_same_batches():
         assert_same_bits(learners[0].generator.get_state(), learner.generator.get_state())
 
 
-@pytest.mark.xfail(strict=True, reason="DEFECT: the noise of z is drawn after the triplet's subsets")
 def test_dropping_the_triplet_changes_nothing_else_in_the_first_step():
     full, without = make_learner("full").update(), make_learner("no_triplet").update()
     for name in (*LOSSES, "eligible_share"):
@@ -206,7 +205,6 @@ def test_relabelling_methods_need_tables(method):
         MultiTaskLearner(config, LAYOUT, random_rows(K, N), teachers(), None, seeded(), seeded())
 
 
-@pytest.mark.xfail(strict=True, reason="DEFECT: tables that are given decide the branch, not the switches")
 @pytest.mark.parametrize("method", ["no_relabelling", "neither"])
 def test_methods_without_relabelling_ignore_tables(method):
     config = replace(SMALL, **METHODS[method])
@@ -217,7 +215,6 @@ def test_methods_without_relabelling_ignore_tables(method):
     assert_same_bits(found[0], found[1])
 
 
-@pytest.mark.xfail(strict=True, reason="DEFECT: switches that do not go together run as something else")
 @pytest.mark.parametrize(
     "switches",
     [{"triplet": "hard_mining", "union_context": True}, {"triplet": "relabelled", "union_context": False}],

@@ -43,9 +43,7 @@ def test_reference_numbers(name):
             break
     steps, first, second, last, total, position = REFERENCE[name]
     assert len(rewards) == steps
-    np.testing.assert_allclose(
-        [*rewards[:2], rewards[-1], sum(rewards)], [first, second, last, total], atol=1e-5
-    )
+    np.testing.assert_allclose([*rewards[:2], rewards[-1], sum(rewards)], [first, second, last, total], atol=1e-5)
     np.testing.assert_allclose(env.data.qpos[: len(position)], position, atol=1e-5)
 
 

@@ -111,9 +111,7 @@ def test_features(name):
         assert features.shape == (30, 58)
         assert np.abs(features).max() <= 2 * np.log(1.5)
         assert (features.std(axis=0) > 0).all()
-        assert features[3, 0] == pytest.approx(
-            np.log(tasks[3].parameter["body_mass"][1] / 3.5342917352885177)
-        )
+        assert features[3, 0] == pytest.approx(np.log(tasks[3].parameter["body_mass"][1] / 3.5342917352885177))
     else:
         np.testing.assert_array_equal(features, vectors(name, "train"))
 

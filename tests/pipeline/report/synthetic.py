@@ -99,10 +99,7 @@ def summary(train: int = 3, test: int = 4, seeds: int = 1, methods: tuple[str, .
         "evaluation": evaluation,
         "references": references | {"best_blind_teacher_task": 1},
         "headline": [
-            headline(row, split, epoch)
-            for row in evaluation
-            for split in counts
-            for epoch in ("last", "best")
+            headline(row, split, epoch) for row in evaluation for split in counts for epoch in ("last", "best")
         ],
         "posteriors": [
             {
@@ -111,8 +108,7 @@ def summary(train: int = 3, test: int = 4, seeds: int = 1, methods: tuple[str, .
                 "split": [split for split, count in counts.items() for _ in range(4 * count)],
                 "task": [task for count in counts.values() for task in range(count) for _ in range(4)],
                 "mean": (
-                    np.concatenate([np.repeat(goals[split], 4, axis=0) for split in counts])
-                    @ make.normal(0, 1, (2, 5))
+                    np.concatenate([np.repeat(goals[split], 4, axis=0) for split in counts]) @ make.normal(0, 1, (2, 5))
                     + make.normal(0, 0.3, (4 * (train + test), 5))
                 ).tolist(),
             }

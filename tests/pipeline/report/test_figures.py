@@ -71,12 +71,7 @@ def test_learning_draws_the_mean_over_tasks_and_the_references(two):
         "zero action",
     ]
     low, high = training.get_ylim()
-    assert (
-        low
-        < np.mean(two["references"]["train"]["random"])
-        < np.mean(two["references"]["train"]["bcq"])
-        < high
-    )
+    assert low < np.mean(two["references"]["train"]["random"]) < np.mean(two["references"]["train"]["bcq"]) < high
 
 
 def test_per_task_bars_are_means_over_seeds(two):
@@ -85,9 +80,7 @@ def test_per_task_bars_are_means_over_seeds(two):
     assert len(bars(training)) == 2 * 3
     scores = [run["test"][-1] for run in two["evaluation"] if run["method"] == "full"]
     assert np.allclose([bar.get_height() for bar in bars(unseen)[:4]], np.mean(scores, axis=0))
-    assert [tick.get_text() for tick in unseen.get_xticklabels()] == [
-        t["label"] for t in two["tasks"]["test"]
-    ]
+    assert [tick.get_text() for tick in unseen.get_xticklabels()] == [t["label"] for t in two["tasks"]["test"]]
 
 
 def test_losses_are_logarithmic_only_where_all_are_positive(two):
@@ -100,18 +93,13 @@ def test_losses_are_logarithmic_only_where_all_are_positive(two):
 
 
 def test_losses_without_a_triplet_have_no_such_panel(make_summary):
-    titles = [
-        axes.get_title(loc="left")
-        for axes in DRAW["distill_losses"](make_summary(methods=("no_triplet",))).axes
-    ]
+    titles = [axes.get_title(loc="left") for axes in DRAW["distill_losses"](make_summary(methods=("no_triplet",))).axes]
     assert len(titles) == 4
     assert not any("L_tri" in title for title in titles)
 
 
 def test_posteriors_have_a_panel_a_parameter_and_a_row_a_method(two):
-    titles = [
-        axes.get_title(loc="left") for axes in DRAW["posteriors"](two).axes if axes.get_title(loc="left")
-    ]
+    titles = [axes.get_title(loc="left") for axes in DRAW["posteriors"](two).axes if axes.get_title(loc="left")]
     assert titles == ["full, seed 0"] * 2 + ["no triplet, seed 0"] * 2
 
 
@@ -124,21 +112,17 @@ def test_posteriors_keep_distances_of_means_that_lie_in_a_plane(two):
         DRAW["posteriors"](two | {"posteriors": [record | {"mean": means.tolist()}]}).axes[0].collections
     )
     place = np.concatenate([points(training), points(unseen)])
-    assert np.allclose(
-        np.linalg.norm(place[0] - place[1:], axis=1), np.linalg.norm(means[0] - means[1:], axis=1)
-    )
+    assert np.allclose(np.linalg.norm(place[0] - place[1:], axis=1), np.linalg.norm(means[0] - means[1:], axis=1))
 
 
 def test_posteriors_of_one_dimension_and_one_parameter(two):
     tasks = {
-        split: [task | {"features": task["features"][:1]} for task in rows]
-        for split, rows in two["tasks"].items()
+        split: [task | {"features": task["features"][:1]} for task in rows] for split, rows in two["tasks"].items()
     }
     record = two["posteriors"][0]
     flat = record | {"mean": [[float(task)] for task in record["task"]]}
     titles = [
-        axes.get_title(loc="left")
-        for axes in DRAW["posteriors"](two | {"tasks": tasks, "posteriors": [flat]}).axes
+        axes.get_title(loc="left") for axes in DRAW["posteriors"](two | {"tasks": tasks, "posteriors": [flat]}).axes
     ]
     assert titles == ["full, seed 0", ""]  # the picture and its colour bar
 

@@ -8,9 +8,7 @@ from pipeline.report.summary import SummaryError, check, curves, plain
 
 
 def test_plain_turns_arrays_paths_and_nan_into_json():
-    made = plain(
-        {"a": np.array([1.0, np.nan]), 3: (np.int64(2), np.float32(0.5)), "p": pathlib.PurePosixPath("x/y")}
-    )
+    made = plain({"a": np.array([1.0, np.nan]), 3: (np.int64(2), np.float32(0.5)), "p": pathlib.PurePosixPath("x/y")})
     assert made == {"a": [1.0, None], "3": [2, 0.5], "p": "x/y"}
     json.dumps(made, allow_nan=False)
 
