@@ -46,6 +46,8 @@ class DistillConfig:
     """State-action rows B per task and step."""
     learning_rate: float = 3e-4
     """Adam learning rate of all networks."""
+    final_learning_rate: float = 1.0
+    """Share of the learning rate that is left at the last step, reached linearly; 1 keeps it constant, as the paper."""
     kl_weight: float = 0.1
     """Weight beta of the posterior's divergence from the prior, summed over tasks and dimensions (C1)."""
     margin: float = 2.0
@@ -120,6 +122,10 @@ class MultiTaskLearner:
     def update(self) -> dict[str, Tensor]:
         """One step of encoder and students on L_tri + L_KL + L_Q + L_G + L_xi; returns the terms."""
         config, tasks = self.config, self.tasks
+        progress = min(1.0, self.steps_done / config.steps)
+        annealed = config.learning_rate * (1.0 - (1.0 - config.final_learning_rate) * progress)
+        for group in self.optimiser.param_groups:
+            group["lr"] = annealed
         contexts = self._relabelled_contexts() if config.union_context else self._own_contexts()
         z = contexts.belief.sample(self.generator)
 

@@ -128,7 +128,7 @@ _RULES: dict[str, _Rule] = {
             "updates_per_step pool reward_threshold next_observation_threshold partners kl_weight margin",
             "triplet_weight",
         ),
-        _SHARE: ("discount tau minimum_weight",),
+        _SHARE: ("discount tau minimum_weight final_learning_rate",),
         _SOURCE: ("source",),
     }.items()
     for line in names

@@ -159,11 +159,14 @@ def _laptop_base(env: str) -> PipelineConfig:
                 decoder_hidden=(256, 256, 256),
                 perturbation_hidden=(256, 256, 256),
             ),
-            steps=6_000,
+            steps=8_000,
             snapshot_every=1_000,
             context_size=32,
             batch_size=64,
             learning_rate=1e-3,
+            final_learning_rate=0.1,
+            kl_weight=0.01,
+            partners=3,
         ),
         evaluate=EvaluateConfig(repeats=2),
         distill_cpus=2,
@@ -178,13 +181,13 @@ def _laptop(env: str) -> PipelineConfig:
             return base
         case "half_cheetah_vel":
             # A fifth of the paper's horizon: five times the resets, the same speed to reach.
-            return _adjust(longer, horizon=200, steps=60_000, kl_weight=0.005)
+            return _adjust(longer, horizon=200, steps=60_000)
         case "walker_param":
-            return _adjust(longer, train_tasks=10, steps=60_000, kl_weight=0.1, pool=10_000)
+            return _adjust(longer, train_tasks=10, steps=50_000, pool=10_000)
         case "humanoid_dir":
-            return _adjust(longer, train_tasks=6, steps=100_000, kl_weight=0.1, pool=20_000)
+            return _adjust(longer, train_tasks=6, tasks_per_actor=3, steps=100_000, pool=20_000)
         case _:
-            return _adjust(longer, steps=100_000, kl_weight=0.1)
+            return _adjust(longer, steps=100_000)
 
 
 def _locomotion(base: PipelineConfig) -> dict[str, Any]:
@@ -198,7 +201,7 @@ def _locomotion(base: PipelineConfig) -> dict[str, Any]:
             learner=replace(base.bcq.learner, target_candidates=4),
         ),
         "models": replace(base.models, reward=replace(base.models.reward, steps=4_000)),
-        "distill": replace(base.distill, steps=8_000, context_size=64, partners=3),
+        "distill": replace(base.distill, context_size=64, kl_weight=0.005),
     }
 
 
@@ -206,16 +209,17 @@ def _adjust(
     config: PipelineConfig,
     *,
     steps: int,
-    kl_weight: float,
     horizon: int = 0,
     train_tasks: int = 0,
+    tasks_per_actor: int = 5,
     pool: int = 0,
 ) -> PipelineConfig:
     return replace(
         config,
         horizon=horizon,
         train_tasks=train_tasks,
-        collect=replace(config.collect, steps=steps),
+        collect=replace(config.collect, steps=steps, tasks_per_actor=tasks_per_actor),
+        bcq=replace(config.bcq, tasks_per_actor=tasks_per_actor),
+        models=replace(config.models, tasks_per_actor=tasks_per_actor),
         relabel=replace(config.relabel, pool=pool),
-        distill=replace(config.distill, kl_weight=kl_weight),
     )

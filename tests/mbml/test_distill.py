@@ -92,10 +92,23 @@ def test_teachers_and_tables_never_change(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_losses_fall(method):
     learner = make_learner(method, spread=False, learning_rate=1e-2)
-    history = [learner.update() for _ in range(300)]
+    history = [learner.update() for _ in range(600)]
     for name in ("loss_q", "loss_g", "loss_xi"):
         start, end = (sum(h[name].item() for h in part) for part in (history[:25], history[-25:]))
         assert end < 0.7 * start, name
+
+
+def test_the_learning_rate_falls_linearly_where_asked_and_is_constant_as_in_the_paper():
+    constant = make_learner(steps=4)
+    falling = make_learner(steps=4, final_learning_rate=0.2)
+    rates = []
+    for _ in range(4):
+        constant.update()
+        falling.update()
+        rates.append((constant.optimiser.param_groups[0]["lr"], falling.optimiser.param_groups[0]["lr"]))
+    base = constant.config.learning_rate
+    assert [rate for rate, _ in rates] == [base] * 4
+    assert [rate for _, rate in rates] == pytest.approx([base, 0.8 * base, 0.6 * base, 0.4 * base])
 
 
 def test_full_model_separates_tasks_by_their_rewards():

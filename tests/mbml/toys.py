@@ -17,9 +17,6 @@ from mbml.rollout import EnvStack
 from mbml.rows import RowLayout
 from mbml.serialise import load_tree, save_tree
 
-# Networks this small are slower on two threads than on one, a hundred times so on a busy machine.
-torch.set_num_threads(1)
-
 LAYOUT = RowLayout(3, 2)
 UMAZE = RowLayout(4, 2)
 POINT = RowLayout(1, 1)
