@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from actors.artefacts import Checkpoint, layout_of, load_rows, load_tables, load_teachers, write_lines
 from actors.job import Job
 from actors.store import Output
 from actors.worker import Worker
 from mbml.distill import DistillConfig, MultiTaskLearner
+from mbml.meter import RunningMeans
 from mbml.seeding import generator_of
 
 _LOG_POINTS = 200
@@ -32,17 +31,15 @@ class Distiller(Worker):
             learner.load_state_dict(state["learner"])
             curve = state["curve"]
         every = max(1, config.steps // _LOG_POINTS)
-        sums: dict[str, torch.Tensor] = {}
+        means = RunningMeans()
         while learner.steps_done < config.steps:
-            for name, value in learner.update().items():
-                sums[name] = sums[name] + value if name in sums else value
+            means.add(learner.update())
             done = learner.steps_done
             # Before the checkpoint: a run resumed from it must find every snapshot up to there.
             if done % config.snapshot_every == 0 or done == config.steps:
                 learner.student.save(out.path / "snapshots" / f"step-{done:07d}.safetensors", step=done)
             if done % every == 0:
-                losses = {name: float(value) / every for name, value in sums.items()}
-                sums = {}
+                losses = {name: float(value) for name, value in means.take().items()}
                 curve.append({"step": done, **losses})
                 self.report(done, config.steps, "steps", **losses)
                 checkpoint.save_if_due(lambda: {"learner": learner.state_dict(), "curve": curve})

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mbml.data import TransitionBatch
+from mbml.meter import RunningMeans
 from mbml.rollout import EnvStack, run_episode
 from mbml.rows import RowLayout, gather_rows, sample_indices
 from mbml.sac import SAC, SACConfig
@@ -118,14 +119,12 @@ class Collection:
         """The updates that the steps collected so far have earned; mean losses over updates and tasks."""
         config = self.config
         earned = int((self.collected - config.warmup_steps) * config.updates_per_step)
-        sums: dict[str, Tensor] = {}
-        number = earned - self.updates_done
-        for _ in range(number):
+        means = RunningMeans()
+        while self.updates_done < earned:
             indices = sample_indices(len(self.tasks), config.sac.batch_size, self.collected, self.learner.generator)
-            for name, value in self.learner.update(gather_rows(self.rows, indices)).items():
-                sums[name] = sums[name] + value if name in sums else value
-        self.updates_done = max(earned, self.updates_done)
-        return {name: float(value.mean()) / number for name, value in sums.items()}
+            means.add(self.learner.update(gather_rows(self.rows, indices)))
+            self.updates_done += 1
+        return {name: float(value.mean()) for name, value in means.take().items()}
 
     def evaluate(self) -> np.ndarray:
         """Mean return `[T]` of the deterministic policy over the evaluation episodes, each from its own seed."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mbml.bcq import BCQ, BCQConfig, Teachers
+from mbml.meter import RunningMeans
 from mbml.rollout import EnvStack, run_episode
 from mbml.rows import RowLayout, gather_rows, sample_indices
 from mbml.seeding import generator_of, seed_of
@@ -55,7 +56,7 @@ class Teaching:
         self.best_iteration = np.zeros(len(self.tasks), dtype=int)
         self.iteration = 0
         self.curve: list[dict[str, float]] = []
-        self._sums: dict[str, Tensor] = {}
+        self._means = RunningMeans()
 
     @property
     def finished(self) -> bool:
@@ -71,8 +72,7 @@ class Teaching:
             indices = sample_indices(
                 len(self.tasks), config.learner.batch_size, self.rows.shape[1], self.learner.generator
             )
-            for name, value in self.learner.update(gather_rows(self.rows, indices)).items():
-                self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._means.add(self.learner.update(gather_rows(self.rows, indices)))
             self.iteration += 1
         if self.iteration == due:
             self._evaluate_and_select()
@@ -80,9 +80,7 @@ class Teaching:
     def _evaluate_and_select(self) -> None:
         returns = self.evaluate()
         self._select(returns)
-        since = self.iteration - (self.curve[-1]["iteration"] if self.curve else 0)
-        losses = {name: (value / since).tolist() for name, value in self._sums.items()}
-        self._sums = {}
+        losses = {name: value.tolist() for name, value in self._means.take().items()}
         self.curve += [
             {
                 "task": task,
@@ -132,7 +130,7 @@ class Teaching:
             "best_iteration": self.best_iteration.tolist(),
             "iteration": self.iteration,
             "curve": self.curve,
-            "sums": self._sums,
+            "means": self._means.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -141,4 +139,5 @@ class Teaching:
         self.best = Teachers.load(state["best"])
         self.best_return = np.array(state["best_return"])
         self.best_iteration = np.array(state["best_iteration"])
-        self.iteration, self.curve, self._sums = state["iteration"], state["curve"], state["sums"]
+        self.iteration, self.curve = state["iteration"], state["curve"]
+        self._means.load_state_dict(state["means"])

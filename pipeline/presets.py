@@ -201,7 +201,7 @@ def _locomotion(base: PipelineConfig) -> dict[str, Any]:
             learner=replace(base.bcq.learner, target_candidates=4),
         ),
         "models": replace(base.models, reward=replace(base.models.reward, steps=4_000)),
-        "distill": replace(base.distill, context_size=64, kl_weight=0.005),
+        "distill": replace(base.distill, steps=12_000, context_size=64, kl_weight=0.005),
     }
 
 

@@ -49,7 +49,7 @@ def test_a_cluster_gets_the_source_and_jobs_that_fit_only_one_machine_run_there(
             env=environment | {"RAY_ADDRESS": words[1]},
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=300,
         )
         machines.communicate(timeout=30)
     assert run.returncode == 0, run.stderr
