@@ -29,6 +29,13 @@ from mbml.transitions import pack
 CHECKPOINT_SECONDS = 60.0
 
 
+class ArtefactError(ValueError):
+    """A file of a complete artefact that is missing or damaged."""
+
+
+_REMEDY = "delete that artefact's folder and run again, which makes it anew."
+
+
 class Checkpoint:
     """The resumable state of a job, in its own artefact directory until the artefact is complete."""
 
@@ -58,8 +65,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What `write_json` wrote."""
-    return json.loads(path.read_text())
+    """What `write_json` wrote; raises ArtefactError where it is missing or damaged."""
+    return _parse(path, [_text(path)])[0]
 
 
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -68,8 +75,22 @@ def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """What `write_lines` wrote."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """What `write_lines` wrote; raises ArtefactError where it is missing or damaged."""
+    return _parse(path, _text(path).splitlines())
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtefactError(f"{path} cannot be read ({error}); {_REMEDY}") from None
+
+
+def _parse(path: Path, texts: Iterable[str]) -> list[Any]:
+    try:
+        return [json.loads(text) for text in texts]
+    except json.JSONDecodeError as error:
+        raise ArtefactError(f"{path} is damaged ({error}); {_REMEDY}") from None
 
 
 def tasks_of(environment: str, split: str, indices: Sequence[int]) -> list[Task]:

@@ -21,7 +21,10 @@ Log = Callable[[str], None]
 
 
 def run(config: PipelineConfig, store_url: str, out: Path, log: Log, *, num_cpus: int | None, dashboard: bool) -> int:
-    """Make every artefact that is missing, then the report in `out`; returns the exit code (1: a job failed)."""
+    """Make every artefact that is missing, then the report in `out`.
+
+    Returns the exit code: 2 where jobs failed because of what they were given, 1 where one failed otherwise.
+    """
     config.check()
     store = Store(store_url)
     store.check_writable()
@@ -37,7 +40,7 @@ def run(config: PipelineConfig, store_url: str, out: Path, log: Log, *, num_cpus
         for name, reason in outcome.skipped.items():
             log(f"skipped  {name}: {reason}")
         log(f"Finished jobs are kept in {store_url}; the same command tries only the missing ones again.")
-        return 1
+        return 2 if len(outcome.refused) == len(outcome.failed) else 1
     summary = summarise(jobs, store, outcome)
     _publish(summary, out, log)
     log(f"Took {_duration(time.monotonic() - started)}. Report: {out / 'report.html'}")

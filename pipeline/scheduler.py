@@ -36,7 +36,7 @@ class StageCost:
 
 @dataclass
 class Outcome:
-    """What became of every job, by name; each job is in exactly one of the first five."""
+    """What became of every job, by name: done, reused, unneeded, failed or skipped."""
 
     done: list[str] = field(default_factory=list)
     reused: list[str] = field(default_factory=list)
@@ -44,6 +44,8 @@ class Outcome:
     """No artefact, and none needed: everything made from it is complete."""
     failed: dict[str, str] = field(default_factory=dict)
     """Name -> what went wrong, one sentence."""
+    refused: list[str] = field(default_factory=list)
+    """Those that failed because of what they were given (a ValueError): damaged data, an impossible setting."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Name -> why it could not run."""
     cost: list[StageCost] = field(default_factory=list)
@@ -215,7 +217,9 @@ class _Run:
         self.result.failed[name] = sentence(error)
         self.log(f"failed   {name}: {self.result.failed[name]}")
         cause = error.cause if isinstance(error, RayTaskError) else error
-        if not isinstance(cause, ValueError):  # a ValueError says what is wrong; the rest needs its traceback
+        if isinstance(cause, ValueError):  # says what is wrong; the rest needs its traceback
+            self.result.refused.append(name)
+        else:
             self.log(str(error))
         for user in self.graph.downstream(name):
             if user in self.to_run and user not in self.result.skipped:

@@ -5,12 +5,15 @@ import pytest
 import torch
 
 from actors.artefacts import (
+    ArtefactError,
     Checkpoint,
     env_maker,
     layout_of,
     load_ensemble,
     load_rows,
     load_teachers,
+    read_json,
+    read_lines,
     truth_table,
 )
 from actors.store import Store
@@ -128,3 +131,11 @@ def test_a_checkpoint_survives_its_process_and_is_not_part_of_the_artefact(tmp_p
         checkpoint.save_if_due(lambda: pytest.fail("nothing is due within a minute"))
         checkpoint.discard()
     assert [path.name for path in store.fetch("stage", "key").iterdir()] == ["manifest.json"]
+
+
+def test_a_damaged_or_missing_file_of_an_artefact_is_named(tmp_path):
+    (tmp_path / "half.json").write_text('{"step": ')
+    (tmp_path / "half.jsonl").write_text('{"step": 1}\n{"st')
+    for read, name in ((read_json, "half.json"), (read_lines, "half.jsonl"), (read_json, "none.json")):
+        with pytest.raises(ArtefactError, match=name):
+            read(tmp_path / name)

@@ -1,6 +1,7 @@
 """Every environment's smoke pipeline through one real embedded Ray, to the report; and what a second run reuses."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,3 +113,18 @@ def test_one_processor_gives_the_same_bits_as_two(everything, tmp_path):
         assert files
         for file in files:
             assert (again / file).read_bytes() == (before / file).read_bytes(), file
+
+
+def test_a_damaged_dataset_is_refused_by_name_and_the_other_tasks_go_on(everything, tmp_path):
+    store = everything[1]
+    one = plan(preset("umaze_goal", "smoke"))
+    for reference in one.artefacts["collect"]:
+        shutil.copytree(store.fetch(*reference), tmp_path.joinpath(*reference))
+    shard = next(tmp_path.joinpath(*one.artefacts["collect"][0]).rglob("*.arrow"))
+    shard.write_bytes(shard.read_bytes()[:100])
+    learned = [node for node in one.nodes if node.job.stage in ("collect", "bcq")]
+    outcome = execute(learned, str(tmp_path), log=lambda line: None)
+    damaged, sound = (node.job.name for node in learned if node.job.stage == "bcq")
+    assert outcome.refused == [damaged] == list(outcome.failed)
+    assert shard.name in outcome.failed[damaged]
+    assert sound in outcome.done
