@@ -181,7 +181,7 @@ def _laptop(env: str) -> PipelineConfig:
             return base
         case "half_cheetah_vel":
             # A fifth of the paper's horizon: five times the resets, the same speed to reach.
-            return _adjust(longer, horizon=200, steps=60_000, distill_steps=12_000)
+            return _adjust(longer, horizon=200, steps=60_000)
         case "walker_param":
             return _adjust(longer, train_tasks=10, steps=50_000, pool=10_000)
         case "humanoid_dir":
@@ -201,7 +201,7 @@ def _locomotion(base: PipelineConfig) -> dict[str, Any]:
             learner=replace(base.bcq.learner, target_candidates=4),
         ),
         "models": replace(base.models, reward=replace(base.models.reward, steps=4_000)),
-        "distill": replace(base.distill, context_size=64, kl_weight=0.005),
+        "distill": replace(base.distill, steps=12_000, context_size=64, kl_weight=0.005),
     }
 
 
@@ -213,7 +213,6 @@ def _adjust(
     train_tasks: int = 0,
     tasks_per_actor: int = 5,
     pool: int = 0,
-    distill_steps: int = 8_000,
 ) -> PipelineConfig:
     return replace(
         config,
@@ -223,5 +222,4 @@ def _adjust(
         bcq=replace(config.bcq, tasks_per_actor=tasks_per_actor),
         models=replace(config.models, tasks_per_actor=tasks_per_actor),
         relabel=replace(config.relabel, pool=pool),
-        distill=replace(config.distill, steps=distill_steps),
     )
