@@ -34,6 +34,8 @@ examples:
   python -m pipeline run --env umaze_goal --distill.margin 4 --distill-seeds 0 1 2
   python -m pipeline run --env umaze_goal --help      every field with its default
   python -m pipeline validate path/to/dataset
+
+MBML_TRACEBACK=1 shows where in the code an error comes from.
 """
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from actors.store import Store
 from pipeline.cluster import connect
-from pipeline.config import PipelineConfig
+from pipeline.config import ConfigError, PipelineConfig
 from pipeline.logs import write_logs
 from pipeline.report.page import write_report
 from pipeline.report.text import markdown, table
@@ -28,7 +28,7 @@ def run(config: PipelineConfig, store_url: str, out: Path, log: Log, *, num_cpus
     config.check()
     store = Store(store_url)
     store.check_writable()
-    out.mkdir(parents=True, exist_ok=True)
+    _make(out)
     jobs = plan(config)
     started = time.monotonic()
     with connect(num_cpus, dashboard=dashboard) as where:
@@ -50,9 +50,20 @@ def run(config: PipelineConfig, store_url: str, out: Path, log: Log, *, num_cpus
 def report(config: PipelineConfig, store_url: str, out: Path, log: Log) -> int:
     """Write the report of a finished run again, from its artefacts alone."""
     config.check()
-    _publish(summarise(plan(config), Store(store_url), None), out, log)
+    summary = summarise(plan(config), Store(store_url), None)
+    _make(out)
+    _publish(summary, out, log)
     log(f"Report: {out / 'report.html'}")
     return 0
+
+
+def _make(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"The report folder {out} cannot be made ({error.strerror}); choose another with --out."
+        ) from None
 
 
 def _publish(summary: dict[str, Any], out: Path, log: Log) -> None:

@@ -36,6 +36,7 @@ def refused(capsys, *arguments) -> str:
         (["run", "--env", "umaze_goal", "--methods", "fulll"], ["fulll", "full, no_triplet"]),
         (["run", "--env", "umaze_goal", "--store", "nosuch://x"], ["nosuch"]),
         (["run", "--env", "umaze_goal", "--store", "/proc/none"], ["/proc/none"]),
+        (["run", "--env", "umaze_goal", "--store", "store", "--out", "/proc/none"], ["/proc/none", "--out"]),
         (["validate"], ["one dataset folder"]),
         (["validate", "/no/such/dataset"], ["/no/such/dataset"]),
     ],
@@ -45,7 +46,8 @@ def test_bad_input_is_one_sentence_with_the_valid_choices(capsys, tmp_path, monk
     said = refused(capsys, *arguments)
     for word in words:
         assert word in said
-    assert not list(tmp_path.iterdir())
+    assert {path.name for path in tmp_path.iterdir()} <= {"store"}
+    assert not list(tmp_path.glob("store/*"))
 
 
 def test_a_report_without_its_artefacts_says_so(capsys, tmp_path, monkeypatch):
