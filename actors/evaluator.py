@@ -43,7 +43,11 @@ class Evaluator(Worker):
         student = Student.load(snapshot)
         splits = {"test": payload["test"]} | ({"train": payload["train"]} if config.train_tasks else {})
         tasks = [t for split, indices in splits.items() for t in tasks_of(payload["environment"], split, indices)]
-        scores = evaluate_student(student, distribution, tasks, payload["horizon"], config, payload["seed"])
+
+        def report(done: int) -> None:
+            self.report(done, config.episodes, "episodes")
+
+        scores = evaluate_student(student, distribution, tasks, payload["horizon"], config, payload["seed"], report)
         score = counted_score(scores.returns, config)
         result: dict[str, Any] = {"step": payload["step"]}
         start = 0

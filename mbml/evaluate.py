@@ -63,8 +63,9 @@ def evaluate_student(
     horizon: int | None,
     config: EvaluateConfig,
     seed: int,
+    report: Callable[[int], None] = lambda episodes: None,
 ) -> Scores:
-    """Run the protocol on all tasks at once.
+    """Run the protocol on all tasks at once; `report` hears how many episodes are done.
 
     Environments and policy draw from `seed` alone. All tasks share the policy's generator, so the same `tasks` must be
     given for the same numbers.
@@ -81,6 +82,7 @@ def evaluate_student(
         if episode:
             policy.begin_episode()
         returns.append(run_episode(envs, policy.act, observe))
+        report(episode + 1)
     shape = (len(tasks), config.repeats)
     table = np.stack(returns, -1).reshape(*shape, config.episodes)
     return Scores(table, policy.belief().mean.view(*shape, -1)[:, 0].numpy())
