@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from mbml.models import Ensemble
 from mbml.rows import RowLayout
 
 _CHUNK = 4096
-SOURCES = ("ensemble", "ground_truth")
+Source = Literal["ensemble", "ground_truth"]
+SOURCES: tuple[str, ...] = get_args(Source)
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class RelabelConfig:
     """The same for the next-state ensemble; used only where the dynamics vary."""
     pool: int = 0
     """Random transitions per task that contexts are drawn from; 0 takes all of them."""
-    source: Literal["ensemble", "ground_truth"] = "ensemble"
+    source: Source = "ensemble"
     """Labels of the reward ensembles, or the true reward with everything eligible (section 5.2)."""
 
 
