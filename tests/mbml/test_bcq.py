@@ -8,7 +8,9 @@ from mbml.rows import RowLayout, sample_indices
 from tests.mbml.toys import (
     LAYOUT,
     POINT,
+    assert_resumes,
     assert_same_bits,
+    assert_seed_decides_every_bit,
     clone,
     forward,
     layers_of,
@@ -210,30 +212,11 @@ def test_teachers_join_in_order_and_survive_the_disk(tmp_path):
 
 
 def test_a_resumed_learner_is_one_that_never_stopped(tmp_path):
-    bcq = learner()
-    batches = [random_rows(2, 6, seed=n) for n in range(6)]
-    for rows in batches[:3]:
-        bcq.update(rows)
-    state = through_disk(tmp_path, bcq.state_dict())
-    resumed = learner(seed=9)
-    resumed.load_state_dict(state)
-    for rows in batches[3:]:
-        assert_same_bits(bcq.update(rows), resumed.update(rows))
-    assert_same_bits(bcq.state_dict(), resumed.state_dict())
+    assert_resumes(learner, tmp_path, 6)
 
 
 def test_the_seed_decides_every_bit():
-    def trained(seed):
-        bcq = learner(seed=seed)
-        for n in range(3):
-            bcq.update(random_rows(2, 6, seed=n))
-        return snapshot(bcq.state_dict())
-
-    torch.manual_seed(1)
-    first = trained(0)
-    torch.manual_seed(2)
-    assert_same_bits(first, trained(0))
-    assert not torch.equal(first["decoder"]["weights.0"], trained(1)["decoder"]["weights.0"])
+    assert_seed_decides_every_bit(learner, 6, "decoder")
 
 
 def test_it_beats_the_behaviour_in_its_batch():

@@ -11,13 +11,13 @@ from mbml.nets import select_stack
 from mbml.rows import RowLayout
 from tests.mbml.toys import (
     LAYOUT,
+    assert_resumes,
     assert_same_bits,
     forward,
     layers_of,
     random_rows,
     seeded,
     snapshot,
-    through_disk,
     trainable,
 )
 
@@ -99,16 +99,7 @@ def test_it_learns_the_target_and_agrees_with_itself_where_it_has_data():
 
 
 def test_a_resumed_ensemble_is_one_that_never_stopped(tmp_path):
-    models = ensemble()
-    batches = [random_rows(2, 8, seed=n) for n in range(6)]
-    for rows in batches[:3]:
-        models.update(rows)
-    state = through_disk(tmp_path, models.state_dict())
-    resumed = ensemble(seed=9)
-    resumed.load_state_dict(state)
-    for rows in batches[3:]:
-        assert_same_bits(models.update(rows), resumed.update(rows))
-    assert_same_bits(models.state_dict(), resumed.state_dict())
+    assert_resumes(ensemble, tmp_path, 8)
 
 
 def test_the_seed_decides_every_bit():

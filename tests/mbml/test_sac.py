@@ -8,7 +8,9 @@ from mbml.sac import SAC, SACConfig, squashed_sample
 from tests.mbml.toys import (
     LAYOUT,
     POINT,
+    assert_resumes,
     assert_same_bits,
+    assert_seed_decides_every_bit,
     clone,
     forward,
     layers_of,
@@ -17,8 +19,6 @@ from tests.mbml.toys import (
     random_rows,
     scatter,
     seeded,
-    snapshot,
-    through_disk,
     trainable,
 )
 
@@ -182,30 +182,11 @@ def test_acting():
 
 
 def test_a_resumed_learner_is_one_that_never_stopped(tmp_path):
-    sac = learner()
-    batches = [random_rows(2, 12, seed=n) for n in range(6)]
-    for rows in batches[:3]:
-        sac.update(rows)
-    state = through_disk(tmp_path, sac.state_dict())
-    resumed = learner(seed=9)
-    resumed.load_state_dict(state)
-    for rows in batches[3:]:
-        assert_same_bits(sac.update(rows), resumed.update(rows))
-    assert_same_bits(sac.state_dict(), resumed.state_dict())
+    assert_resumes(learner, tmp_path, 12)
 
 
 def test_the_seed_decides_every_bit():
-    def trained(seed):
-        sac = learner(seed=seed)
-        for n in range(3):
-            sac.update(random_rows(2, 12, seed=n))
-        return snapshot(sac.state_dict())
-
-    torch.manual_seed(1)
-    first = trained(0)
-    torch.manual_seed(2)
-    assert_same_bits(first, trained(0))
-    assert not torch.equal(first["policy"]["weights.0"], trained(1)["policy"]["weights.0"])
+    assert_seed_decides_every_bit(learner, 12, "policy")
 
 
 def point_return(policy, steps=20):
