@@ -20,7 +20,7 @@ from mbml.losses import (
     relabelled_triplet_loss,
     value_distillation_loss,
 )
-from mbml.nets import adam, step
+from mbml.nets import adam, anneal, step
 from mbml.policy import Student, StudentConfig
 from mbml.relabel import RelabelTables
 from mbml.rows import RowLayout, gather_rows, sample_indices
@@ -119,13 +119,16 @@ class MultiTaskLearner:
         if config.union_context and tables is not None and tables.index.shape[1] < rows.shape[1]:
             self._pool = gather_rows(rows, tables.index)
 
+    @property
+    def policy(self) -> Student:
+        """The policy as it is now, to be saved and evaluated."""
+        return self.student
+
     def update(self) -> dict[str, Tensor]:
         """One step of encoder and students on L_tri + L_KL + L_Q + L_G + L_xi; returns the terms."""
         config, tasks = self.config, self.tasks
-        progress = min(1.0, self.steps_done / config.steps)
-        annealed = config.learning_rate * (1.0 - (1.0 - config.final_learning_rate) * progress)
-        for group in self.optimiser.param_groups:
-            group["lr"] = annealed
+        progress = self.steps_done / config.steps
+        anneal([self.optimiser], config.learning_rate, config.final_learning_rate, progress)
         contexts = self._relabelled_contexts() if config.union_context else self._own_contexts()
         z = contexts.belief.sample(self.generator)
 

@@ -68,10 +68,12 @@ class StackedMLP(nn.Module):
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             if frozen:
                 weight, bias = weight.detach(), bias.detach()
-            weight, bias = weight[:stack], bias[:stack]
+            if stack < self.stack:
+                weight, bias = weight[:stack], bias[:stack]
             if stack == 1:
-                # A plain product is what threads well when there is only one network.
-                x = torch.addmm(bias[0], x[0], weight[0]).unsqueeze(0)
+                # A plain product is what threads well when there is only one network. Squeezed, because the gradient
+                # of an index is a tensor of zeros with the part copied into it.
+                x = torch.addmm(bias.squeeze(0), x.squeeze(0), weight.squeeze(0)).unsqueeze(0)
             else:
                 x = torch.baddbmm(bias, x, weight)
             if layer < last:
@@ -125,6 +127,16 @@ def soft_update(targets: nn.Module, online: nn.Module, rate: float) -> None:
 def adam(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Adam:
     """Adam with the defaults of the paper (betas 0.9, 0.999; eps 1e-8; no decay), one fused kernel per tensor."""
     return torch.optim.Adam(list(parameters), lr=learning_rate, fused=True)
+
+
+def anneal(
+    optimisers: Iterable[torch.optim.Optimizer], learning_rate: float, final_share: float, progress: float
+) -> None:
+    """Set the learning rate, which falls linearly to `final_share` of its start as `progress` goes from 0 to 1."""
+    annealed = learning_rate * (1.0 - (1.0 - final_share) * min(1.0, progress))
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = annealed
 
 
 def step(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
