@@ -74,6 +74,31 @@ def select_action(
     return actions.gather(2, best[..., None, None].expand(-1, -1, 1, actions.shape[-1])).squeeze(2)
 
 
+def variational_loss(
+    code: Tensor, action: Tensor, decode: Callable[[Tensor], Tensor], kl_weight: float, generator: torch.Generator
+) -> Tensor:
+    """VAE loss per task `[T]`: squared error of the decoded action plus the weighted divergence of the latent.
+
+    `code` `[T, n, 2 L]` is the encoder's output, mean and log-std; `decode` maps latents `[T, n, L]`, here unclamped,
+    to actions `[T, n, d_a]`. Both terms are means over rows and dimensions (specification, section 2.2).
+    """
+    mean, log_std = code.chunk(2, dim=-1)
+    std = log_std.clamp(-4.0, 15.0).exp()
+    noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+    decoded = decode(mean + std * noise)
+    divergence = -0.5 * (1 + std.square().log() - mean.square() - std.square()).mean((1, 2))
+    return (decoded - action).square().mean((1, 2)) + kl_weight * divergence
+
+
+def candidate_maximum(values: Tensor, candidates: int, minimum_weight: float) -> Tensor:
+    """Highest candidate value `[..., n, 1]` of twin values `[2, ..., n * candidates, 1]`.
+
+    The two critics are mixed per candidate, the smaller with `minimum_weight`, and the maximum is taken afterwards.
+    """
+    mixed = minimum_weight * values.amin(0) + (1 - minimum_weight) * values.amax(0)
+    return mixed.unflatten(-2, (-1, candidates)).amax(-2)
+
+
 class Teachers:
     """K frozen BCQ policies: first critic Q_i, decoder G_i and perturbation xi_i, stacked over tasks."""
 
@@ -186,12 +211,10 @@ class BCQ:
         }
 
     def _vae_loss(self, observation: Tensor, action: Tensor, pair: Tensor) -> Tensor:
-        mean, log_std = self.encoder(pair).chunk(2, dim=-1)
-        std = log_std.clamp(-4.0, 15.0).exp()
-        noise = torch.randn(mean.shape, generator=self.generator, device=mean.device)
-        decoded = torch.tanh(self.decoder(torch.cat([observation, mean + std * noise], -1)))
-        divergence = -0.5 * (1 + std.square().log() - mean.square() - std.square()).mean((1, 2))
-        return (decoded - action).square().mean((1, 2)) + self.config.kl_weight * divergence
+        def decode(latent: Tensor) -> Tensor:
+            return torch.tanh(self.decoder(torch.cat([observation, latent], -1)))
+
+        return variational_loss(self.encoder(pair), action, decode, self.config.kl_weight, self.generator)
 
     @torch.no_grad()
     def _td_target(self, observation: Tensor, reward: Tensor, terminated: Tensor) -> Tensor:
@@ -201,9 +224,7 @@ class BCQ:
         raw = torch.tanh(self.target_perturbation(torch.cat([repeated, action], -1)))
         pair = torch.cat([repeated, perturbed(action, raw)], -1)
         values = self.target_critics(twin(pair)).unflatten(0, (2, self.tasks))
-        weight = self.config.minimum_weight
-        mixed = weight * values.amin(0) + (1 - weight) * values.amax(0)
-        best = mixed.view(self.tasks, -1, candidates).amax(-1, keepdim=True)
+        best = candidate_maximum(values, candidates, self.config.minimum_weight)
         return reward + (1 - terminated) * self.config.discount * best
 
     def _actor_loss(self, observation: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Rivals of the multi-task learner, each its own file."""
