@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mbml.bcq import Teachers
 from mbml.envs import Task, TaskDistribution
-from mbml.policy import AdaptivePolicy, Student
+from mbml.policy import AdaptivePolicy, ContextPolicy
 from mbml.rollout import EnvStack, Step, run_episode
 from mbml.seeding import generator_of, seed_of
 
@@ -57,35 +57,80 @@ def make_envs(distribution: TaskDistribution, tasks: Sequence[Task], horizon: in
 
 
 def evaluate_student(
-    student: Student,
+    policy: ContextPolicy,
     distribution: TaskDistribution,
     tasks: Sequence[Task],
     horizon: int | None,
     config: EvaluateConfig,
     seed: int,
     report: Callable[[int], None] = lambda episodes: None,
+    watch: Callable[[AdaptivePolicy], None] = lambda agent: None,
 ) -> Scores:
-    """Run the protocol on all tasks at once; `report` hears how many episodes are done.
+    """Run the protocol on all tasks at once; `report` hears how many episodes are done, `watch` sees the agent then.
 
     Environments and policy draw from `seed` alone. All tasks share the policy's generator, so the same `tasks` must be
     given for the same numbers.
     """
-    envs = make_envs(distribution, tasks, horizon, config.repeats)
-    envs.seed([seed_of(seed, "evaluate", t.split, t.index, r) for t in tasks for r in range(config.repeats)])
-    policy = AdaptivePolicy(student, generator_of(seed, "evaluate", "policy"), tasks=len(envs))
+    envs, agent = _strangers(policy, distribution, tasks, horizon, config.repeats, seed)
 
     def observe(observation: Tensor, action: Tensor, step: Step, active: Tensor) -> None:
-        policy.observe(observation, action, step.next_observation, step.reward, active)
+        agent.observe(observation, action, step.next_observation, step.reward, active)
 
     returns = []
     for episode in range(config.episodes):
         if episode:
-            policy.begin_episode()
-        returns.append(run_episode(envs, policy.act, observe))
+            agent.begin_episode()
+        returns.append(run_episode(envs, agent.act, observe))
         report(episode + 1)
+        watch(agent)
     shape = (len(tasks), config.repeats)
     table = np.stack(returns, -1).reshape(*shape, config.episodes)
-    return Scores(table, policy.belief().mean.view(*shape, -1)[:, 0].numpy())
+    return Scores(table, agent.belief().mean.view(*shape, -1)[:, 0].numpy())
+
+
+def evaluate_last_trajectory(
+    policy: ContextPolicy,
+    distribution: TaskDistribution,
+    tasks: Sequence[Task],
+    horizon: int | None,
+    config: EvaluateConfig,
+    seed: int,
+    report: Callable[[int], None] = lambda episodes: None,
+) -> np.ndarray:
+    """Return of the last trajectory per task `[n]`, mean over repeats: PEARL's own protocol (section 6.2, C13).
+
+    Every task is given trajectories until `config.episodes` horizons of steps are spent in it, z as in
+    `evaluate_student`; tasks that have spent theirs wait. `report` hears how many horizons are spent in all tasks.
+    The random numbers are those of `evaluate_student`: where nothing terminates, this is its last episode.
+    """
+    envs, agent = _strangers(policy, distribution, tasks, horizon, config.repeats, seed)
+    longest = distribution.horizon if horizon is None else horizon
+    spent, last = np.zeros(len(envs), dtype=int), np.zeros(len(envs))
+
+    def observe(observation: Tensor, action: Tensor, step: Step, active: Tensor) -> None:
+        agent.observe(observation, action, step.next_observation, step.reward, active)
+        np.add(spent, active.numpy(), out=spent)
+
+    while (playing := spent < config.episodes * longest).any():
+        if spent.any():
+            agent.begin_episode()
+        last = np.where(playing, run_episode(envs, agent.act, observe, playing), last)
+        report(int(spent.min()) // longest)
+    return last.reshape(len(tasks), config.repeats).mean(1)
+
+
+def _strangers(
+    policy: ContextPolicy,
+    distribution: TaskDistribution,
+    tasks: Sequence[Task],
+    horizon: int | None,
+    repeats: int,
+    seed: int,
+) -> tuple[EnvStack, AdaptivePolicy]:
+    """Seeded environments of all tasks and an agent that knows nothing about any of them yet."""
+    envs = make_envs(distribution, tasks, horizon, repeats)
+    envs.seed([seed_of(seed, "evaluate", t.split, t.index, r) for t in tasks for r in range(repeats)])
+    return envs, AdaptivePolicy(policy, generator_of(seed, "evaluate", "policy"), tasks=len(envs))
 
 
 def counted_score(returns: np.ndarray, config: EvaluateConfig) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -104,6 +104,20 @@ class Student(nn.Module):
         return student
 
 
+class ContextPolicy(Protocol):
+    """What acts under a task embedding and brings the encoder that infers it: `Student`, `PEARLPolicy`."""
+
+    encoder: ContextEncoder
+
+    def act(self, observation: Tensor, z: Tensor, generator: torch.Generator) -> Tensor:
+        """Actions `[n, d_a]` for observations `[n, d_s]` under embeddings `[n, Z]`."""
+        ...
+
+    def save(self, path: Path, **notes: Any) -> None:
+        """Write it to one file, with `notes` (JSON scalars) beside it."""
+        ...
+
+
 class AdaptivePolicy:
     """Acts in n unknown tasks side by side: observe transitions, infer each task's posterior, act under a sample.
 
@@ -111,9 +125,9 @@ class AdaptivePolicy:
     next call (specification, section 7).
     """
 
-    def __init__(self, student: Student, generator: torch.Generator, tasks: int = 1) -> None:
-        self.student, self.generator, self.tasks = student, generator, tasks
-        size = student.config.embedding_size
+    def __init__(self, policy: ContextPolicy, generator: torch.Generator, tasks: int = 1) -> None:
+        self.policy, self.generator, self.tasks = policy, generator, tasks
+        size = policy.encoder.embedding_size
         self._precision = torch.zeros(tasks, size)
         self._precision_mean = torch.zeros(tasks, size)
         self._pending: list[tuple[Tensor, Tensor]] = []
@@ -125,7 +139,7 @@ class AdaptivePolicy:
 
     def act(self, observation: Tensor) -> Tensor:
         """Actions `[n, d_a]` for observations `[n, d_s]`."""
-        return self.student.act(observation, self.z, self.generator)
+        return self.policy.act(observation, self.z, self.generator)
 
     def observe(
         self,
@@ -146,7 +160,7 @@ class AdaptivePolicy:
         if self._pending:
             contexts = torch.stack([c for c, _ in self._pending])
             mask = torch.stack([m for _, m in self._pending]).unsqueeze(-1)
-            factors = self.student.encoder(contexts)
+            factors = self.policy.encoder(contexts)
             self._precision += (factors.precision * mask).sum(0)
             self._precision_mean += (factors.precision_mean * mask).sum(0)
             self._pending.clear()

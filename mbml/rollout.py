@@ -82,14 +82,16 @@ def run_episode(
     envs: EnvStack,
     act: Callable[[Tensor], Tensor],
     observe: Callable[[Tensor, Tensor, Step, Tensor], None] | None = None,
+    playing: np.ndarray | None = None,
 ) -> np.ndarray:
     """One episode in every environment, in lock-step; undiscounted returns `[n]`.
 
     `act` maps observations `[n, d_s]` to actions `[n, d_a]`; `observe(observation, action, step, active)` sees every
-    step. Environments that have ended wait, with their last observation, until all have.
+    step. Environments that have ended wait, with their last observation, until all have. With `playing` `[n]` only
+    the environments that it marks take part; the others are left as they are and return 0.
     """
-    envs.reset()
-    active = np.ones(len(envs), dtype=bool)
+    envs.reset(None if playing is None else np.flatnonzero(playing).tolist())
+    active = np.ones(len(envs), dtype=bool) if playing is None else playing.copy()
     returns = np.zeros(len(envs))
     observation = envs.observation
     while active.any():

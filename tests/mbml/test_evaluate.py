@@ -5,10 +5,12 @@ import pytest
 import torch
 
 from mbml import envs
+from mbml.baselines.batch_pearl import BatchPEARLConfig, PEARLPolicy
 from mbml.bcq import BCQ, BCQConfig
 from mbml.evaluate import (
     EvaluateConfig,
     counted_score,
+    evaluate_last_trajectory,
     evaluate_simple_references,
     evaluate_student,
     evaluate_teachers,
@@ -37,24 +39,34 @@ def make_student(name, seed=0):
     return student
 
 
-def naive_protocol(student, name, task, seed):
-    """Section 7 for one task; returns and lengths of the episodes, and the posterior after the last."""
+def make_pearl(name):
+    distribution = envs.get(name)
+    layout = RowLayout(distribution.observation_size, distribution.action_size)
+    pearl = PEARLPolicy(BatchPEARLConfig((8, 8), Z, (8, 8)), layout, seeded(4))
+    with torch.no_grad():
+        for network in (pearl.encoder.body, pearl.actor):
+            network.weights[-1].mul_(200)
+    return pearl
+
+
+def naive_protocol(policy, name, task, seed, over_after):
+    """Episodes of one task until `over_after(lengths)`; their returns and lengths, and the posterior after the last."""
     env = envs.get(name).make(task, horizon=HORIZON[name])
     env.reset(seed=seed_of(seed, "evaluate", task.split, task.index, 0))
     generator = generator_of(seed, "evaluate", "policy")
     mean, variance = torch.zeros(Z), torch.ones(Z)  # the prior
     transitions, returns, lengths = [], [], []
-    for _ in range(5):
+    while not over_after(lengths):
         z = mean + variance.sqrt() * torch.randn(1, Z, generator=generator)[0]
         s, _ = env.reset()
         total, length, over = 0.0, 0, False
         while not over:
             s_tensor = torch.from_numpy(s.copy())
-            a = student.act(s_tensor.unsqueeze(0), z.unsqueeze(0), generator)[0]
+            a = policy.act(s_tensor.unsqueeze(0), z.unsqueeze(0), generator)[0]
             s, r, terminated, truncated, _ = env.step(a.numpy())
             transitions.append(torch.cat([s_tensor, a, torch.from_numpy(s.copy()), torch.tensor([r]).float()]))
             total, length, over = total + r, length + 1, terminated or truncated
-        q = naive_posterior(layers_of(student.encoder.body), transitions, Z)
+        q = naive_posterior(layers_of(policy.encoder.body), transitions, Z)
         mean, variance = q.mean.float(), q.variance.float()
         returns.append(total)
         lengths.append(length)
@@ -66,7 +78,7 @@ def test_the_protocol_of_one_task(name):
     student = make_student(name)
     distribution = envs.get(name)
     task = distribution.tasks("test")[2]
-    returns, lengths, mean = naive_protocol(student, name, task, seed=3)
+    returns, lengths, mean = naive_protocol(student, name, task, 3, lambda lengths: len(lengths) == 5)
     if name == "walker_param":
         assert max(lengths) < HORIZON[name]  # all of them end early
     scores = evaluate_student(student, distribution, [task], HORIZON[name], CONFIG, 3)
@@ -96,6 +108,47 @@ def test_walkers_that_end_early_add_nothing_after_their_end():
     run_episode(stack, policy.act, observe)
     assert len(set(lengths.tolist())) > 1
     torch.testing.assert_close(1 / policy.belief().variance[:, 0], lengths, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("make", [make_student, make_pearl])
+def test_the_last_trajectory_of_one_task_that_can_end_early(make):
+    name, budget = "walker_param", 5 * HORIZON["walker_param"]
+    policy, distribution = make(name), envs.get(name)
+    task = distribution.tasks("test")[2]
+    returns, lengths, _ = naive_protocol(policy, name, task, 3, lambda lengths: sum(lengths) >= budget)
+    assert len(lengths) > 5
+    assert sum(lengths[:-1]) < budget
+    score = evaluate_last_trajectory(policy, distribution, [task], HORIZON[name], CONFIG, 3)
+    assert score.shape == (1,)
+    assert score[0] == pytest.approx(returns[-1], rel=2e-3)
+
+
+@pytest.mark.parametrize("make", [make_student, make_pearl])
+def test_where_nothing_terminates_the_last_trajectory_is_the_last_episode(make):
+    name, config = "umaze_goal", EvaluateConfig(repeats=2)
+    policy, distribution = make(name), envs.get(name)
+    tasks, heard = distribution.tasks("test")[:3], []
+    score = evaluate_last_trajectory(policy, distribution, tasks, 12, config, 0, heard.append)
+    returns = evaluate_student(policy, distribution, tasks, 12, config, 0).returns
+    assert np.array_equal(score, returns[:, :, -1].mean(1))
+    assert heard == [1, 2, 3, 4, 5]
+
+
+def test_tasks_that_have_spent_their_steps_wait_for_the_others():
+    """The policy is deaf to z, so that every task must score as if it were alone."""
+    name, budget = "walker_param", 5 * HORIZON["walker_param"]
+    policy, distribution = make_pearl(name), envs.get(name)
+    with torch.no_grad():
+        policy.actor.weights[0][:, -Z:] = 0
+    tasks = distribution.tasks("test")[:3]
+    alone = [naive_protocol(policy, name, t, 3, lambda lengths: sum(lengths) >= budget) for t in tasks]
+    assert len({len(lengths) for _, lengths, _ in alone}) > 1
+    heard = []
+    score = evaluate_last_trajectory(policy, distribution, tasks, HORIZON[name], CONFIG, 3, heard.append)
+    np.testing.assert_allclose(score, [returns[-1] for returns, *_ in alone], rtol=2e-3)
+    rounds = range(1, max(len(lengths) for _, lengths, _ in alone) + 1)
+    assert heard == [min(sum(lengths[:n]) for _, lengths, _ in alone) // HORIZON[name] for n in rounds]
+    assert heard[-1] == 5
 
 
 def test_repeats_and_tasks_keep_their_places():

@@ -71,6 +71,23 @@ def test_lock_step_is_each_alone():
             assert torch.equal(step.next_observation[active], observation[active])
 
 
+def test_those_that_do_not_play_are_left_as_they_are():
+    walkers = stack()
+    walkers.seed([5, 6, 7])
+    playing, seen = np.array([True, False, True]), []
+    resting, states = walkers.observation[1], walkers.random_states()
+    returns = run_episode(walkers, push, lambda o, a, step, active: seen.append((o, active)), playing)
+    expected = alone([5, 6, 7])
+    for i in (0, 2):
+        np.testing.assert_allclose(returns[i], sum(expected[i][0]), rtol=1e-4, atol=1e-3)
+    assert returns[1] == 0
+    assert not any(active[1] for _, active in seen)
+    assert all(torch.equal(observation[1], resting) for observation, _ in seen)
+    assert walkers.random_states()[1] == states[1]
+    assert walkers.random_states()[0] != states[0]
+    assert playing.tolist() == [True, False, True]  # the caller's own
+
+
 def test_the_horizon_truncates():
     envs_ = stack("umaze_goal", horizon=7)
     envs_.seed([1, 2, 3])
