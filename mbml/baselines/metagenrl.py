@@ -1,0 +1,397 @@
+"""MetaGenRL on one fixed batch (specification, section 6.3): a policy trained on a learned objective.
+
+The public MetaGenRL made offline, with one agent. Where the specification is silent the public code decides: Glorot
+weights; V(s) = Q1(s, pi(s)) enters the objective without its gradient and is normalised like the reward; the target
+policy follows the policy as the target critics follow the critics; every step draws its own segments; the inner step
+descends the sum of the errors over the first half of the segments, and all of them judge the policy that it leaves.
+Unlike there, V(s') is that of the stored next observation, and padding counts nowhere but in the divisor of the
+means. Not taken over from the authors: segments that begin with the terminal row of the stretch before.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad
+
+from mbml.evaluate import evaluate_actor
+from mbml.meter import RunningMeans
+from mbml.nets import adam, soft_update, step
+from mbml.rollout import EnvStack
+from mbml.rows import RowLayout, Transitions
+from mbml.seeding import generator_of, seed_of
+
+ERROR_SCALE = 1e-3
+_CHUNK = 10
+
+
+@dataclass(frozen=True)
+class MetaGenRLConfig:
+    """MetaGenRL on the batch of one task; the defaults are the authors'."""
+
+    hidden: tuple[int, ...] = (350, 350)
+    """Widths of policy and critics."""
+    objective_hidden: tuple[int, ...] = (32, 32, 32)
+    """Widths of the learned objective's three perceptrons."""
+    lstm: int = 32
+    """Units of the learned objective's LSTM."""
+    steps: int = 20_000
+    """Update rounds; the authors plot 200 epochs of 100."""
+    evaluation_every: int = 10
+    """Rounds between evaluations on the true training task."""
+    evaluation_episodes: int = 3
+    """Episodes per evaluation."""
+    segments: int = 100
+    """Segments in one step of the critics, and in one of the policy."""
+    objective_segments: int = 200
+    """Segments in one step of the learned objective."""
+    segment_length: int = 20
+    """Transitions T of a segment; shorter ones are padded."""
+    policy_every: int = 2
+    """Rounds between steps of the policy and the target networks."""
+    objective_every: int = 2
+    """Rounds between steps of the learned objective."""
+    learning_rate: float = 1e-3
+    """Adam learning rate of all networks."""
+    clip: float = 1.0
+    """Largest global norm of the gradients of policy and objective."""
+    inner_step: float = 1e-3
+    """Size of the differentiable step of the policy in the objective's loss."""
+    discount: float = 0.99
+    """Discount factor."""
+    tau: float = 0.005
+    """Polyak rate of the target networks."""
+    target_noise: float = 0.2
+    """Standard deviation of the noise on the target policy's actions."""
+    target_noise_clip: float = 0.5
+    """Bound of that noise."""
+    bonus_on_terminal: bool = True
+    """Add 1 to the target of a terminal transition, as the authors' code does."""
+    anneal: int = 10_000
+    """Environment steps over which the learned objective takes over from Q1 in the policy's loss."""
+    steps_per_evaluation: int = 600
+    """Environment steps that one evaluation counts for in the annealing, whatever it really takes."""
+    rounds_per_evaluation: int = 10
+    """Rounds after which the annealing counts another evaluation."""
+
+
+class Segments(NamedTuple):
+    """S runs of at most T consecutive rows, `[S, T, row]`, zero where `mask` `[S, T, 1]` is."""
+
+    rows: Tensor
+    mask: Tensor
+
+
+def stretches(terminated: Tensor) -> tuple[Tensor, Tensor]:
+    """First row and length of every stretch of `terminated` `[N]` that ends with a terminal row or with the data.
+
+    A time limit ends none, because the authors' buffer flags terminal states only: a stretch may hold several episodes
+    and a segment of it may straddle a reset.
+    """
+    ends = torch.cat([terminated[:-1].nonzero().flatten() + 1, torch.tensor([len(terminated)])])
+    starts = torch.cat([ends.new_zeros(1), ends[:-1]])
+    return starts, ends - starts
+
+
+class SegmentSampler:
+    """Draws segments of rows `[N, row]`: a uniformly random stretch, then a uniformly random place in it."""
+
+    def __init__(self, layout: RowLayout, rows: Tensor, length: int) -> None:
+        self.rows, self.length = rows, length
+        self.starts, self.lengths = stretches(layout.split(rows).terminated.flatten())
+
+    def draw(self, count: int, generator: torch.Generator) -> Segments:
+        """So many segments."""
+        stretch = torch.randint(len(self.starts), (count,), generator=generator)
+        available = self.lengths[stretch]
+        places = (available - self.length + 1).clamp_min(1)
+        offset = (torch.rand(count, generator=generator, dtype=torch.float64) * places).long()
+        time = torch.arange(self.length)
+        mask = time < available.unsqueeze(1)
+        index = torch.where(mask, (self.starts[stretch] + offset).unsqueeze(1) + time, 0)
+        weight = mask.to(self.rows.dtype).unsqueeze(-1)
+        return Segments(self.rows[index] * weight, weight)
+
+
+class HalfSquare(nn.Module):
+    """ReLU on the first half of the units, the square on the others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Activations `[..., d]`."""
+        first, second = x.chunk(2, dim=-1)
+        return torch.cat([torch.relu(first), second.square()], -1)
+
+
+def linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
+    """Glorot weights and zero biases, as TensorFlow begins, drawn from `generator` alone."""
+    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
+    nn.init.xavier_uniform_(layer.weight, generator=generator)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def hidden_layers(
+    sizes: Sequence[int], activation: type[nn.Module], generator: torch.Generator, *, layer_norm: bool = False
+) -> nn.Sequential:
+    """Linear layers of `sizes`, each followed by its activation and, with `layer_norm`, by a layer norm."""
+    layers = []
+    for inputs, outputs in itertools.pairwise(sizes):
+        norm = [nn.LayerNorm(outputs)] if layer_norm else []
+        layers += [linear(inputs, outputs, generator), activation(), *norm]
+    return nn.Sequential(*layers)
+
+
+def normed_mlp(sizes: Sequence[int], activation: type[nn.Module], generator: torch.Generator) -> nn.Sequential:
+    """A perceptron of `sizes` with layer norms and a linear output."""
+    body = hidden_layers(sizes[:-1], activation, generator, layer_norm=True)
+    return nn.Sequential(body, linear(sizes[-2], sizes[-1], generator))
+
+
+def make_policy(layout: RowLayout, hidden: Sequence[int], generator: torch.Generator) -> nn.Module:
+    """A policy that maps observations `[..., d_s]` to actions `[..., d_a]`."""
+    sizes = [layout.observation_size, *hidden, layout.action_size]
+    return nn.Sequential(normed_mlp(sizes, nn.ReLU, generator), nn.Tanh())
+
+
+class LearnedObjective(nn.Module):
+    """The learned objective: an error for every step of a segment, for the policy to minimise through its actions."""
+
+    def __init__(self, hidden: Sequence[int], lstm: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.action_features = hidden_layers([2, *hidden], HalfSquare, generator)
+        self.other_features = hidden_layers([4, *hidden], HalfSquare, generator)
+        # A cell and not nn.LSTM, whose kernels cannot all be differentiated twice.
+        self.cell = nn.LSTMCell(2 * hidden[-1], lstm, device="meta").to_empty(device="cpu")
+        for weight in (self.cell.weight_ih, self.cell.weight_hh):
+            nn.init.xavier_uniform_(weight, generator=generator)
+        nn.init.zeros_(self.cell.bias_ih)
+        nn.init.zeros_(self.cell.bias_hh)
+        with torch.no_grad():
+            self.cell.bias_ih[lstm : 2 * lstm] = 1.0  # the forget gate, open at first as in TensorFlow
+        self.error = normed_mlp([lstm, *hidden, 1], HalfSquare, generator)
+
+    def forward(self, batch: Transitions, mask: Tensor, action: Tensor, values: Tensor) -> Tensor:
+        """Errors `[S, T, 1]` of the policy's `action` `[S, T, d_a]`, given `values` V(s), V(s') `[S, T, 2]`."""
+        length = mask.shape[1]
+        time = (torch.arange(length).to(mask) / length).view(1, -1, 1).expand_as(mask)
+        value, next_value = standardised(values, mask).split(1, dim=-1)
+        others = [standardised(batch.reward, mask), time, next_value * (1 - batch.terminated), value]
+        actions = self.action_features(torch.stack([batch.action, action], -1)).mean(-2)
+        features = torch.cat([actions, self.other_features(torch.cat(others, -1))], -1)
+        return torch.tanh(ERROR_SCALE * self.error(self._backwards(features, mask))) / ERROR_SCALE
+
+    def _backwards(self, features: Tensor, mask: Tensor) -> Tensor:
+        """States `[S, T, lstm]` of the LSTM, run from the last step to the first; padding leaves it at its start."""
+        hidden = cell = features.new_zeros(len(features), self.cell.hidden_size)
+        states = []
+        for x, weight in zip(reversed(features.unbind(1)), reversed(mask.unbind(1)), strict=True):
+            hidden, cell = (state * weight for state in self.cell(x, (hidden, cell)))
+            states.append(hidden)
+        return torch.stack(states[::-1], 1)
+
+
+def standardised(x: Tensor, mask: Tensor) -> Tensor:
+    """`x` `[S, T, n]` shifted and scaled to mean 0 and variance 1 over the entries that `mask` `[S, T, 1]` keeps."""
+    count = mask.sum() * x.shape[-1]
+    centred = x - (x * mask).sum() / count
+    variance = (centred.square() * mask).sum() / count
+    return centred / (variance + 1e-8).sqrt()
+
+
+class MetaGenRL:
+    """One agent and its learned objective on rows `[N, row]` of one task; `update` draws its own segments."""
+
+    def __init__(self, config: MetaGenRLConfig, layout: RowLayout, rows: Tensor, generator: torch.Generator) -> None:
+        self.config, self.layout, self.generator = config, layout, generator
+        self.sampler = SegmentSampler(layout, rows, config.segment_length)
+        self.policy = make_policy(layout, config.hidden, generator)
+        critic_sizes = [layout.pair_size, *config.hidden, 1]
+        self.critics = nn.ModuleList(normed_mlp(critic_sizes, nn.ReLU, generator) for _ in range(2))
+        self.objective = LearnedObjective(config.objective_hidden, config.lstm, generator)
+        self.target_policy = copy.deepcopy(self.policy).requires_grad_(False)
+        self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
+        self.policy_optimiser = adam(self.policy.parameters(), config.learning_rate)
+        self.critic_optimiser = adam(self.critics.parameters(), config.learning_rate)
+        self.objective_optimiser = adam(self.objective.parameters(), config.learning_rate)
+        self.steps_done = 0
+
+    @property
+    def progress(self) -> float:
+        """Weight p of the learned objective in the policy's loss, by the environment steps of the authors' loop."""
+        config = self.config
+        evaluations = self.steps_done // config.rounds_per_evaluation + 1
+        return min(1.0, evaluations * config.steps_per_evaluation / config.anneal)
+
+    @torch.no_grad()
+    def act(self, observation: Tensor) -> Tensor:
+        """Actions `[n, d_a]` for observations `[n, d_s]`, without noise."""
+        return self.policy(observation)
+
+    def update(self) -> dict[str, Tensor]:
+        """One round: the critics, then the policy with the targets, then the objective; the losses of those due."""
+        config, losses = self.config, {}
+        losses["critic_loss"] = self._critic_loss(self._draw(config.segments))
+        step(self.critic_optimiser, losses["critic_loss"])
+        if self.steps_done % config.policy_every == 0:
+            losses["policy_loss"] = self._policy_loss(self._draw(config.segments))
+            clipped_step(self.policy_optimiser, losses["policy_loss"], self.policy, config.clip)
+            soft_update(self.target_policy, self.policy, config.tau)
+            soft_update(self.target_critics, self.critics, config.tau)
+        if self.steps_done % config.objective_every == 0:
+            losses["objective_loss"] = self._objective_loss(self._draw(config.objective_segments))
+            clipped_step(self.objective_optimiser, losses["objective_loss"], self.objective, config.clip)
+        self.steps_done += 1
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def _draw(self, count: int) -> Segments:
+        return self.sampler.draw(count, self.generator)
+
+    def _critic_loss(self, segments: Segments) -> Tensor:
+        """Both critics' squared errors, each a mean over the padded segments."""
+        target = self._td_target(self.layout.split(segments.rows))
+        pair = self.layout.pair(segments.rows)
+        errors = torch.stack([(critic(pair) - target).square() * segments.mask for critic in self.critics])
+        return errors.mean((1, 2, 3)).sum()
+
+    @torch.no_grad()
+    def _td_target(self, batch: Transitions) -> Tensor:
+        config = self.config
+        noise = torch.randn(batch.action.shape, generator=self.generator) * config.target_noise
+        noise = noise.clamp(-config.target_noise_clip, config.target_noise_clip)
+        action = (self.target_policy(batch.next_observation) + noise).clamp(-1.0, 1.0)
+        pair = torch.cat([batch.next_observation, action], -1)
+        value = torch.minimum(*(critic(pair) for critic in self.target_critics))
+        target = batch.reward + (1 - batch.terminated) * config.discount * value
+        return target + batch.terminated if config.bonus_on_terminal else target
+
+    def _policy_loss(self, segments: Segments) -> Tensor:
+        """`p L_obj - (1 - p) Q1(s, pi(s))`, a mean over the padded segments."""
+        observation = self.layout.split(segments.rows).observation
+        action = self.policy(observation)
+        value = self._first_critic(observation, action)
+        errors = self._errors(segments, action, value.detach())
+        p = self.progress
+        return ((p * errors - (1 - p) * value) * segments.mask).mean()
+
+    def _objective_loss(self, segments: Segments) -> Tensor:
+        """Minus Q1 of the policy that one step on the learned objective leaves; differentiable in the objective."""
+        learned_from = Segments(*(part[: len(part) // 2] for part in segments))
+        observation = self.layout.split(learned_from.rows).observation
+        value = self._value(observation)
+
+        def inner_loss(parameters: dict[str, Tensor]) -> Tensor:
+            action = functional_call(self.policy, parameters, (observation,))
+            return (self._errors(learned_from, action, value) * learned_from.mask).sum()
+
+        parameters = {name: p.detach() for name, p in self.policy.named_parameters()}
+        gradients = grad(inner_loss)(parameters)
+        moved = {name: p - self.config.inner_step * gradients[name] for name, p in parameters.items()}
+        observation = self.layout.split(segments.rows).observation
+        action = functional_call(self.policy, moved, (observation,))
+        return -(self._first_critic(observation, action) * segments.mask).mean()
+
+    def _errors(self, segments: Segments, action: Tensor, value: Tensor) -> Tensor:
+        batch = self.layout.split(segments.rows)
+        values = torch.cat([value, self._value(batch.next_observation)], -1)
+        return self.objective(batch, segments.mask, action, values)
+
+    @torch.no_grad()
+    def _value(self, observation: Tensor) -> Tensor:
+        return self._first_critic(observation, self.policy(observation))
+
+    def _first_critic(self, observation: Tensor, action: Tensor) -> Tensor:
+        return self.critics[0](torch.cat([observation, action], -1))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks, optimisers, generator and round count."""
+        return {
+            **{name: getattr(self, name).state_dict() for name in _STATEFUL},
+            "generator": self.generator.get_state(),
+            "steps_done": self.steps_done,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly where `state_dict` was taken."""
+        for name in _STATEFUL:
+            getattr(self, name).load_state_dict(state[name])
+        self.generator.set_state(state["generator"])
+        self.steps_done = state["steps_done"]
+
+
+_NETWORKS = ("policy", "critics", "objective", "target_policy", "target_critics")
+_STATEFUL = (*_NETWORKS, "policy_optimiser", "critic_optimiser", "objective_optimiser")
+_LOSSES = ("critic_loss", "policy_loss", "objective_loss")
+
+
+def clipped_step(optimiser: torch.optim.Optimizer, loss: Tensor, network: nn.Module, clip: float) -> None:
+    """One step of `network` alone, whatever else `loss` went through, on gradients of global norm at most `clip`."""
+    parameters = list(network.parameters())
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward(inputs=parameters)
+    nn.utils.clip_grad_norm_(parameters, clip)
+    optimiser.step()
+
+
+class MetaGenRLTraining:
+    """The training of one agent on the rows `[N, row]` of its task: call `advance` until `finished`.
+
+    Evaluations play the policy without noise; the authors' add noise of 0.1, and play uniform actions for 10K steps.
+    """
+
+    def __init__(
+        self,
+        config: MetaGenRLConfig,
+        layout: RowLayout,
+        rows: Tensor,
+        make_envs: Callable[[int], EnvStack],
+        task: int,
+        seed: int,
+    ) -> None:
+        """`make_envs(copies)` builds `copies` environments of the task; `task` is its index."""
+        self.config, self.task, self.seed = config, task, seed
+        self.learner = MetaGenRL(config, layout, rows, generator_of(seed, "metagenrl", task))
+        self.envs = make_envs(config.evaluation_episodes)
+        self.curve: list[dict[str, float]] = []
+        # One each, because not every round has every loss.
+        self._means = {name: RunningMeans() for name in _LOSSES}
+
+    @property
+    def finished(self) -> bool:
+        """Whether all rounds are done."""
+        return self.learner.steps_done >= self.config.steps
+
+    def advance(self) -> None:
+        """Some rounds; where an evaluation is due, evaluate, which adds to `curve`."""
+        config, learner = self.config, self.learner
+        due = min(config.steps, (learner.steps_done // config.evaluation_every + 1) * config.evaluation_every)
+        for _ in range(min(_CHUNK, due - learner.steps_done)):
+            for name, value in learner.update().items():
+                self._means[name].add({name: value})
+        if learner.steps_done == due:
+            found = {"task": self.task, "step": due, "return": self.evaluate()}
+            losses = {name: float(v) for means in self._means.values() for name, v in means.take().items()}
+            self.curve.append({**found, **losses})
+
+    def evaluate(self) -> float:
+        """Mean return of the current policy on the true task; its random numbers depend on the round alone."""
+        copies = range(self.config.evaluation_episodes)
+        seeds = [seed_of(self.seed, "metagenrl", "evaluation", self.task, self.learner.steps_done, c) for c in copies]
+        return float(evaluate_actor(self.learner.act, self.envs, 1, seeds).mean())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Learner, curve and the losses since its last point."""
+        means = {name: means.state_dict() for name, means in self._means.items()}
+        return {"learner": self.learner.state_dict(), "curve": self.curve, "means": means}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly where `state_dict` was taken."""
+        self.learner.load_state_dict(state["learner"])
+        self.curve = state["curve"]
+        for name, means in self._means.items():
+            means.load_state_dict(state["means"][name])
