@@ -1,30 +1,50 @@
-"""Probes of task inference that need no simulator: the reward-swap test and the posteriors of own contexts."""
+"""Probes of task inference: does the posterior follow the rewards, does it find the own task, does it serve?"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from mbml.context import Gaussian, kl_divergence, set_posterior
-from mbml.policy import Student
+from mbml.envs import Task, TaskDistribution
+from mbml.evaluate import EvaluateConfig, evaluate_student, make_envs
+from mbml.policy import AdaptivePolicy, ContextPolicy
+from mbml.rollout import run_episode
 from mbml.rows import RowLayout, gather_rows, sample_indices
+from mbml.seeding import generator_of, seed_of
 
 
 @torch.no_grad()
 def own_posteriors(
-    student: Student, rows: Tensor, layout: RowLayout, size: int, contexts: int, generator: torch.Generator
+    policy: ContextPolicy, rows: Tensor, layout: RowLayout, size: int, contexts: int, generator: torch.Generator
 ) -> Gaussian:
     """Posteriors `[K, contexts, Z]` of random contexts of `size` own transitions, from rows `[K, P, row]`."""
     tasks = rows.shape[0]
     indices = sample_indices(tasks, contexts * size, rows.shape[1], generator)
-    factors = student.encoder(layout.context(gather_rows(rows, indices)))
+    factors = policy.encoder(layout.context(gather_rows(rows, indices)))
     sets = type(factors)(*(f.unflatten(1, (contexts, size)) for f in factors))
     return set_posterior(sets)
 
 
+def known_tasks(
+    policy: ContextPolicy, rows: Tensor, layout: RowLayout, size: int, generator: torch.Generator
+) -> Gaussian:
+    """One posterior `[K, Z]` for each task, from a context of `size` transitions of its own rows."""
+    known = own_posteriors(policy, rows, layout, size, 1, generator)
+    return Gaussian(known.mean[:, 0], known.variance[:, 0])
+
+
+def nearest_known(context: Gaussian, known: Gaussian) -> Tensor:
+    """Position `[...]` of the known posterior `[K, Z]` nearest to each context's `[..., Z]` in KL(context || known)."""
+    return kl_divergence(Gaussian(*(c.unsqueeze(-2) for c in context)), known).argmin(-1)
+
+
 @torch.no_grad()
 def reward_swap(
-    student: Student,
+    policy: ContextPolicy,
     rows: Tensor,
     truth: Tensor,
     layout: RowLayout,
@@ -40,20 +60,15 @@ def reward_swap(
     `own_identified` is the share of own contexts that are nearest to their own task.
     """
     tasks = rows.shape[0]
-    known = own_posteriors(student, rows, layout, size, 1, generator)
-    known = Gaussian(known.mean[:, 0], known.variance[:, 0])
+    known = known_tasks(policy, rows, layout, size, generator)
     everyone = torch.arange(tasks)
     follows_reward = follows_source = own = 0.0
     for _ in range(repeats):
         indices = sample_indices(tasks, size, rows.shape[1], generator)
         context = layout.context(gather_rows(rows, indices)).unsqueeze(0).repeat(tasks, 1, 1, 1)
         context[..., -1] = truth[:, everyone.unsqueeze(1), indices]
-        swapped = set_posterior(student.encoder(context))
-        divergence = kl_divergence(
-            Gaussian(swapped.mean.unsqueeze(2), swapped.variance.unsqueeze(2)),
-            Gaussian(known.mean.expand(1, 1, -1, -1), known.variance.expand(1, 1, -1, -1)),
-        )
-        nearest = divergence.argmin(-1)
+        swapped = set_posterior(policy.encoder(context))
+        nearest = nearest_known(swapped, known)
         off_diagonal = ~torch.eye(tasks, dtype=torch.bool)
         follows_reward += float((nearest == everyone.unsqueeze(1))[off_diagonal].float().mean())
         follows_source += float((nearest == everyone.unsqueeze(0))[off_diagonal].float().mean())
@@ -66,3 +81,50 @@ def reward_swap(
         "own_identified": own / repeats,
         "pairs": tasks * (tasks - 1),
     }
+
+
+def identification(
+    policy: ContextPolicy,
+    known: Gaussian,
+    distribution: TaskDistribution,
+    tasks: Sequence[Task],
+    horizon: int | None,
+    config: EvaluateConfig,
+    seed: int,
+) -> list[float]:
+    """Share of the K training `tasks` that the posterior names, after each episode of the policy's own rollouts.
+
+    `known` `[K, Z]` are posteriors of the tasks' batches; rollouts and protocol are those of the evaluation.
+    """
+    truth = torch.arange(len(tasks)).repeat_interleave(config.repeats)
+    shares: list[float] = []
+
+    def watch(adaptive: AdaptivePolicy) -> None:
+        shares.append(float((nearest_known(adaptive.belief(), known) == truth).float().mean()))
+
+    evaluate_student(policy, distribution, tasks, horizon, config, seed, watch=watch)
+    return shares
+
+
+@torch.no_grad()
+def returns_under(
+    policy: ContextPolicy,
+    contexts: Tensor,
+    distribution: TaskDistribution,
+    tasks: Sequence[Task],
+    horizon: int | None,
+    repeats: int,
+    seed: int,
+) -> np.ndarray:
+    """Mean return `[n]` in each task when z comes from a given context `[n, size, d_c]` and is never updated.
+
+    With the transitions of another task that carry this task's true rewards, it shows whether a policy that is
+    shown the right rewards in the wrong place goes the right way.
+    """
+    envs = make_envs(distribution, tasks, horizon, repeats)
+    envs.seed([seed_of(seed, "contexts", t.split, t.index, r) for t in tasks for r in range(repeats)])
+    generator = generator_of(seed, "contexts", "policy")
+    belief = set_posterior(policy.encoder(contexts))
+    z = Gaussian(*(b.repeat_interleave(repeats, 0) for b in belief)).sample(generator)
+    returns = run_episode(envs, lambda observation: policy.act(observation, z, generator))
+    return returns.reshape(len(tasks), repeats).mean(1)

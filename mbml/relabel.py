@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -123,6 +123,30 @@ def diagnostics(tables: RelabelTables, truth: Tensor | None) -> dict[str, list[l
     return result | {
         "error_eligible": _matrix(eligible_error, skip_diagonal=True),
         "error_all": _matrix(squared.mean(-1).sqrt(), skip_diagonal=False),
+    }
+
+
+@torch.no_grad()
+def cross_task_error(
+    model: Ensemble, rows: Tensor, truth: Tensor, layout: RowLayout, threshold: float
+) -> dict[str, Any]:
+    """How wrong reward ensembles are on other tasks' rows that they would relabel (section 3.4, Fig. 7).
+
+    `rows` `[K, n, row]` of every task and their `truth` `[K, K, n]` for every task (first axis). Gives the squared
+    error of single members, averaged over members, then over the kept rows of the other tasks, per task (None where no
+    row is kept), and the share of rows kept.
+    """
+    tasks = rows.shape[0]
+    pair = layout.pair(rows).reshape(1, -1, layout.pair_size).expand(tasks, -1, -1)
+    predictions = model.predict(pair).squeeze(-1)  # [K, E, K * n]
+    squared = (predictions - truth.flatten(1).unsqueeze(1)).square().mean(1).view_as(truth)
+    kept = (model.mean_and_std(pair)[1] < threshold).view_as(truth)
+    kept[torch.arange(tasks), torch.arange(tasks)] = False
+    count = kept.sum((1, 2))
+    error = (squared * kept).sum((1, 2)) / count  # 0 / 0 -> nan -> None
+    return {
+        "error": [None if value != value else value for value in error.tolist()],
+        "kept": float(count.sum()) / (tasks * (tasks - 1) * rows.shape[1]),
     }
 
 

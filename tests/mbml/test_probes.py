@@ -1,18 +1,23 @@
 """Probes on encoders built by hand, of which the answer is known."""
 
+import numpy as np
 import pytest
 import torch
 
-from mbml.policy import Student, StudentConfig
-from mbml.probes import own_posteriors, reward_swap
-from tests.mbml.toys import LAYOUT, layers_of, naive_posterior, random_rows, seeded
+from mbml import envs
+from mbml.context import Gaussian
+from mbml.evaluate import EvaluateConfig, make_envs
+from mbml.policy import AdaptivePolicy, Student, StudentConfig
+from mbml.probes import identification, known_tasks, nearest_known, own_posteriors, returns_under, reward_swap
+from mbml.seeding import generator_of, seed_of
+from tests.mbml.toys import LAYOUT, UMAZE, layers_of, naive_kl, naive_posterior, random_rows, seeded
 
 K, P = 4, 200
 
 
-def reader(column):
+def reader(column, layout=LAYOUT):
     """A student whose embedding is the mean of one column of the context, with unit variance per transition."""
-    student = Student(StudentConfig((2,), 1, (4,), (4,), (4,)), LAYOUT, seeded())
+    student = Student(StudentConfig((2,), 1, (4,), (4,), (4,)), layout, seeded())
     body = student.encoder.body
     with torch.no_grad():
         for parameter in body.parameters():
@@ -65,3 +70,62 @@ def test_own_posteriors():
             expected = naive_posterior(layers_of(student.encoder.body), chosen, 1)
             torch.testing.assert_close(q.mean[j, n].double(), expected.mean, rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(q.variance[j, n].double(), expected.variance, rtol=1e-4, atol=1e-6)
+
+
+def test_known_tasks_and_the_nearest_of_them():
+    rows, _ = world()
+    known = known_tasks(reader(-1), rows, LAYOUT, 50, seeded())
+    assert known.mean.shape == (K, 1)
+    assert known.mean.squeeze(1).tolist() == pytest.approx([0, 10, 20, 30], abs=1)
+    generator = seeded(5)
+    contexts = Gaussian(torch.randn(3, 2, 4, generator=generator), torch.rand(3, 2, 4, generator=generator) + 0.1)
+    others = Gaussian(torch.randn(5, 4, generator=generator), torch.rand(5, 4, generator=generator) + 0.1)
+    found = nearest_known(contexts, others)
+    for i in range(3):
+        for j in range(2):
+            own = Gaussian(contexts.mean[i, j], contexts.variance[i, j])
+            distances = [naive_kl(own, Gaussian(others.mean[k], others.variance[k])) for k in range(5)]
+            assert found[i, j] == int(torch.stack(distances).argmin())
+
+
+def test_identification_from_own_rollouts():
+    """In the maze the mean reward of a rollout that stays near the start tells the goals apart."""
+    distribution = envs.get("umaze_goal")
+    tasks = [distribution.tasks("train")[i] for i in (1, 5, 3)]
+    config, horizon = EvaluateConfig(episodes=3, repeats=2), 20
+    policy = reader(-1, UMAZE)
+    # What it will see in each task, from rollouts of its own.
+    rewards = []
+    for task in tasks:
+        stack = make_envs(distribution, [task], horizon)
+        stack.seed([0])
+        agent = AdaptivePolicy(policy, seeded())
+        total = sum(stack.step(agent.act(stack.observation)).reward.item() for _ in range(horizon))
+        rewards.append([total / horizon])
+    known = Gaussian(torch.tensor(rewards), torch.full((3, 1), 1e-4))
+    assert identification(policy, known, distribution, tasks, horizon, config, 0) == [1.0, 1.0, 1.0]
+    swapped = Gaussian(known.mean[[1, 0, 2]], known.variance)
+    assert identification(policy, swapped, distribution, tasks, horizon, config, 0) == pytest.approx([1 / 3] * 3)
+
+
+def test_returns_under_given_contexts():
+    distribution = envs.get("umaze_goal")
+    tasks = list(distribution.tasks("test")[:3])
+    policy = Student(StudentConfig((8, 8), 3, (8, 8), (8, 8), (8, 8), acting_candidates=4), UMAZE, seeded())
+    with torch.no_grad():
+        for network in (policy.encoder.body, policy.value_network, policy.decoder, policy.perturbation):
+            network.weights[-1].mul_(200)
+    contexts = UMAZE.context(random_rows(3, 5, UMAZE))
+    found = returns_under(policy, contexts, distribution, tasks, 15, 2, 9)
+    generator = generator_of(9, "contexts", "policy")
+    beliefs = [naive_posterior(layers_of(policy.encoder.body), list(contexts[i]), 3) for i in range(3)]
+    noise = torch.randn(6, 3, generator=generator)
+    z = torch.stack([beliefs[i // 2].mean + beliefs[i // 2].variance.sqrt() * noise[i] for i in range(6)]).float()
+    stack = make_envs(distribution, tasks, 15, 2)
+    stack.seed([seed_of(9, "contexts", "test", t.index, r) for t in tasks for r in range(2)])
+    stack.reset()
+    total = np.zeros(6)
+    for _ in range(15):
+        total += stack.step(policy.act(stack.observation, z, generator)).reward.numpy()
+    np.testing.assert_allclose(found, total.reshape(3, 2).mean(1), rtol=1e-3)
+    assert len(set(found.round(4))) == 3

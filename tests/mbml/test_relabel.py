@@ -7,7 +7,15 @@ import torch
 
 from mbml import envs
 from mbml.models import Ensemble, EnsembleConfig
-from mbml.relabel import RelabelConfig, diagnostics, pool_indices, relabel, relabel_with_truth, true_rewards
+from mbml.relabel import (
+    RelabelConfig,
+    cross_task_error,
+    diagnostics,
+    pool_indices,
+    relabel,
+    relabel_with_truth,
+    true_rewards,
+)
 from tests.mbml.toys import LAYOUT, UMAZE, forward, layers_of, random_rows, seeded
 
 K, P = 3, 7
@@ -142,3 +150,29 @@ def test_diagnostics():
     assert without["share"] == share
     assert without["error_eligible"] is None
     assert without["error_all"] is None
+
+
+@pytest.mark.parametrize(("members", "threshold"), [(4, 0.5), (1, 0.5), (4, 1e-9)])
+def test_error_of_members_on_the_rows_of_other_tasks_that_they_would_relabel(members, threshold):
+    """Section 3.4: the errors of single members are averaged, not the error of their mean."""
+    rows, models = random_rows(K, P), ensemble("reward", members=members)
+    truth = torch.randn(K, K, P, generator=seeded(2))
+    found = cross_task_error(models, rows, truth, LAYOUT, threshold)
+    kept_in_all = 0
+    for i in range(K):
+        errors = []
+        for j in range(K):
+            for t in range(P):
+                pair = LAYOUT.pair(rows[j, t])
+                labels = [forward(layers_of(models.network, i * members + e), pair).item() for e in range(members)]
+                if i != j and (members == 1 or torch.tensor(labels).std() < threshold):
+                    errors.append(sum((label - truth[i, j, t].item()) ** 2 for label in labels) / members)
+        kept_in_all += len(errors)
+        if errors:
+            assert found["error"][i] == pytest.approx(sum(errors) / len(errors), rel=1e-4)
+        else:
+            assert found["error"][i] is None
+    assert found["kept"] == pytest.approx(kept_in_all / (K * (K - 1) * P))
+    assert (found["kept"] == 0) == (threshold < 1e-6)
+    if members == 1:
+        assert found["kept"] == 1.0
