@@ -10,7 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from pipeline.report import comparison as compared
+from pipeline.report import statistics
+from pipeline.report.comparison import evaluated
 from pipeline.report.style import (
+    CROWD,
     FAINT,
     INK,
     REFERENCES,
@@ -21,20 +25,22 @@ from pipeline.report.style import (
     legend,
     log_axis,
     method_colours,
+    method_rows,
     panels,
     reference,
+    seed_band,
     step_axis,
     styled,
 )
 from pipeline.report.summary import (
     SPLITS,
     MissingData,
+    aligned,
     curves,
     evaluations,
     labels,
     last_scores,
     mean,
-    methods,
     numbers,
     references,
     task_label,
@@ -42,10 +48,6 @@ from pipeline.report.summary import (
 from pipeline.report.wording import duration, method_name, reference_name
 
 COUNTED_EPISODES = (3, 5)  # paper, evaluation on unseen tasks: the first two of five episodes are not counted
-
-
-def _evaluated(summary: dict, field: str) -> list[str]:
-    return [name for name in methods(summary) if evaluations(summary, name, field)]
 
 
 def _task_curves(summary: dict, stage: str, x: str, colour: str) -> tuple[Figure, list[tuple[int, Axes]]]:
@@ -112,51 +114,71 @@ _LOSSES = {
     "loss_kl": "KL to the prior",
     "loss_triplet": "L_tri: triplet (linear scale)",
 }
+_NO_LOSS = ("method", "seed", "step")
 
 
 @styled
 def distill_losses(summary: dict) -> Figure:
-    """Losses of the multi-task learner over its steps, one panel a loss, one line a seed."""
+    """Losses of the multi-task learners over their steps: one panel a loss, one line a seed (a method in a crowd)."""
     runs = summary.get("distill") or []
-    names = [name for name in _LOSSES if any(np.isfinite(numbers(run.get(name))).any() for run in runs)]
+    fields = dict.fromkeys([*_LOSSES, *(name for run in runs for name in run if name not in _NO_LOSS)])
+    names = [name for name in fields if any(np.isfinite(numbers(run.get(name))).any() for run in runs)]
     if not names:
         raise MissingData("No losses of the distillation were recorded.")
     colours = method_colours(summary)
     figure, grid = panels(len(names), 3, 2.1, sharex=True)
     for name, axes in zip(names, grid, strict=True):
-        drawn = [(run, numbers(run.get(name))) for run in runs if run.get(name)]
-        for run, values in drawn:
-            axes.plot(run["step"], values, color=colours[run["method"]], linewidth=1.2, alpha=0.85)
-        finite = np.concatenate([values[np.isfinite(values)] for _, values in drawn])
-        if name != "loss_triplet" and (finite > 0).all():
+        lowest = min(_loss_lines(axes, runs, name, method, colours[method]) for method in _methods_of(runs))
+        if name != "loss_triplet" and lowest > 0:
             log_axis(axes)
-        axes.set_title(_LOSSES[name])
+        axes.set_title(_LOSSES.get(name, name.replace("_", " ")))
         step_axis(axes, ticks=4)
     figure.supxlabel("distillation step", fontsize=9)
-    legend(figure, {method_name(name): key(colours[name]) for name in {run["method"]: 0 for run in runs}})
+    legend(figure, {method_name(name): key(colours[name]) for name in _methods_of(runs)})
     return figure
+
+
+def _methods_of(runs: list[dict]) -> list[str]:
+    return list(dict.fromkeys(run["method"] for run in runs))
+
+
+def _loss_lines(axes: Axes, runs: list[dict], name: str, method: str, colour: str) -> float:
+    """Draw one loss of one method; returns the lowest value drawn, infinity if none."""
+    crowd = len(_methods_of(runs)) > CROWD
+    runs = [run for run in runs if run["method"] == method and run.get(name)]
+    if crowd and runs:
+        steps, values = aligned(runs, name)
+        lines = [(steps, values.mean(axis=0))]
+    else:
+        lines = [(run["step"], numbers(run[name])) for run in runs]
+    for steps, values in lines:
+        axes.plot(steps, values, color=colour, linewidth=1.2, alpha=0.85)
+    return min((float(value) for _, values in lines for value in values if np.isfinite(value)), default=math.inf)
 
 
 @styled
 def learning(summary: dict) -> Figure:
     """Return on unseen and on training tasks over the distillation steps, beside the references."""
-    shown = [split for split in SPLITS if _evaluated(summary, split)]
+    shown = [split for split in SPLITS if evaluated(summary, split)]
     if not shown:
         raise MissingData("No evaluation of the multi-task policy was recorded.")
     colours = method_colours(summary)
     figure, grid = panels(len(shown), 1, 2.9, sharex=True, sharey=True)
     entries, seeds, levels = {}, {}, {}
     for split, axes in zip(shown, grid, strict=True):
-        names = _evaluated(summary, split)
+        names = evaluated(summary, split)
         for name in names:
             steps, scores = curves(summary, name, split)
+            entries[method_name(name)] = key(colours[name], marker="o", width=2.2)
+            if len(names) > CROWD:
+                seed_band(axes, steps, scores.mean(axis=2), colours[name])
+                continue
             if len(names) <= 2:  # more methods' single tasks would be an unreadable tangle
                 axes.plot(steps, scores.mean(axis=0), color=colours[name], linewidth=0.6, alpha=0.45)
             if len(scores) > 1:
                 axes.plot(steps, scores.mean(axis=2).T, color=colours[name], linewidth=1, linestyle=":")
                 seeds["single seeds"] = key(INK, ":", width=1)
             band(axes, steps, scores.mean(axis=0), colours[name])
-            entries[method_name(name)] = key(colours[name], marker="o", width=2.2)
         axes.set_title(f"Return on {SPLITS[split]}")
         axes.set_ylabel("return")
         levels[split] = {name: mean(values) for name, values in references(summary, split).items() if name != "sac"}
@@ -176,21 +198,48 @@ def learning(summary: dict) -> Figure:
 @styled
 def per_task(summary: dict) -> Figure:
     """Return on each task at the last evaluation, beside the references on that very task."""
-    shown = [split for split in SPLITS if _evaluated(summary, split)]
+    shown = [split for split in SPLITS if evaluated(summary, split)]
     if not shown:
         raise MissingData("No evaluation of the multi-task policy was recorded.")
-    figure, grid = panels(len(shown), 1, 2.9)
+    crowd = max(len(evaluated(summary, split)) for split in shown) > CROWD
+    figure, grid = panels(len(shown), 1, 3.6 if crowd else 2.9)
     entries = {}
     for split, axes in zip(shown, grid, strict=True):
-        entries |= _task_bars(axes, summary, split)
+        if crowd:  # so many bars a task would be too thin to tell apart
+            _task_map(axes, summary, split)
+        else:
+            entries |= _task_bars(axes, summary, split)
         axes.set_title(f"{SPLITS[split].capitalize()}, last evaluation")
-        axes.set_ylabel("return")
     legend(figure, entries)
     return figure
 
 
+def _task_map(axes: Axes, summary: dict, split: str) -> None:
+    """Methods, then references, as rows; tasks as columns; the colour and the number are the return."""
+    rows = {method_name(name): last_scores(summary, name, split).mean(axis=0) for name in evaluated(summary, split)}
+    rows |= {reference_name(name): values for name, values in references(summary, split).items()}
+    table = np.array(list(rows.values()))
+    image = axes.pcolormesh(np.ma.masked_invalid(table), cmap="viridis", edgecolors="white", linewidth=0.8)
+    low, high = image.get_clim()
+    for (row, column), value in np.ndenumerate(table if table.shape[1] <= 14 else table[:, :0]):
+        if math.isfinite(value):
+            ink = "white" if value < low + 0.6 * (high - low) else INK
+            written = f"{value:.0f}" if high - low >= 10 else f"{value:.2g}"
+            axes.text(column + 0.5, row + 0.5, written, ha="center", va="center", fontsize=7, color=ink)
+    axes.set_yticks(np.arange(len(rows)) + 0.5, list(rows))
+    axes.invert_yaxis()
+    _task_ticks(axes, np.arange(table.shape[1]) + 0.5, labels(summary, split, table.shape[1]))
+    axes.grid(False)
+    axes.get_figure().colorbar(image, ax=axes, pad=0.01, aspect=30).set_label("return", fontsize=8)  # type: ignore[union-attr]
+
+
+def _task_ticks(axes: Axes, places: np.ndarray, names: list[str]) -> None:
+    slanted = len(names) > 12 or sum(map(len, names)) > 90
+    axes.set_xticks(places, names, rotation=45 if slanted else 0, ha="right" if slanted else "center")
+
+
 def _task_bars(axes: Axes, summary: dict, split: str) -> dict:
-    names, colours = _evaluated(summary, split), method_colours(summary)
+    names, colours = evaluated(summary, split), method_colours(summary)
     entries, seeds = {}, {}
     width = 0.8 / len(names)
     places = numbers(None)
@@ -208,9 +257,8 @@ def _task_bars(axes: Axes, summary: dict, split: str) -> dict:
         style = reference(name)
         axes.hlines(values, places - 0.45, places + 0.45, colors=style.colour, linestyles=style.dash, linewidth=1.7)
         entries[reference_name(name)] = key(style.colour, style.dash)
-    names_of_tasks = labels(summary, split, len(places))
-    slanted = len(places) > 12 or sum(map(len, names_of_tasks)) > 90
-    axes.set_xticks(places, names_of_tasks, rotation=45 if slanted else 0, ha="right" if slanted else "center")
+    _task_ticks(axes, places, labels(summary, split, len(places)))
+    axes.set_ylabel("return")
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.grid(False, axis="x")
     axes.margins(x=0.01)
@@ -220,18 +268,21 @@ def _task_bars(axes: Axes, summary: dict, split: str) -> dict:
 @styled
 def episodes(summary: dict) -> Figure:
     """Return in each evaluation episode on a task: does the policy get better as its context grows?"""
-    shown = [split for split in SPLITS if _evaluated(summary, f"{split}_episodes")]
+    shown = [split for split in SPLITS if evaluated(summary, f"{split}_episodes")]
     if not shown:
         raise MissingData("No returns of single evaluation episodes were recorded.")
     colours = method_colours(summary)
     figure, grid = panels(len(shown), 2, 2.7, sharey=True)
     entries, counted = {}, {}
     for split, axes in zip(shown, grid, strict=True):
-        for name in _evaluated(summary, f"{split}_episodes"):
+        for name in evaluated(summary, f"{split}_episodes"):
             rows = evaluations(summary, name, f"{split}_episodes")
-            returns = np.mean([numbers(row[f"{split}_episodes"]) for row in rows], axis=0)
-            number = np.arange(1, returns.shape[1] + 1)
-            band(axes, number, returns.T, colours[name])
+            returns = np.array([numbers(row[f"{split}_episodes"]) for row in rows])  # [seeds, tasks, episodes]
+            number = np.arange(1, returns.shape[2] + 1)
+            if len(evaluated(summary, f"{split}_episodes")) > CROWD:
+                seed_band(axes, number, returns.mean(axis=1), colours[name])
+            else:
+                band(axes, number, returns.mean(axis=0).T, colours[name])
             entries[method_name(name)] = key(colours[name], marker="o", width=2.2)
             if len(number) == COUNTED_EPISODES[1]:
                 axes.axvspan(COUNTED_EPISODES[0] - 0.5, number[-1] + 0.5, color="#f4f4f4", zorder=0)
@@ -241,6 +292,33 @@ def episodes(summary: dict) -> Figure:
         step_axis(axes)
     grid[0].set_ylabel("return")
     legend(figure, entries | counted)
+    return figure
+
+
+@styled
+def comparison(summary: dict) -> Figure:
+    """Interquartile mean on unseen tasks of each method at the last epoch, beside the references' means."""
+    rows = [row for row in compared.rows(summary, "test") if row.epoch == "last" and math.isfinite(row.iqm.value)]
+    if not rows:
+        raise MissingData("No evaluation of the multi-task policy on unseen tasks was recorded.")
+    colours = method_colours(summary)
+    figure, (axes,) = panels(1, 1, 0.36 * len(rows) + 0.9)
+    entries = {"IQM, 95 % interval": key(INK, marker="o", width=2.2)}
+    for place, row in zip(method_rows(axes, [row.method for row in rows]), rows, strict=True):
+        colour = colours[row.method]
+        axes.plot([row.iqm.low, row.iqm.high], [place, place], color=colour, linewidth=2.2, zorder=3)
+        axes.plot(row.iqm.value, place, "o", color=colour, markersize=7, zorder=4)
+        if row.seeds > 1:
+            _, scores = curves(summary, row.method, "test")
+            single = [statistics.iqm(tasks) for tasks in scores[:, -1]]
+            axes.plot(single, np.full(row.seeds, place + 0.24), "|", color=colour, markersize=6, markeredgewidth=1.4)
+            entries["single seeds"] = key(INK, "", "|")
+    for name, values in references(summary, "test").items():
+        style = reference(name)
+        axes.axvline(mean(values), color=style.colour, linestyle=style.dash, linewidth=1.2, zorder=1.5)
+        entries[f"{reference_name(name)} (mean)"] = key(style.colour, style.dash)
+    axes.set_xlabel("return on unseen tasks, last epoch")
+    legend(figure, entries, columns=4)
     return figure
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 from matplotlib.figure import Figure
 
-from pipeline.report import tables
+from pipeline.report import comparison, tables
 from pipeline.report.sections import SECTIONS, Picture
 from pipeline.report.summary import SPLITS, MissingData, check, plain
 
@@ -99,6 +99,8 @@ def _render(summary: dict, sections: list[dict]) -> str:
         headline_columns=tables.HEADLINE_COLUMNS,
         seed_columns=tables.SEED_COLUMNS,
         notes=tables.notes(summary),
+        comparison=comparison.titled(summary),
+        comparison_notes=comparison.notes(summary),
         sections=sections,
         protocol=summary.get("protocol") or "The summary does not say how the scores were measured.",
         settings=tables.settings(summary.get("config") or {}),

@@ -29,10 +29,20 @@ SECTIONS = (
         "How well does the one policy do?",
         (
             Picture(
+                "comparison",
+                "Unseen tasks with intervals",
+                "Interquartile mean over all seeds and unseen tasks at the last epoch, with a 95 % bootstrap "
+                "interval: over the seeds within each task, or over the tasks where a method has one seed. "
+                "Vertical lines: means of the references.",
+                figures.comparison,
+            ),
+            Picture(
                 "learning",
                 "Return over distillation",
                 "Thick line: mean over tasks (and seeds); shaded: one standard deviation over tasks; thin"
-                " lines: single tasks, left out when more than two methods share a panel. Dashed and "
+                " lines: single tasks, left out when more than two methods share a panel. With more than "
+                "three methods the shade is over seeds instead: a 95 % bootstrap interval from three seeds "
+                "on, lowest to highest for two, none for one. Dashed and "
                 "dotted lines are the references' means: a policy that adapts should end above the best "
                 "task-blind teacher.",
                 figures.learning,
@@ -41,13 +51,15 @@ SECTIONS = (
                 "per_task",
                 "Task by task",
                 "Bars: mean over seeds at the last evaluation. Lines across a bar: what each reference "
-                "reaches on that very task.",
+                "reaches on that very task. With more than three methods, a map of the same means instead: "
+                "methods and references as rows, tasks as columns.",
                 figures.per_task,
             ),
             Picture(
                 "episodes",
                 "Does it adapt?",
-                "Mean over tasks with one standard deviation shaded. The first episode acts on a sample "
+                "Mean over tasks with one standard deviation shaded (with more than three methods, the interval "
+                "over seeds as above). The first episode acts on a sample "
                 "from the prior, later ones on all transitions so far: a curve that rises is adaptation, "
                 "a flat one is not.",
                 figures.episodes,
@@ -63,8 +75,25 @@ SECTIONS = (
                 "The encoder sees state-actions of task j with the rewards of task i, and the nearest "
                 "training posterior counts as its answer. A policy that identifies tasks by reward has a "
                 "tall first bar and a low second one; the dashed line is guessing among {training_tasks} "
-                "tasks.",
+                "tasks. Bars and diamonds: mean over seeds.",
                 mechanism.reward_swap,
+            ),
+            Picture(
+                "identification",
+                "Tasks identified from own rollouts",
+                "Share of the training tasks that the posterior of the policy's own transitions names, by the "
+                "nearest training posterior, after each episode. Line: mean over seeds; shaded: lowest to "
+                "highest seed. High with contexts from the batch (the diamonds above) but low here: the policy "
+                "does not visit what would tell the tasks apart.",
+                mechanism.identification,
+            ),
+            Picture(
+                "foreign_contexts",
+                "Right rewards from the wrong place",
+                "z comes from transitions of another task that carry the unseen task's true rewards: of the "
+                "nearest training task (filled) and of the farthest (open). A policy that reads the rewards "
+                "does equally well with both; one that reads the places falls from the filled to the open mark.",
+                mechanism.foreign_contexts,
             ),
             Picture(
                 "posteriors",
@@ -106,7 +135,8 @@ SECTIONS = (
             Picture(
                 "distill_losses",
                 "Distillation losses",
-                "One line a seed, logarithmic where all values are positive. The triplet loss may stay "
+                "One line a seed (with more than three methods, the mean over seeds), logarithmic where all "
+                "values are positive; learners of another kind have losses of their own. The triplet loss may stay "
                 "near the margin though the method works: judge it by the return and the reward-swap "
                 "test.",
                 figures.distill_losses,

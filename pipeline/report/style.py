@@ -2,6 +2,7 @@
 
 import functools
 import math
+import textwrap
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -13,15 +14,28 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.typing import LineStyleType
 
+from pipeline.report import statistics
 from pipeline.report.summary import methods
-from pipeline.report.wording import reference_name
+from pipeline.report.wording import method_name, reference_name
 
 WIDTH = 8.5  # inches: a page's text width, so that type keeps its size on paper
 INK = "#333333"
 FAINT = "#d9d9d9"
 
+CROWD = 3  # more methods than this in one panel: only their means, no bands over tasks and no lines of single seeds
+
 # Okabe-Ito blue, orange, vermillion, sky; then darker hues of Tol's muted set.
-_METHOD_COLOURS = ("#0072B2", "#E69F00", "#D55E00", "#56B4E9", "#882255", "#999933", "#332288", "#44AA99")
+_METHOD_COLOURS = {
+    "full": "#0072B2",
+    "no_relabelling": "#E69F00",
+    "no_triplet": "#D55E00",
+    "neither": "#56B4E9",
+    "ground_truth": "#882255",
+    "no_ensemble": "#999933",
+    "contextual_bcq": "#332288",
+    "batch_pearl": "#44AA99",
+    "metagenrl": "#AA4499",
+}
 
 
 class Reference(NamedTuple):
@@ -70,8 +84,11 @@ def reference(name: str) -> Reference:
 
 
 def method_colours(summary: dict) -> dict[str, str]:
-    """A colour for each method, the same in every picture of this summary."""
-    return {name: _METHOD_COLOURS[index % len(_METHOD_COLOURS)] for index, name in enumerate(methods(summary))}
+    """A colour for each method: always the same for one with a name of its own, in order for points of a grid."""
+    names = methods(summary)
+    free = [colour for name, colour in _METHOD_COLOURS.items() if name not in names] or list(_METHOD_COLOURS.values())
+    points = [name for name in names if name not in _METHOD_COLOURS]
+    return {name: _METHOD_COLOURS.get(name) or free[points.index(name) % len(free)] for name in names}
 
 
 def styled(draw: Callable[[dict], Figure]) -> Callable[[dict], Figure]:
@@ -178,3 +195,19 @@ def band(axes: Axes, x: np.ndarray, scores: np.ndarray, colour: str) -> None:
     centre, spread_over_tasks = scores.mean(axis=1), scores.std(axis=1)
     axes.plot(x, centre, color=colour, linewidth=2.2, zorder=3, marker="o", markersize=3)
     axes.fill_between(x, centre - spread_over_tasks, centre + spread_over_tasks, color=colour, alpha=0.13, linewidth=0)
+
+
+def seed_band(axes: Axes, x: np.ndarray, values: np.ndarray, colour: str) -> None:
+    """Mean over seeds of `[seeds, x]` as a line, with the interval over seeds of `statistics.seed_interval` shaded."""
+    axes.plot(x, values.mean(axis=0), color=colour, linewidth=2, zorder=3, marker="o", markersize=3)
+    if len(values) > 1:
+        axes.fill_between(x, *statistics.seed_interval(values), color=colour, alpha=0.18, linewidth=0)
+
+
+def method_rows(axes: Axes, names: list[str]) -> np.ndarray:
+    """Methods as rows, the first on top; returns their places on the y axis."""
+    places = np.arange(len(names))
+    axes.set_yticks(places, [textwrap.fill(method_name(name), 28) for name in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.grid(False, axis="y")
+    return places

@@ -76,15 +76,29 @@ def references(summary: dict, split: str) -> dict[str, np.ndarray]:
 
 
 def methods(summary: dict) -> list[str]:
-    """Names of the methods, in the order in which the summary first mentions them."""
-    sections = ("evaluation", "headline", "distill", "posteriors", "reward_swap")
+    """Names of the methods that left something, in the order of the variants, then of their first mention."""
+    sections = ("evaluation", "headline", "distill", "posteriors", "reward_swap", "probes", "relabelling")
     rows = (row for section in sections for row in summary.get(section) or [])
-    return list(dict.fromkeys(row["method"] for row in rows))
+    mentioned = dict.fromkeys(row["method"] for row in rows)
+    order = [variant["label"] for variant in summary.get("variants") or [] if variant["label"] in mentioned]
+    return list(dict.fromkeys([*order, *mentioned]))
+
+
+def of_method(summary: dict, section: str, method: str) -> list[dict]:
+    """The records of one method in a section, in order: one per seed, or one alone."""
+    return [row for row in summary.get(section) or [] if row["method"] == method]
 
 
 def evaluations(summary: dict, method: str, field: str) -> list[dict]:
     """Evaluation records of one method (one per seed) whose `field` is filled."""
-    return [row for row in summary.get("evaluation") or [] if row["method"] == method and row.get(field)]
+    return [row for row in of_method(summary, "evaluation", method) if row.get(field)]
+
+
+def aligned(rows: list[dict], field: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps `[steps]` that all records share, and the values of `field` there, `[records, steps, ...]`."""
+    shared = sorted(set.intersection(*(set(row["step"]) for row in rows))) if rows else []
+    tables = [numbers(row[field])[[row["step"].index(step) for step in shared]] for row in rows]
+    return np.array(shared), np.array(tables)
 
 
 def curves(summary: dict, method: str, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -92,13 +106,10 @@ def curves(summary: dict, method: str, split: str) -> tuple[np.ndarray, np.ndarr
 
     Raises MissingData when the method was not evaluated on the split or its seeds share no step.
     """
-    rows = evaluations(summary, method, split)
-    shared = set.intersection(*(set(row["step"]) for row in rows)) if rows else set()
-    if not shared:
+    steps, scores = aligned(evaluations(summary, method, split), split)
+    if not steps.size:
         raise MissingData(f"No evaluation of {method} on {SPLITS[split]} was recorded.")
-    steps = sorted(shared)
-    scores = [[numbers(row[split])[row["step"].index(step)] for step in steps] for row in rows]
-    return np.array(steps), np.array(scores)
+    return steps, scores
 
 
 def last_scores(summary: dict, method: str, split: str) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import textwrap
 
-from pipeline.report import tables
+from pipeline.report import comparison, tables
 from pipeline.report.summary import SPLITS, check, plain
 
 WIDTH = 100
@@ -22,6 +22,8 @@ def table(summary: dict) -> str:
         if rows:
             parts.append(f"{title.capitalize()}\n{_aligned(headers, rows, text_columns=1)}")
     parts += [_wrapped(note) for note in tables.notes(summary)]
+    parts += [f"{title}\n{_aligned(headers, rows, 1)}" for title, headers, rows in comparison.titled(summary)]
+    parts += [_wrapped(note) for note in comparison.notes(summary)]
     for split, title in SPLITS.items():
         headers, rows = tables.per_task(summary, split)
         if rows:
@@ -45,6 +47,8 @@ def markdown(summary: dict) -> str:
         if rows:
             parts.append(f"## {title.capitalize()}\n\n{_piped(headers, rows, text_columns=1)}")
     parts += [note.replace("*", "\\*") for note in tables.notes(summary)]
+    parts += [f"## {title}\n\n{_piped(headers, rows, 1)}" for title, headers, rows in comparison.titled(summary)]
+    parts += [note.replace("*", "\\*") for note in comparison.notes(summary)]
     for split, title in SPLITS.items():
         headers, rows = tables.per_task(summary, split)
         if rows:

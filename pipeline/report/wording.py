@@ -9,13 +9,18 @@ _REFERENCES = {
     "nearest_teacher": ("nearest task's teacher", "nearest"),
     "sac": ("own SAC", "own SAC"),
     "bcq": ("own BCQ", "own BCQ"),
+    "rllib_bc": ("own BC (RLlib)", "RLlib BC"),
+    "rllib_cql": ("own CQL (RLlib)", "RLlib CQL"),
+    "rllib_iql": ("own IQL (RLlib)", "RLlib IQL"),
 }
+_METHODS = {"contextual_bcq": "contextual BCQ", "batch_pearl": "batch PEARL", "metagenrl": "MetaGenRL"}
 ABSENT = "–"
 
 
 def method_name(method: str) -> str:
     """A method's name as it is written for people."""
-    return method.replace("_", " ")
+    first, comma, changes = method.partition(",")
+    return _METHODS.get(first, first).replace("_", " ") + comma + changes.replace("_", " ")
 
 
 def reference_name(name: str, short: bool = False) -> str:

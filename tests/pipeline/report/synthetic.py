@@ -3,7 +3,20 @@
 import numpy as np
 
 REFERENCES = {"random": 60.0, "zero_action": 62.0, "best_blind_teacher": 130.0, "nearest_teacher": 190.0}
-METHODS = {"full": 170.0, "no_triplet": 120.0}
+METHODS = {
+    "full": 170.0,
+    "no_triplet": 120.0,
+    "no_relabelling": 150.0,
+    "neither": 90.0,
+    "ground_truth": 180.0,
+    "no_ensemble": 140.0,
+    "contextual_bcq": 110.0,
+    "batch_pearl": 70.0,
+}
+LOSSES = {
+    "contextual_bcq": ("vae_loss", "critic_loss", "actor_loss", "kl"),
+    "batch_pearl": ("q_loss", "kl", "v_loss", "policy_loss", "entropy"),
+}
 
 
 def summary(train: int = 3, test: int = 4, seeds: int = 1, methods: tuple[str, ...] = ("full",)) -> dict:
@@ -19,12 +32,45 @@ def summary(train: int = 3, test: int = 4, seeds: int = 1, methods: tuple[str, .
         return level - (level - 60) * np.exp(-np.arange(1, 7) / 2) + make.normal(0, 8, 6)
 
     def scores(method: str, split: str) -> list[list[float]]:
-        tasks = METHODS[method] + make.normal(0, 35, counts[split])
+        tasks = METHODS.get(method, 160.0) + make.normal(0, 35, counts[split])
         return np.stack([curve(level) for level in tasks], axis=1).tolist()
 
     def episodes(split: str) -> list[list[float]]:
         rise = np.array([90, 130, 160, 165, 170])
         return (rise + make.normal(0, 25, (counts[split], 5))).tolist()
+
+    def losses(method: str, seed: int) -> dict:
+        names = LOSSES.get(method, ("loss_q", "loss_kl", "loss_g", "loss_xi"))
+        own = {name: np.exp(-curve(200) / 60).tolist() for name in names}
+        triplet = (2 + make.normal(0, 0.1, 6)).tolist() if method == "full" else None
+        return {"method": method, "seed": seed, "step": step, **own, "loss_triplet": triplet}
+
+    def probe(method: str, seed: int) -> dict:
+        rise = np.clip(METHODS.get(method, 160.0) / 200 * np.array([0.6, 0.8, 0.9, 0.95, 1]), 0, 1)
+        near = METHODS.get(method, 160.0) + make.normal(0, 10, test)
+        return {
+            "method": method,
+            "seed": seed,
+            "identification": (rise + make.normal(0, 0.02, 5)).clip(0, 1).tolist(),
+            "foreign_contexts": {"nearest": near.tolist(), "farthest": (near - make.uniform(5, 60)).tolist()},
+            "last_trajectory": (near + 5).tolist() if method == "batch_pearl" else None,
+        }
+
+    def relabelling(method: str) -> dict:
+        errors = np.exp(-np.arange(1, 11) / 4)[:, None] * make.uniform(0.5, 1.5, train) / 10
+        return {
+            "method": method,
+            "share": square.tolist(),
+            "error_eligible": (square / 10).tolist(),
+            "error_all": (square / 6).tolist(),
+            "reward_std": [0.2] * train,
+            "threshold": 0.02,
+            "error_note": "Root mean square error in units of reward.",
+            "training": [
+                {"step": 100 * (n + 1), "error": [None, *row[1:]] if n == 0 else row, "kept": 0.1 * (n + 1)}
+                for n, row in enumerate(errors.tolist())
+            ],
+        }
 
     evaluation = [
         {
@@ -75,27 +121,20 @@ def summary(train: int = 3, test: int = 4, seeds: int = 1, methods: tuple[str, .
             ],
             "selected": [{"task": task, "iteration": 5000, "return": 220.0} for task in range(train)],
         },
-        "relabel": {
-            "share": square.tolist(),
-            "error_eligible": (square / 10).tolist(),
-            "error_all": (square / 6).tolist(),
-            "reward_std": [0.2] * train,
-            "threshold": 0.02,
-            "error_note": "Root mean square error in units of reward.",
-        },
-        "distill": [
-            {
-                "method": method,
-                "seed": seed,
-                "step": step,
-                "loss_q": np.exp(-curve(200) / 60).tolist(),
-                "loss_kl": np.exp(-curve(100) / 60).tolist(),
-                "loss_g": np.exp(-curve(150) / 60).tolist(),
-                "loss_xi": np.exp(-curve(90) / 60).tolist(),
-                "loss_triplet": (2 + make.normal(0, 0.1, 6)).tolist() if method == "full" else None,
-            }
-            for method, seed in runs
+        "variants": [
+            {"label": method, "method": method, "changes": {}}
+            if method in METHODS
+            else {"label": method, "method": "full", "changes": {"distill.margin": float(method.partition("=")[2])}}
+            for method in methods
         ],
+        "relabel": relabelling(methods[0]),
+        "relabelling": [relabelling(method) for method in methods if method not in LOSSES],
+        "metagenrl": [
+            {"seed": seed, "task": 0, "step": [10 * n for n in range(1, 7)], "return": (-curve(300)).tolist()}
+            for seed in range(seeds)
+        ],
+        "probes": [probe(method, seed) for method, seed in runs],
+        "distill": [losses(method, seed) for method, seed in runs],
         "evaluation": evaluation,
         "references": references | {"best_blind_teacher_task": 1},
         "headline": [
@@ -118,9 +157,9 @@ def summary(train: int = 3, test: int = 4, seeds: int = 1, methods: tuple[str, .
             {
                 "method": method,
                 "seed": seed,
-                "follows_reward": 0.33,
+                "follows_reward": 0.33 + 0.05 * seed,
                 "follows_state_action": 0.19,
-                "other": 0.48,
+                "other": 0.48 - 0.05 * seed,
                 "own_identified": 0.95,
                 "pairs": train * (train - 1),
             }

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from pipeline.report import page
+from pipeline.report import comparison, page
 from pipeline.report.sections import SECTIONS
 from pipeline.report.summary import SummaryError
 
@@ -55,6 +55,18 @@ def test_page_shows_tasks_protocol_and_configuration(written, make_summary):
     summary = make_summary()
     for needed in (summary["tasks"]["test"][3]["label"], summary["protocol"], "collect.steps", "30000"):
         assert needed in html
+
+
+def test_only_a_comparison_is_set_side_by_side(written, make_summary, tmp_path, monkeypatch):
+    assert "Side by side" not in written.read_text(encoding="utf-8")
+    summary = make_summary(seeds=2, methods=("full", "neither"))
+    monkeypatch.setattr(page, "SECTIONS", ())  # the pictures have tests of their own
+    html = page.write_report(summary, tmp_path).read_text(encoding="utf-8")
+    assert html.count("Side by side") == 1
+    for title, columns, rows in comparison.titled(summary):
+        assert title in html
+        for cell in [*columns, *(cell for row in rows for cell in row)]:
+            assert cell.replace("'", "&#39;") in html
 
 
 def test_missing_parts_are_left_out_with_a_sentence(tmp_path):

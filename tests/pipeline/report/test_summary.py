@@ -4,7 +4,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from pipeline.report.summary import SummaryError, check, curves, plain
+from pipeline.report.summary import SummaryError, check, curves, methods, plain
 
 
 def test_plain_turns_arrays_paths_and_nan_into_json():
@@ -58,3 +58,10 @@ def test_curves_keep_the_steps_that_all_seeds_share(make_summary):
     assert scores.shape == (2, 5, 4)
     assert scores[0, 0].tolist() == summary["evaluation"][0]["test"][1]
     assert scores[1, 0].tolist() == short["test"][0]
+
+
+def test_methods_follow_the_variants_and_only_those_that_left_something(make_summary):
+    summary = make_summary(methods=("full", "neither"))
+    summary["variants"] = [{"label": name} for name in ("neither", "metagenrl", "full")]
+    assert methods(summary) == ["neither", "full"]
+    assert methods(summary | {"variants": None}) == ["full", "neither"]

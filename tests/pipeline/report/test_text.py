@@ -65,3 +65,12 @@ def test_a_contradictory_summary_is_refused(write, make_summary):
     summary["tasks"]["test"].pop()
     with pytest.raises(SummaryError, match="unseen tasks"):
         write(summary)
+
+
+@pytest.mark.parametrize("write", [text.table, text.markdown])
+def test_several_methods_or_seeds_are_set_side_by_side(write, make_summary):
+    assert "Comparison" not in write(make_summary())
+    assert "P(full better)" in write(make_summary(methods=("full", "neither")))
+    shown = write(make_summary(seeds=2))
+    for needed in ("Comparison on unseen tasks", "Comparison on training tasks", "Diagnostics", "no interval covers"):
+        assert needed in shown.replace("\n", " ")
