@@ -1,0 +1,191 @@
+"""Actor that trains one of RLlib's offline algorithms on single tasks' batches: baselines beside the BCQ teachers.
+
+The batch goes straight into RLlib's `Learner.update`, in the columns of `mbml.export`. RLlib's own reader is passed
+by: it runs on CPUs beside the actor's and hangs where there are too few, takes minibatches in the order of the file,
+and with it RLlib moves CQL's target networks only once in two updates.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+
+from actors.artefacts import Checkpoint, env_maker, write_json
+from actors.job import Job
+from actors.store import Output
+from actors.worker import Worker
+from mbml.data import Dataset
+from mbml.evaluate import evaluate_actor
+from mbml.export import rllib_columns
+from mbml.seeding import generator_of, seed_of
+from mbml.transitions import TransitionBatch
+
+ALGORITHMS = ("bc", "cql", "iql")
+_CHUNK = 50
+
+
+class RLlibError(RuntimeError):
+    """RLlib refused, failed or diverged."""
+
+
+@dataclass(frozen=True)
+class RLlibConfig:
+    """RLlib's offline algorithms as single-task baselines; everything that is not here is RLlib's default."""
+
+    algorithms: tuple[str, ...] = ()
+    """Which of bc, cql and iql to train; none by default."""
+    updates: int = 20_000
+    """Gradient updates per task."""
+    batch_size: int = 256
+    """Transitions in one update."""
+    hidden: tuple[int, ...] = (256, 256)
+    """Widths of every network (ReLU); critics encode observation and action so, and join them in one more layer."""
+    learning_rate: float = 3e-4
+    """Adam learning rate of all networks."""
+    discount: float = 0.99
+    """Discount factor of CQL and IQL."""
+    tau: float = 0.005
+    """Polyak rate of the target critics of CQL and IQL."""
+    cql_weight: float = 5.0
+    """Weight of CQL's conservative term."""
+    iql_expectile: float = 0.8
+    """Expectile of IQL's value function."""
+    iql_beta: float = 1.0
+    """Inverse temperature of IQL's advantage weights."""
+    evaluation_episodes: int = 10
+    """Episodes of the last policy on the true training task."""
+
+
+class RLlibTrainer(Worker):
+    """Payload: `environment`, `horizon`, `algorithm`, `tasks`, `config` (RLlibConfig), `seed`; input `collect`.
+    Leaves `returns.json`, the mean return of every task's last policy: nothing is selected by return."""
+
+    def work(self, job: Job, out: Output, inputs: dict[str, list[Path]]) -> dict[str, Any]:
+        """Train and evaluate task by task; a resumed job begins with the task that was interrupted."""
+        algorithm, tasks, config = (job.payload[k] for k in ("algorithm", "tasks", "config"))
+        dataset = Dataset.open(*(path / "dataset" for path in inputs["collect"]))
+        checkpoint = Checkpoint(out, every_seconds=0.0)
+        rows: list[dict[str, float]] = (checkpoint.load() or {"rows": []})["rows"]
+        total = config.updates * len(tasks)
+        for task in tasks[len(rows) :]:
+            done = config.updates * len(rows)
+            self.report(done, total, "updates")
+            batch = dataset.task(task)
+            with one_sentence(algorithm, task):
+                learner = OfflineLearner(algorithm, config, batch, job.payload["seed"], task)
+                for update in range(1, config.updates + 1):
+                    learner.update()
+                    if update % _CHUNK == 0:
+                        self.report(done + update, total, "updates")
+                rows.append({"task": task, "return": self._evaluate(learner, task, job)})
+            checkpoint.save_if_due(lambda: {"rows": rows})
+        write_json(out.path / "returns.json", rows)
+        checkpoint.discard()
+        return {"return": sum(row["return"] for row in rows) / len(rows)}
+
+    def _evaluate(self, learner: OfflineLearner, task: int, job: Job) -> float:
+        """Mean return of the deterministic policy, from the same starts for every algorithm."""
+        environment, horizon, seed = (job.payload[k] for k in ("environment", "horizon", "seed"))
+        envs = env_maker(environment, [task], horizon)(job.payload["config"].evaluation_episodes)
+        seeds = [seed_of(seed, "rllib", "evaluation", task, copy) for copy in range(len(envs))]
+        return float(evaluate_actor(learner.act, envs, 1, seeds).mean())
+
+
+class OfflineLearner:
+    """One RLlib learner and its batch. Minibatches are uniform with replacement, as those of the BCQ teachers.
+
+    The same arguments give the same bits on the same machine: RLlib seeds this process's global generators and turns
+    on torch's deterministic algorithms.
+    """
+
+    def __init__(self, algorithm: str, config: RLlibConfig, batch: TransitionBatch, seed: int, task: int) -> None:
+        """Import RLlib (4 s the first time) and build the networks; `seed` and `task` decide all random numbers."""
+        for name in ("ray.rllib", "ray._common.deprecation"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        from ray.rllib.core import DEFAULT_MODULE_ID
+
+        self.algorithm, self.batch_size, self._module_id = algorithm, config.batch_size, DEFAULT_MODULE_ID
+        self.generator = generator_of(seed, "rllib", algorithm, task)
+        columns = rllib_columns(batch)
+        del columns["eps_id"]
+        self.columns = {name: torch.from_numpy(np.array(column)) for name, column in columns.items()}
+        sizes = batch.observation.shape[1], batch.action.shape[1]
+        rllib_seed = seed_of(seed, "rllib", algorithm, task, "networks") % 2**32
+        self.learner = algorithm_config(algorithm, config, rllib_seed).build_learner(
+            spaces={DEFAULT_MODULE_ID: spaces(*sizes)}
+        )
+        self.module = self.learner.module[DEFAULT_MODULE_ID]
+
+    def sample(self) -> dict[str, Tensor]:
+        """The next minibatch: RLlib's columns, `[batch_size, ...]`."""
+        available = len(self.columns["rewards"])
+        indices = torch.randint(available, (self.batch_size,), generator=self.generator)
+        return {name: column[indices] for name, column in self.columns.items()}
+
+    def update(self) -> None:
+        """One gradient update of every network of the algorithm, and one of its targets."""
+        from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+
+        self.learner.update(
+            batch=MultiAgentBatch({self._module_id: SampleBatch(self.sample())}, env_steps=self.batch_size)
+        )
+
+    @torch.no_grad()
+    def act(self, observation: Tensor) -> Tensor:
+        """The median of the policy `[n, d_a]` for observations `[n, d_s]`, clipped to [-1, 1]."""
+        mean = self.module.forward_inference({"obs": observation})["action_dist_inputs"].chunk(2, dim=-1)[0]
+        if not mean.isfinite().all():
+            raise RLlibError("its policy diverged to actions that are not numbers; lower the learning rate")
+        # BC's Gaussian is one of actions. Those of CQL and IQL are squashed, which RLlib's to_deterministic() forgets.
+        return (mean if self.algorithm == "bc" else mean.tanh()).clamp(-1.0, 1.0)
+
+
+def spaces(observation_size: int, action_size: int) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Box]:
+    """Observation and action space as RLlib wants them."""
+    observation = gymnasium.spaces.Box(-np.inf, np.inf, (observation_size,), np.float32)
+    return observation, gymnasium.spaces.Box(-1.0, 1.0, (action_size,), np.float32)
+
+
+def algorithm_config(algorithm: str, config: RLlibConfig, seed: int) -> Any:
+    """RLlib's AlgorithmConfig of `algorithm`; imports RLlib."""
+    from ray.rllib.algorithms.bc import BCConfig
+    from ray.rllib.algorithms.cql import CQLConfig
+    from ray.rllib.algorithms.iql import IQLConfig
+    from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+
+    rate = config.learning_rate
+    if algorithm == "bc":
+        chosen = BCConfig().training(lr=rate)
+    elif algorithm == "cql":
+        # RLlib starts the count of CQL's cloning updates anew in every call, so with any it would clone to the end.
+        chosen = CQLConfig().training(bc_iters=0, min_q_weight=config.cql_weight, tau=config.tau)
+        chosen = chosen.training(lr=None, actor_lr=rate, critic_lr=rate, alpha_lr=rate)
+    elif algorithm == "iql":
+        chosen = IQLConfig().training(beta=config.iql_beta, expectile=config.iql_expectile, tau=config.tau)
+        chosen = chosen.training(actor_lr=rate, critic_lr=rate, value_lr=rate)
+    else:
+        raise RLlibError(f"there is no such algorithm here; choose one of {', '.join(ALGORITHMS)}")
+    networks = DefaultModelConfig(
+        fcnet_hiddens=list(config.hidden), fcnet_activation="relu", fusionnet_hiddens=[], fusionnet_activation="relu"
+    )
+    chosen = chosen.training(gamma=config.discount, train_batch_size_per_learner=config.batch_size)
+    return chosen.rl_module(model_config=networks).debugging(seed=seed)
+
+
+@contextmanager
+def one_sentence(algorithm: str, task: int) -> Iterator[None]:
+    """Turn whatever RLlib raises into an RLlibError of one line that names the algorithm and the task."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise RLlibError(f"RLlib's {algorithm} failed on task {task}: {reason}") from error
