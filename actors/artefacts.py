@@ -14,12 +14,14 @@ from torch import Tensor
 
 from actors.store import Output
 from mbml import envs
+from mbml.baselines.batch_pearl import PEARLPolicy
 from mbml.bcq import Teachers
 from mbml.data import Dataset, DatasetError
 from mbml.envs import Task
 from mbml.evaluate import make_envs
 from mbml.models import Ensemble, EnsembleConfig, Target
 from mbml.nets import StackedMLP
+from mbml.policy import ContextPolicy, Student
 from mbml.relabel import RelabelTables, true_rewards
 from mbml.rollout import EnvStack
 from mbml.rows import RowLayout
@@ -139,15 +141,35 @@ def load_ensemble(trained: Sequence[Path], config: EnsembleConfig, layout: RowLa
     return Ensemble.of_networks(config, layout, target, [StackedMLP.load(p[target]) for p in parts])
 
 
+def load_history(trained: Sequence[Path], config: EnsembleConfig, layout: RowLayout) -> list[tuple[int, Ensemble]]:
+    """The reward ensembles of all model artefacts at the steps that were kept while they learned."""
+    parts = sorted((load_tree(path / "history.safetensors") for path in trained), key=lambda p: p["tasks"][0])
+    history = []
+    for points in zip(*(part["history"] for part in parts), strict=True):
+        networks = [StackedMLP.load(point["reward"]) for point in points]
+        history.append((points[0]["step"], Ensemble.of_networks(config, layout, "reward", networks)))
+    return history
+
+
 def load_tables(path: Path) -> RelabelTables:
     """The relabelling tables of a relabel artefact."""
     return RelabelTables(**load_tree(path / "tables.safetensors"))
 
 
-def truth_table(environment: str, tasks: Sequence[int], rows: Tensor) -> Tensor | None:
-    """True reward `[K, K, P]` of rows `[K, P, row]` for every task, or None where it cannot be computed."""
+def snapshot_of(trained: Path, step: int) -> Path:
+    """The file of a multi-task policy in its learner's artefact."""
+    return trained / "snapshots" / f"step-{step:07d}.safetensors"
+
+
+def load_policy(snapshot: Path) -> ContextPolicy:
+    """The policy of a snapshot, whichever learner made it."""
+    kinds: dict[str, Callable[[Path], ContextPolicy]] = {"student": Student.load, "pearl": PEARLPolicy.load}
+    return kinds[load_tree(snapshot).get("kind", "student")](snapshot)
+
+
+def truth_table(environment: str, tasks: Sequence[Task], rows: Tensor) -> Tensor | None:
+    """True reward `[n, K, P]` of rows `[K, P, row]` for each of n tasks, or None where it cannot be computed."""
     function = envs.get(environment).reward
     if function is None:
         return None
-    chosen = tasks_of(environment, "train", tasks)
-    return true_rewards(rows, layout_of(environment), function, chosen)
+    return true_rewards(rows, layout_of(environment), function, tasks)

@@ -1,11 +1,11 @@
-"""Actor that evaluates snapshots of the multi-task policy, and the references a score stands beside."""
+"""Actor that evaluates snapshots of multi-task policies, and the references a score stands beside."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from actors.artefacts import layout_of, load_rows, load_teachers, tasks_of, truth_table, write_json
+from actors.artefacts import load_policy, load_teachers, snapshot_of, tasks_of, write_json
 from actors.job import Job
 from actors.store import Output
 from actors.worker import Worker
@@ -17,37 +17,29 @@ from mbml.evaluate import (
     evaluate_student,
     evaluate_teachers,
 )
-from mbml.policy import Student
-from mbml.probes import own_posteriors, reward_swap
-from mbml.seeding import generator_of
-
-_PICTURE_CONTEXTS = 8
-_PICTURE_SIZE = 128
-_PROBE_ROWS = 10_000
 
 
 class Evaluator(Worker):
-    """Payload: `kind` (`student`, `references` or `probes`), `environment`, `horizon`, `train`, `test` (task indices),
-    `config`, `seed`, `step` for the student; inputs by kind. Leaves `scores.json`, `references.json` or
-    `probes.json`."""
+    """Payload: `kind` (`student` or `references`), `environment`, `horizon`, `train`, `test` (task indices), `config`,
+    `seed`, `step` for the student; input `distill` (any multi-task learner's artefact) or `bcq`. Leaves `scores.json`
+    or `references.json`."""
 
     def work(self, job: Job, out: Output, inputs: dict[str, list[Path]]) -> dict[str, Any]:
         """Evaluate what the payload's `kind` says."""
-        kinds = {"student": self._student, "references": self._references, "probes": self._probes}
+        kinds = {"student": self._student, "references": self._references}
         return kinds[job.payload["kind"]](job, out, inputs)
 
     def _student(self, job: Job, out: Output, inputs: dict[str, list[Path]]) -> dict[str, Any]:
         payload, config = job.payload, job.payload["config"]
         distribution = envs.get(payload["environment"])
-        snapshot = inputs["distill"][0] / "snapshots" / f"step-{payload['step']:07d}.safetensors"
-        student = Student.load(snapshot)
+        policy = load_policy(snapshot_of(inputs["distill"][0], payload["step"]))
         splits = {"test": payload["test"]} | ({"train": payload["train"]} if config.train_tasks else {})
         tasks = [t for split, indices in splits.items() for t in tasks_of(payload["environment"], split, indices)]
 
         def report(done: int) -> None:
             self.report(done, config.episodes, "episodes")
 
-        scores = evaluate_student(student, distribution, tasks, payload["horizon"], config, payload["seed"], report)
+        scores = evaluate_student(policy, distribution, tasks, payload["horizon"], config, payload["seed"], report)
         score = counted_score(scores.returns, config)
         result: dict[str, Any] = {"step": payload["step"]}
         start = 0
@@ -82,26 +74,3 @@ class Evaluator(Worker):
             self.report(done + 1, 2, "splits")
         write_json(out.path / "references.json", result)
         return {}
-
-    def _probes(self, job: Job, out: Output, inputs: dict[str, list[Path]]) -> dict[str, Any]:
-        payload = job.payload
-        layout = layout_of(payload["environment"])
-        rows = load_rows(inputs["collect"], payload["train"])
-        rows = rows[:, :: max(1, rows.shape[1] // _PROBE_ROWS)].contiguous()
-        snapshot = inputs["distill"][0] / "snapshots" / f"step-{payload['step']:07d}.safetensors"
-        student = Student.load(snapshot)
-        generator = generator_of(payload["seed"], "probes")
-        posteriors = own_posteriors(student, rows, layout, _PICTURE_SIZE, _PICTURE_CONTEXTS, generator)
-        truth = truth_table(payload["environment"], payload["train"], rows)
-        swap = None
-        if truth is not None:
-            swap = reward_swap(student, rows, truth, layout, generator)
-        write_json(
-            out.path / "probes.json",
-            {
-                "train": list(payload["train"]),
-                "posterior_mean": posteriors.mean.tolist(),
-                "reward_swap": swap,
-            },
-        )
-        return swap or {}

@@ -15,11 +15,12 @@ from mbml.seeding import generator_of
 from mbml.serialise import save_tree
 
 _LOG_POINTS = 50
+_SNAPSHOTS = 10  # of the reward ensembles, for the error over training (Fig. 7)
 
 
 class ModelTrainer(Worker):
     """Payload: `environment`, `tasks`, `configs` (target -> EnsembleConfig), `seed`; input `collect`. Leaves
-    `models.safetensors` and `curves.jsonl`."""
+    `models.safetensors`, `curves.jsonl` and `history.safetensors`, the reward ensembles while they learned."""
 
     def work(self, job: Job, out: Output, inputs: dict[str, list[Path]]) -> dict[str, Any]:
         """Train the ensembles one after the other."""
@@ -28,7 +29,7 @@ class ModelTrainer(Worker):
         layout = layout_of(job.payload["environment"])
         rows = load_rows(inputs["collect"], tasks)
         checkpoint = Checkpoint(out)
-        state = checkpoint.load() or {"networks": {}, "curve": []}
+        state = checkpoint.load() or {"networks": {}, "curve": [], "history": []}
         total = sum(config.steps for config in configs.values())
         before = 0
         for target, config in configs.items():
@@ -42,6 +43,7 @@ class ModelTrainer(Worker):
                     generator.set_state(resumed["generator"])
                     start = resumed["step"]
                 every = max(1, config.steps // _LOG_POINTS)
+                history_every = max(1, config.steps // _SNAPSHOTS)
                 for done in range(start + 1, config.steps + 1):
                     indices = sample_indices(len(tasks), config.batch_size, rows.shape[1], generator)
                     loss = ensemble.update(gather_rows(rows, indices))["loss"]
@@ -49,6 +51,8 @@ class ModelTrainer(Worker):
                         mean = float(loss.mean())
                         state["curve"].append({"target": target, "step": done, "loss": mean})
                         self.report(before + done, total, "steps", loss=mean)
+                    if target == "reward" and done % history_every == 0:
+                        state["history"].append({"step": done, "reward": ensemble.network.save()})
                     checkpoint.save_if_due(
                         lambda ensemble=ensemble, generator=generator, done=done: (
                             state
@@ -64,6 +68,7 @@ class ModelTrainer(Worker):
                 state["networks"][target] = ensemble.network.save()
             before += config.steps
         save_tree(out.path / "models.safetensors", {"tasks": list(tasks), **state["networks"]})
+        save_tree(out.path / "history.safetensors", {"tasks": list(tasks), "history": state["history"]})
         write_lines(out.path / "curves.jsonl", state["curve"])
         checkpoint.discard()
         return {"loss": state["curve"][-1]["loss"]} if state["curve"] else {}

@@ -5,15 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from actors.artefacts import layout_of, load_ensemble, load_rows, truth_table, write_json
+import torch
+
+from actors.artefacts import layout_of, load_ensemble, load_history, load_rows, tasks_of, truth_table, write_json
 from actors.job import Job
 from actors.store import Output
 from actors.worker import Worker
 from mbml import envs
-from mbml.relabel import diagnostics, pool_indices, relabel, relabel_with_truth
-from mbml.rows import gather_rows
+from mbml.relabel import cross_task_error, diagnostics, pool_indices, relabel, relabel_with_truth
+from mbml.rows import gather_rows, sample_indices
 from mbml.seeding import generator_of
 from mbml.serialise import save_tree
+
+_ERROR_ROWS = 128  # transitions of every task for the error over training
 
 
 class Relabeller(Worker):
@@ -28,7 +32,7 @@ class Relabeller(Worker):
         generator = generator_of(job.payload["seed"], "relabel")
         index = pool_indices(len(tasks), rows.shape[1], config.pool, generator)
         pool = gather_rows(rows, index)
-        truth = truth_table(environment, tasks, pool)
+        truth = truth_table(environment, tasks_of(environment, "train", tasks), pool)
         if config.source == "ground_truth":
             if truth is None:
                 note = envs.get(environment).reward_note
@@ -46,5 +50,14 @@ class Relabeller(Worker):
         found["reward_std"] = [round(float(r), 6) for r in layout.split(rows).reward.std((1, 2))]
         found["threshold"] = config.reward_threshold
         found["error_note"] = envs.get(environment).reward_note
+        found["training"] = None
+        if truth is not None and config.source == "ensemble":
+            chosen = sample_indices(len(tasks), _ERROR_ROWS, pool.shape[1], generator)
+            sample = gather_rows(pool, chosen)
+            labels = torch.stack([gather_rows(row.unsqueeze(-1), chosen).squeeze(-1) for row in truth])
+            found["training"] = [
+                {"step": step} | cross_task_error(model, sample, labels, layout, config.reward_threshold)
+                for step, model in load_history(inputs["models"], configs["reward"], layout)
+            ]
         write_json(out.path / "diagnostics.json", found)
         return {"eligible_share": float(tables.eligible.float().mean())}

@@ -67,8 +67,10 @@ class Worker(ABC):
             inputs: local directories of the job's inputs, in the order in which the job names them.
         """
 
-    def run(self, job: Job) -> dict[str, Any]:
+    def run(self, job: Job, at_hand: dict[str, list[Path]] | None = None) -> dict[str, Any]:
         """Make the job's artefact unless it is there.
+
+        Inputs that are `at_hand` are read from those directories, complete or not, and not from the store.
 
         Returns the work's metrics with `seconds` (of this try only) and `peak_memory_mb` (MiB).
         Raises whatever the work raises; its partial files are kept.
@@ -81,7 +83,9 @@ class Worker(ABC):
         _forget_peak_memory()
         try:
             with self.store.create(job.stage, job.key, job.description()) as out:
-                inputs = {name: [self.store.fetch(*ref) for ref in refs] for name, refs in job.inputs.items()}
+                inputs = dict(at_hand or {})
+                wanted = {name: refs for name, refs in job.inputs.items() if name not in inputs}
+                inputs |= {name: [self.store.fetch(*ref) for ref in refs] for name, refs in wanted.items()}
                 metrics = self.work(job, out, inputs)
                 seconds = round(time.monotonic() - started, 3)
                 metrics = {"seconds": seconds, "peak_memory_mb": round(_peak_memory_mb(), 1), **metrics}

@@ -6,13 +6,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, NamedTuple
 
+from actors.rllib_trainer import ALGORITHMS, RLlibConfig
 from mbml import envs
+from mbml.baselines.batch_pearl import BatchPEARLConfig
+from mbml.baselines.contextual_bcq import ContextualBCQConfig
+from mbml.baselines.metagenrl import MetaGenRLConfig
 from mbml.collect import CollectConfig
-from mbml.distill import METHODS, DistillConfig
+from mbml.distill import DistillConfig
 from mbml.evaluate import EvaluateConfig
 from mbml.models import EnsembleConfig
 from mbml.relabel import SOURCES, RelabelConfig
 from mbml.teaching import TeachingConfig
+from pipeline.methods import METHODS
 
 
 class ConfigError(ValueError):
@@ -48,7 +53,8 @@ class PipelineConfig:
     test_tasks: int = 0
     """Use only the first so many unseen tasks; 0 takes all."""
     methods: tuple[str, ...] = ("full",)
-    """Multi-task learners to train: full, no_triplet, no_relabelling, neither."""
+    """Multi-task learners to train: full; its ablations no_relabelling, no_triplet, neither, ground_truth and
+    no_ensemble; the baselines contextual_bcq, batch_pearl and (ant_dir only) metagenrl."""
     distill_seeds: tuple[int, ...] = (0,)
     """One multi-task learner per seed and method, all from the same data and teachers."""
     collect: CollectConfig = field(default_factory=CollectConfig)
@@ -61,6 +67,14 @@ class PipelineConfig:
     """Relabelling across tasks."""
     distill: DistillConfig = field(default_factory=DistillConfig)
     """The multi-task learner."""
+    contextual_bcq: ContextualBCQConfig = field(default_factory=ContextualBCQConfig)
+    """The baseline Contextual BCQ."""
+    batch_pearl: BatchPEARLConfig = field(default_factory=BatchPEARLConfig)
+    """The baseline PEARL on the batches."""
+    metagenrl: MetaGenRLConfig = field(default_factory=MetaGenRLConfig)
+    """The baseline MetaGenRL."""
+    rllib: RLlibConfig = field(default_factory=RLlibConfig)
+    """RLlib's offline algorithms as single-task references on the same batches."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     """Evaluation."""
     distill_cpus: int = 1
@@ -85,6 +99,12 @@ class PipelineConfig:
         unknown = [method for method in self.methods if method not in METHODS]
         if unknown:
             raise ConfigError(f"methods are {', '.join(self.methods)}; give one or more of {', '.join(METHODS)}.")
+        if "metagenrl" in self.methods and self.env != "ant_dir":
+            raise ConfigError(
+                f"methods has metagenrl, which runs on ant_dir alone, as in the paper; not on {self.env}."
+            )
+        if "ground_truth" in (*self.methods, self.relabel.source) and distribution.reward is None:
+            raise ConfigError(f"ground_truth needs a reward function; {self.env} has {distribution.reward_note}.")
         for name in ("methods", "distill_seeds"):
             values = getattr(self, name)
             if len(set(values)) < len(values) or not values:
@@ -113,6 +133,7 @@ _POSITIVE = _Rule(lambda v: v > 0, "above 0")
 _NOT_NEGATIVE = _Rule(lambda v: v >= 0, "0 or more")
 _SHARE = _Rule(lambda v: 0 <= v <= 1, "from 0 to 1")
 _SOURCE = _Rule(lambda v: v in SOURCES, f"one of {', '.join(SOURCES)}")
+_ALGORITHM = _Rule(lambda v: v in ALGORITHMS, f"one or more of {', '.join(ALGORITHMS)}")
 
 _RULES: dict[str, _Rule] = {
     name: rule
@@ -121,15 +142,18 @@ _RULES: dict[str, _Rule] = {
             "steps warmup_steps epoch_steps evaluation_every evaluation_episodes tasks_per_actor batch_size iterations",
             "target_candidates acting_candidates members snapshot_every context_size hard_contexts repeats",
             "reference_episodes distill_cpus embedding_size hidden policy_hidden critic_hidden vae_hidden",
-            "encoder_hidden value_hidden decoder_hidden perturbation_hidden",
+            "encoder_hidden value_hidden decoder_hidden perturbation_hidden vae_encoder_hidden objective_hidden lstm",
+            "tasks_per_step updates segments objective_segments segment_length policy_every objective_every",
+            "steps_per_evaluation rounds_per_evaluation",
         ),
-        _POSITIVE: ("learning_rate alpha_learning_rate initial_alpha",),
+        _POSITIVE: ("learning_rate alpha_learning_rate initial_alpha reward_scale clip inner_step",),
         _NOT_NEGATIVE: (
             "updates_per_step pool reward_threshold next_observation_threshold partners kl_weight margin",
-            "triplet_weight",
+            "triplet_weight vae_kl_weight policy_regulariser target_noise target_noise_clip anneal cql_weight iql_beta",
         ),
-        _SHARE: ("discount tau minimum_weight final_learning_rate",),
+        _SHARE: ("discount tau minimum_weight final_learning_rate iql_expectile",),
         _SOURCE: ("source",),
+        _ALGORITHM: ("algorithms",),
     }.items()
     for line in names
     for name in line.split()

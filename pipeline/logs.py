@@ -10,7 +10,7 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
-_LOSSES = ("loss_q", "loss_kl", "loss_g", "loss_xi", "loss_triplet")
+_NO_LOSSES = ("method", "seed", "step")
 
 
 def write_logs(summary: dict[str, Any], out: Path) -> None:
@@ -29,8 +29,8 @@ def _scalars(summary: dict[str, Any]) -> Iterator[tuple[str, int, float]]:
             for step, value in zip(curve[axis], curve["return"], strict=True):
                 yield f"{stage}/return/task-{curve['task']:03d}", step, value
     for run in summary["distill"]:
-        for name in _LOSSES:
-            for step, value in zip(run["step"], run.get(name) or [], strict=False):
+        for name in [name for name in run if name not in _NO_LOSSES]:
+            for step, value in zip(run["step"], run[name] or [], strict=False):
                 yield f"distill/{run['method']}/seed-{run['seed']}/{name}", step, value
     for run in summary["evaluation"]:
         for split in ("test", "train"):

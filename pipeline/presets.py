@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from actors.rllib_trainer import RLlibConfig
 from mbml import envs
+from mbml.baselines.batch_pearl import BatchPEARLConfig
+from mbml.baselines.contextual_bcq import ContextualBCQConfig
+from mbml.baselines.metagenrl import MetaGenRLConfig
 from mbml.bcq import BCQConfig
 from mbml.collect import CollectConfig
 from mbml.distill import DistillConfig
@@ -16,6 +20,7 @@ from mbml.relabel import RelabelConfig
 from mbml.sac import SACConfig
 from mbml.teaching import TeachingConfig
 from pipeline.config import ConfigError, ModelsConfig, PipelineConfig
+from pipeline.methods import changed
 
 NAMES = ("smoke", "laptop", "paper")
 
@@ -27,17 +32,18 @@ class _Paper:
     steps: int
     bcq_iterations: int
     reward_threshold: float
+    pearl: BatchPEARLConfig
     pool: int = 0
 
 
 _PAPER = {
-    "ant_dir": _Paper(200_000, 125_000, 0.1),
-    "ant_goal": _Paper(300_000, 100_000, 0.1),
-    "half_cheetah_vel": _Paper(60_000, 50_000, 0.05),
-    "humanoid_dir": _Paper(600_000, 250_000, 0.2),
-    "umaze_goal": _Paper(30_000, 50_000, 0.02),
+    "ant_dir": _Paper(200_000, 125_000, 0.1, BatchPEARLConfig(tasks_per_step=4)),
+    "ant_goal": _Paper(300_000, 100_000, 0.1, BatchPEARLConfig(tasks_per_step=10, kl_weight=1.0)),
+    "half_cheetah_vel": _Paper(60_000, 50_000, 0.05, BatchPEARLConfig(context_size=100)),
+    "humanoid_dir": _Paper(600_000, 250_000, 0.2, BatchPEARLConfig()),
+    "umaze_goal": _Paper(30_000, 50_000, 0.02, BatchPEARLConfig(context_size=128)),
     # All relabelled next observations of 30 x 300K transitions would take 18 GB; a pool is an unbiased sample.
-    "walker_param": _Paper(300_000, 100_000, 0.1, pool=20_000),
+    "walker_param": _Paper(300_000, 100_000, 0.1, BatchPEARLConfig(context_size=100), pool=20_000),
 }
 
 
@@ -61,12 +67,22 @@ def _paper(env: str) -> PipelineConfig:
         collect=CollectConfig(steps=sizes.steps, evaluation_episodes=5_000 // envs.get(env).horizon),
         bcq=TeachingConfig(iterations=sizes.bcq_iterations),
         relabel=RelabelConfig(reward_threshold=sizes.reward_threshold, pool=sizes.pool),
+        batch_pearl=sizes.pearl,
     )
 
 
 def _smoke(env: str) -> PipelineConfig:
     """Every stage in about a minute; the numbers mean nothing."""
     ensemble = EnsembleConfig(members=2, hidden=(16,), steps=40, batch_size=32, learning_rate=1e-3)
+    student = StudentConfig(
+        encoder_hidden=(16, 16),
+        embedding_size=4,
+        value_hidden=(16, 16),
+        decoder_hidden=(16, 16),
+        perturbation_hidden=(16, 16),
+        acting_candidates=2,
+    )
+    schedule: dict[str, Any] = {"steps": 20, "snapshot_every": 10, "context_size": 8, "batch_size": 16}
     return PipelineConfig(
         env=env,
         preset="smoke",
@@ -92,20 +108,25 @@ def _smoke(env: str) -> PipelineConfig:
         ),
         models=ModelsConfig(reward=ensemble, next_observation=ensemble, tasks_per_actor=2),
         relabel=RelabelConfig(reward_threshold=5.0, next_observation_threshold=5.0, pool=100),
-        distill=DistillConfig(
-            student=StudentConfig(
-                encoder_hidden=(16, 16),
-                embedding_size=4,
-                value_hidden=(16, 16),
-                decoder_hidden=(16, 16),
-                perturbation_hidden=(16, 16),
-                acting_candidates=2,
-            ),
-            steps=20,
-            snapshot_every=10,
-            context_size=8,
-            batch_size=16,
+        distill=DistillConfig(student=student, **schedule),
+        contextual_bcq=ContextualBCQConfig(
+            student=student, vae_encoder_hidden=(16, 16), target_candidates=2, **schedule
         ),
+        batch_pearl=BatchPEARLConfig(
+            encoder_hidden=(16, 16), embedding_size=4, hidden=(16, 16), tasks_per_step=4, **schedule
+        ),
+        metagenrl=MetaGenRLConfig(
+            hidden=(16, 16),
+            objective_hidden=(8, 8),
+            lstm=4,
+            steps=8,
+            evaluation_every=4,
+            evaluation_episodes=1,
+            segments=4,
+            objective_segments=4,
+            segment_length=5,
+        ),
+        rllib=RLlibConfig(updates=4, batch_size=16, hidden=(16, 16), evaluation_episodes=1),
         evaluate=EvaluateConfig(episodes=3, skipped_episodes=1, reference_episodes=1),
     )
 
@@ -113,6 +134,16 @@ def _smoke(env: str) -> PipelineConfig:
 def _laptop_base(env: str) -> PipelineConfig:
     """Networks and learning rates that learn in minutes on two cores; every environment starts from here."""
     paper = _paper(env)
+    student = StudentConfig(
+        value_hidden=(256, 256, 256), decoder_hidden=(256, 256, 256), perturbation_hidden=(256, 256, 256)
+    )
+    schedule: dict[str, Any] = {
+        "steps": 5_000,
+        "snapshot_every": 1_000,
+        "batch_size": 64,
+        "learning_rate": 1e-3,
+        "final_learning_rate": 0.1,
+    }
     return replace(
         paper,
         preset="laptop",
@@ -154,20 +185,27 @@ def _laptop_base(env: str) -> PipelineConfig:
             tasks_per_actor=5,
         ),
         distill=DistillConfig(
-            student=StudentConfig(
-                value_hidden=(256, 256, 256),
-                decoder_hidden=(256, 256, 256),
-                perturbation_hidden=(256, 256, 256),
-            ),
-            steps=8_000,
-            snapshot_every=1_000,
+            student=student,
             context_size=32,
-            batch_size=64,
-            learning_rate=1e-3,
-            final_learning_rate=0.1,
             kl_weight=0.01,
             partners=3,
+            hard_contexts=4,
+            **schedule,
         ),
+        # The baselines have the same networks, schedule and number of own context rows where those exist for them.
+        contextual_bcq=ContextualBCQConfig(
+            student=student,
+            vae_encoder_hidden=student.decoder_hidden,
+            context_size=64,
+            target_candidates=5,
+            tau=0.01,
+            **schedule,
+        ),
+        batch_pearl=replace(paper.batch_pearl, hidden=(256, 256, 256), context_size=64, tasks_per_step=10, **schedule),
+        metagenrl=MetaGenRLConfig(
+            hidden=(128, 128), steps=2_000, evaluation_every=20, segments=50, objective_segments=50
+        ),
+        rllib=RLlibConfig(updates=2_000, batch_size=128, hidden=(128, 128), learning_rate=1e-3),
         evaluate=EvaluateConfig(repeats=2),
         distill_cpus=2,
     )
@@ -181,7 +219,8 @@ def _laptop(env: str) -> PipelineConfig:
             return base
         case "half_cheetah_vel":
             # A fifth of the paper's horizon: five times the resets, the same speed to reach.
-            return _adjust(longer, horizon=200, steps=60_000)
+            short = {f"{learner}.steps": 4_000 for learner in ("distill", "contextual_bcq", "batch_pearl")}
+            return changed(_adjust(longer, horizon=200, steps=60_000), short)
         case "walker_param":
             return _adjust(longer, train_tasks=10, steps=50_000, pool=10_000)
         case "humanoid_dir":
@@ -191,7 +230,7 @@ def _laptop(env: str) -> PipelineConfig:
 
 
 def _locomotion(base: PipelineConfig) -> dict[str, Any]:
-    """What bodies with legs need beyond the maze: longer training everywhere, wider contexts, fewer pairs a step."""
+    """What bodies with legs need beyond the maze: longer training everywhere, wider contexts, a weaker prior."""
     return {
         "collect": replace(base.collect, evaluation_every=5),
         "bcq": replace(
@@ -202,6 +241,8 @@ def _locomotion(base: PipelineConfig) -> dict[str, Any]:
         ),
         "models": replace(base.models, reward=replace(base.models.reward, steps=4_000)),
         "distill": replace(base.distill, steps=12_000, context_size=64, kl_weight=0.005),
+        "contextual_bcq": replace(base.contextual_bcq, steps=12_000, context_size=128),
+        "batch_pearl": replace(base.batch_pearl, steps=12_000, context_size=128),
     }
 
 

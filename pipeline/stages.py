@@ -1,27 +1,42 @@
-"""The stage graph of a run: collect -> bcq, models -> relabel -> distill -> evaluate, as jobs with content keys."""
+"""The stage graph of a run: collect -> bcq, models -> relabel -> learner -> evaluate, as jobs with content keys."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any
 
 from actors.bcq_trainer import BCQTrainer
+from actors.central_trainer import CentralTrainer
 from actors.collector import Collector
-from actors.distiller import Distiller
 from actors.evaluator import Evaluator
 from actors.job import Job
+from actors.metagenrl_trainer import MetaGenRLTrainer
 from actors.model_trainer import ModelTrainer
+from actors.prober import Prober
 from actors.relabeller import Relabeller
+from actors.rllib_trainer import RLlibTrainer
 from actors.worker import Worker
 from mbml import envs
-from mbml.distill import METHODS
 from pipeline.config import PipelineConfig
-from pipeline.scheduler import Node
+from pipeline.graph import Node
+from pipeline.methods import METHODS, Variant, changed
 
-STAGE_VERSIONS = {"collect": 1, "bcq": 1, "models": 1, "relabel": 1, "distill": 1, "evaluate": 1}
+STAGE_VERSIONS = {
+    "collect": 1,
+    "bcq": 1,
+    "models": 2,
+    "relabel": 2,
+    "distill": 1,
+    "baseline": 1,
+    "metagenrl": 1,
+    "rllib": 1,
+    "evaluate": 1,
+    "probe": 1,
+}
 """Raised when a stage's code changes what it computes, so that older artefacts are not taken for its result."""
 
 Reference = tuple[str, str]
@@ -34,22 +49,45 @@ class Plan:
     config: PipelineConfig
     train: list[int]
     test: list[int]
-    nodes: list[Node] = field(default_factory=list)
+    variants: list[Variant]
+    jobs: dict[Reference, Node] = field(default_factory=dict)
+    """By the artefact that they make, in the order in which they should start."""
     artefacts: dict[str, list[Reference]] = field(default_factory=dict)
-    """Artefacts by what they hold: collect, bcq, models, relabel, references."""
+    """Artefacts that all variants share or stand beside: collect, bcq, references, rllib, metagenrl."""
     runs: list[Run] = field(default_factory=list)
     """One multi-task learner each."""
+    names: Counter[str] = field(default_factory=Counter)
+    """How often a job's name was wanted."""
+    stacks: dict[Any, Stacks] = field(default_factory=dict)
+    """Jobs of the stages before the learners, by everything that decides them."""
+
+    @property
+    def nodes(self) -> list[Node]:
+        """All jobs."""
+        return list(self.jobs.values())
+
+    def shared(self) -> list[Node]:
+        """The jobs that are not a multi-task learner's own: what a sweep makes once, before its trials."""
+        own = {reference for run in self.runs for reference in run.artefacts()}
+        return [node for reference, node in self.jobs.items() if reference not in own]
 
 
 @dataclass
 class Run:
     """Artefacts of one multi-task learner: its training, the evaluation of every snapshot, its probes."""
 
-    method: str
+    variant: Variant
     seed: int
-    distill: Reference
-    evaluations: list[Reference]
+    trained: Reference
+    evaluations: dict[int, Reference]
+    """By step."""
     probes: Reference
+    relabel: Reference | None
+    """The tables that it learned from, if any."""
+
+    def artefacts(self) -> list[Reference]:
+        """Everything that is made for this run alone."""
+        return [self.trained, *self.evaluations.values(), self.probes]
 
 
 def content_key(stage: str, payload: Mapping[str, Any], inputs: Mapping[str, Sequence[Reference]]) -> str:
@@ -72,94 +110,136 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def plan(config: PipelineConfig) -> Plan:
-    """The jobs of a checked configuration."""
+def plan(config: PipelineConfig, variants: Sequence[Variant] | None = None) -> Plan:
+    """The jobs of a checked configuration; without `variants` it compares `config.methods`.
+
+    Jobs that two variants have in common are planned once.
+    """
     distribution = envs.get(config.env)
     train = list(range(config.train_tasks or len(distribution.tasks("train"))))
     test = list(range(config.test_tasks or len(distribution.tasks("test"))))
-    result = Plan(config, train, test)
-    collected = _stacked_jobs(result, "collect", Collector, config.collect.tasks_per_actor, _collect_payload, {})
-    data = {"collect": collected}
-    teachers = _stacked_jobs(result, "bcq", BCQTrainer, config.bcq.tasks_per_actor, _bcq_payload, data)
-    models = _stacked_jobs(result, "models", ModelTrainer, config.models.tasks_per_actor, _models_payload, data)
-    tables = _add(
+    result = Plan(config, train, test, list(variants or [Variant(name, name) for name in config.methods]))
+    base = _data(result, config)
+    result.artefacts["collect"], result.artefacts["bcq"] = (_references(stacks) for stacks in base)
+    result.artefacts["references"] = [
+        _add(
+            result,
+            "evaluate",
+            "references",
+            Evaluator,
+            _evaluation(result, config) | {"kind": "references"},
+            {"bcq": _references(base[1])},
+        )
+    ]
+    result.artefacts["rllib"] = [
+        _add(
+            result,
+            "rllib",
+            f"rllib {algorithm} task {task}",
+            RLlibTrainer,
+            _common(config) | {"algorithm": algorithm, "tasks": [task], "config": config.rllib},
+            {"collect": [reference for tasks, reference in base[0] if task in tasks]},
+        )
+        for algorithm in config.rllib.algorithms
+        for task in train
+    ]
+    for variant in result.variants:
+        own = changed(config, variant.all_changes())
+        if METHODS[variant.method].learner == "metagenrl":
+            result.artefacts["metagenrl"] = [_add_metagenrl(result, own, seed) for seed in config.distill_seeds]
+            continue
+        for seed in config.distill_seeds:
+            _add_run(result, own, variant, seed)
+    return result
+
+
+def _data(result: Plan, config: PipelineConfig) -> tuple[Stacks, Stacks]:
+    """Collection and teachers."""
+    collected = _stacked_jobs(result, "collect", Collector, config, _collect_payload, {})
+    return collected, _stacked_jobs(result, "bcq", BCQTrainer, config, _bcq_payload, {"collect": collected})
+
+
+def _tables(result: Plan, config: PipelineConfig, collected: Stacks) -> Reference:
+    """Ensembles and the relabelling tables that they make; true rewards need no ensemble."""
+    models: Stacks = []
+    if config.relabel.source == "ensemble":
+        models = _stacked_jobs(result, "models", ModelTrainer, config, _models_payload, {"collect": collected})
+    return _add(
         result,
         "relabel",
         "relabel",
         Relabeller,
-        _common(config, horizon=False) | {"tasks": train, "config": config.relabel, "models": _model_configs(config)},
-        _refs(data) | {"models": [r for _, r in models]},
+        _common(config, horizon=False)
+        | {"tasks": result.train, "config": config.relabel, "models": _model_configs(config)},
+        {"collect": _references(collected), "models": _references(models)},
     )
-    result.artefacts["relabel"] = [tables]
-    evaluation = {"train": train, "test": test, "config": config.evaluate}
-    references = _add(
-        result,
-        "evaluate",
-        "references",
-        Evaluator,
-        _common(config) | evaluation | {"kind": "references"},
-        {"bcq": [r for _, r in teachers]},
-    )
-    result.artefacts["references"] = [references]
-    for method in config.methods:
-        for seed in config.distill_seeds:
-            _add_run(result, method, seed, _refs(data) | _refs({"bcq": teachers}), tables, evaluation)
-    return result
 
 
-def _add_run(
-    result: Plan,
-    method: str,
-    seed: int,
-    inputs: dict[str, list[Reference]],
-    tables: Reference,
-    evaluation: dict[str, Any],
-) -> None:
-    """Distillation of one method with one seed, the evaluation of its snapshots, and its probes."""
-    config = result.config
-    learner = replace(config.distill, **METHODS[method])
-    uses_tables = learner.union_context or learner.triplet == "relabelled"
-    label = f"{method} seed {seed}"
-    distilled = _add(
+def _add_run(result: Plan, config: PipelineConfig, variant: Variant, seed: int) -> None:
+    """One learner with one seed, the evaluation of its snapshots, and its probes."""
+    kind = METHODS[variant.method].learner
+    learner = getattr(config, kind)
+    collected, teachers = _data(result, config)
+    data = {"collect": _references(collected)}
+    inputs, tables = data, None
+    if kind == "distill":
+        if learner.union_context or learner.triplet == "relabelled":
+            tables = _tables(result, config, collected)
+        inputs = data | {"bcq": _references(teachers), "relabel": [tables] if tables else []}
+    label = f"{variant.label} seed {seed}"
+    trained = _add(
         result,
-        "distill",
-        f"distill {label}",
-        Distiller,
+        "distill" if kind == "distill" else "baseline",
+        f"distill {label}" if kind == "distill" else label,
+        CentralTrainer,
         {
             "environment": config.env,
             "tasks": result.train,
             "config": learner,
-            "seed": _seed(config, seed),
+            "seed": f"{config.seed}/{seed}",
             "threads": config.distill_cpus,
         },
-        inputs | {"relabel": [tables] if uses_tables else []},
+        inputs,
         num_cpus=config.distill_cpus,
     )
-    steps = [*range(learner.snapshot_every, learner.steps, learner.snapshot_every), learner.steps]
-    evaluations = [
-        _add(
+    payload = _evaluation(result, config)
+    evaluations = {
+        step: _add(
             result,
             "evaluate",
             f"evaluate {label} step {step}",
             Evaluator,
-            _common(config) | evaluation | {"kind": "student", "step": step},
-            {"distill": [distilled]},
+            payload | {"kind": "student", "step": step},
+            {"distill": [trained]},
         )
-        for step in steps
-    ]
+        for step in [*range(learner.snapshot_every, learner.steps, learner.snapshot_every), learner.steps]
+    }
     probes = _add(
         result,
-        "evaluate",
+        "probe",
         f"probe {label}",
-        Evaluator,
-        _common(config, horizon=False) | evaluation | {"kind": "probes", "step": learner.steps},
-        {"distill": [distilled], "collect": inputs["collect"]},
+        Prober,
+        payload | {"step": learner.steps, "last_trajectory": kind == "batch_pearl"},
+        {"distill": [trained]} | data,
     )
-    result.runs.append(Run(method, seed, distilled, evaluations, probes))
+    result.runs.append(Run(variant, seed, trained, evaluations, probes, tables))
 
 
-def _seed(config: PipelineConfig, seed: int) -> str:
-    return f"{config.seed}/{seed}"
+def _add_metagenrl(result: Plan, config: PipelineConfig, seed: int) -> Reference:
+    """MetaGenRL on the first training task's batch, evaluated there (section 6.3)."""
+    collected, _ = _data(result, config)
+    return _add(
+        result,
+        "metagenrl",
+        f"metagenrl seed {seed}",
+        MetaGenRLTrainer,
+        _common(config) | {"tasks": result.train[:1], "config": config.metagenrl, "seed": f"{config.seed}/{seed}"},
+        {"collect": [reference for tasks, reference in collected if result.train[0] in tasks]},
+    )
+
+
+def _evaluation(result: Plan, config: PipelineConfig) -> dict[str, Any]:
+    return _common(config) | {"train": result.train, "test": result.test, "config": config.evaluate}
 
 
 def _common(config: PipelineConfig, *, horizon: bool = True) -> dict[str, Any]:
@@ -190,21 +270,25 @@ Stacks = list[tuple[list[int], Reference]]
 
 
 def _stacked_jobs(
-    result: Plan, stage: str, worker: type[Worker], size: int, payload: Any, inputs: dict[str, Stacks]
+    result: Plan, stage: str, worker: type[Worker], config: PipelineConfig, payload: Any, inputs: dict[str, Stacks]
 ) -> Stacks:
-    """One job per stack of at most `size` training tasks, reading only the inputs that hold its tasks."""
-    jobs: Stacks = []
+    """One job per stack of training tasks, reading only the inputs that hold its tasks; planned once for all runs."""
+    read = tuple((name, *_references(stacks)) for name, stacks in inputs.items())
+    decides = (stage, config.seed, config.horizon, getattr(config, stage), read)
+    if decides in result.stacks:
+        return result.stacks[decides]
+    jobs = result.stacks[decides] = []
+    size = getattr(config, stage).tasks_per_actor
     for start in range(0, len(result.train), size):
         tasks = result.train[start : start + size]
         name = f"{stage} tasks {tasks[0]}-{tasks[-1]}" if len(tasks) > 1 else f"{stage} task {tasks[0]}"
         needed = {k: [ref for held, ref in stacks if set(held) & set(tasks)] for k, stacks in inputs.items()}
-        jobs.append((tasks, _add(result, stage, name, worker, payload(result.config, tasks), needed)))
-    result.artefacts[stage] = [reference for _, reference in jobs]
+        jobs.append((tasks, _add(result, stage, name, worker, payload(config, tasks), needed)))
     return jobs
 
 
-def _refs(stacks: dict[str, Stacks]) -> dict[str, list[Reference]]:
-    return {name: [reference for _, reference in jobs] for name, jobs in stacks.items()}
+def _references(stacks: Stacks) -> list[Reference]:
+    return [reference for _, reference in stacks]
 
 
 def _add(
@@ -217,8 +301,13 @@ def _add(
     *,
     num_cpus: int = 1,
 ) -> Reference:
-    """Add one job to the plan; what it computes decides its key, its name does not."""
-    key = content_key(stage, payload, inputs)
-    job = Job(stage=stage, name=f"{name} ({result.config.env})", key=key, payload=payload, inputs=inputs)
-    result.nodes.append(Node(job, worker, num_cpus=num_cpus))
-    return stage, key
+    """Add one job to the plan unless it is there; what it computes decides its key, its name does not."""
+    reference = stage, content_key(stage, payload, inputs)
+    if reference not in result.jobs:
+        name = f"{name} ({result.config.env})"
+        result.names[name] += 1
+        if result.names[name] > 1:  # the same stage under another configuration
+            name += f" #{result.names[name]}"
+        job = Job(stage=stage, name=name, key=reference[1], payload=payload, inputs=inputs)
+        result.jobs[reference] = Node(job, worker, num_cpus=num_cpus)
+    return reference

@@ -30,12 +30,17 @@ def summarise(plan: Plan, store: Store, outcome: Outcome | None = None) -> dict[
         return [store.fetch(*reference) for reference in references]
 
     references = _references(plan, read_json(folders(plan.artefacts["references"])[0] / "references.json"))
-    evaluation = [_evaluation(run, folders(run.evaluations)) for run in plan.runs]
+    evaluation = [_evaluation(run, folders(run.evaluations.values())) for run in plan.runs]
     bcq = folders(plan.artefacts["bcq"])
     references["train"]["bcq"] = [s["return"] for s in _selected(bcq)]
     sac = _curves(folders(plan.artefacts["collect"]), "step")
     references["train"]["sac"] = [curve["return"][-1] for curve in sac]
+    references["train"] |= _rllib(plan, folders(plan.artefacts["rllib"]))
     probes = [read_json(folders([run.probes])[0] / "probes.json") for run in plan.runs]
+    relabelling = {
+        run.variant.label: read_json(folders([run.relabel])[0] / "diagnostics.json") for run in plan.runs if run.relabel
+    }
+    metagenrl = folders(plan.artefacts.get("metagenrl", []))
     return {
         "environment": config.env,
         "paper_name": distribution.paper_name,
@@ -48,16 +53,30 @@ def summarise(plan: Plan, store: Store, outcome: Outcome | None = None) -> dict[
         "tasks": {split: _tasks(config.env, split, getattr(plan, split)) for split in ("train", "test")},
         "collect": {"curves": sac},
         "bcq": {"curves": _curves(bcq, "iteration"), "selected": _selected(bcq)},
-        "relabel": read_json(folders(plan.artefacts["relabel"])[0] / "diagnostics.json"),
-        "distill": [_losses(run, folders([run.distill])[0]) for run in plan.runs],
+        "variants": [asdict(variant) for variant in plan.variants],
+        "relabel": next(iter(relabelling.values()), None),
+        "relabelling": [{"method": label, **found} for label, found in relabelling.items()],
+        "metagenrl": [
+            {"seed": seed, **_curves([folder], "step")[0]}
+            for seed, folder in zip(config.distill_seeds, metagenrl, strict=False)
+        ],
+        "distill": [_losses(run, folders([run.trained])[0]) for run in plan.runs],
         "evaluation": evaluation,
         "references": references,
         "headline": _headline(evaluation),
         "posteriors": [
-            _posteriors(plan, run, folders(run.evaluations)[-1], probe)
+            _posteriors(plan, run, folders(run.evaluations.values())[-1], probe)
             for run, probe in zip(plan.runs, probes, strict=True)
         ],
         "reward_swap": _reward_swap(plan.runs, probes),
+        "probes": [
+            {
+                "method": run.variant.label,
+                "seed": run.seed,
+                **{name: probe[name] for name in ("identification", "foreign_contexts", "last_trajectory")},
+            }
+            for run, probe in zip(plan.runs, probes, strict=True)
+        ],
         "cost": [asdict(stage) for stage in outcome.cost] if outcome else [],
         "wall_seconds": outcome.wall_seconds if outcome else None,
     }
@@ -86,16 +105,23 @@ def _selected(folders: list[Path]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: row["task"])
 
 
+def _rllib(plan: Plan, folders: list[Path]) -> dict[str, list[float]]:
+    """Returns on the training tasks of each of RLlib's algorithms; the jobs come algorithm by algorithm."""
+    returns = [row["return"] for folder in folders for row in read_json(folder / "returns.json")]
+    table = np.array(returns).reshape(-1, len(plan.train))
+    return {f"rllib_{name}": row.tolist() for name, row in zip(plan.config.rllib.algorithms, table, strict=True)}
+
+
 def _losses(run: Run, folder: Path) -> dict[str, Any]:
     rows = read_lines(folder / "losses.jsonl")
     names = list(rows[0]) if rows else []
     columns = {name: [row[name] for row in rows] for name in names}
-    return {"method": run.method, "seed": run.seed, "loss_triplet": None, **columns}
+    return {"method": run.variant.label, "seed": run.seed, "loss_triplet": None, **columns}
 
 
 def _evaluation(run: Run, folders: list[Path]) -> dict[str, Any]:
     scores = [read_json(folder / "scores.json") for folder in folders]
-    result: dict[str, Any] = {"method": run.method, "seed": run.seed, "step": [s["step"] for s in scores]}
+    result: dict[str, Any] = {"method": run.variant.label, "seed": run.seed, "step": [s["step"] for s in scores]}
     for split in ("test", "train"):
         if split in scores[-1]:
             result[split] = [s[split]["score"] for s in scores]
@@ -153,12 +179,12 @@ def _posteriors(plan: Plan, run: Run, evaluation: Path, probe: dict[str, Any]) -
     ]
     contexts += [("test", t, mean) for t, mean in zip(unseen["task"], unseen["posterior_mean"], strict=True)]
     split, task, mean = (list(column) for column in zip(*contexts, strict=True))
-    return {"method": run.method, "seed": run.seed, "split": split, "task": task, "mean": mean}
+    return {"method": run.variant.label, "seed": run.seed, "split": split, "task": task, "mean": mean}
 
 
 def _reward_swap(runs: list[Run], probes: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
     rows = [
-        {"method": run.method, "seed": run.seed, **probe["reward_swap"]}
+        {"method": run.variant.label, "seed": run.seed, **probe["reward_swap"]}
         for run, probe in zip(runs, probes, strict=True)
         if probe["reward_swap"] is not None
     ]

@@ -14,6 +14,7 @@ from actors.artefacts import (
     load_teachers,
     read_json,
     read_lines,
+    tasks_of,
     truth_table,
 )
 from actors.store import Store
@@ -93,13 +94,15 @@ def test_ensembles_of_several_stacks_are_joined_in_the_order_of_their_tasks(tmp_
 
 def test_the_truth_table_is_the_reward_of_every_task_and_none_where_it_is_not_observed():
     rows = torch.rand(2, 5, UMAZE.row_size)
-    table = truth_table("umaze_goal", [4, 1], rows)
+    unseen = tasks_of("umaze_goal", "test", [3])
+    table = truth_table("umaze_goal", tasks_of("umaze_goal", "train", [4, 1]) + unseen, rows)
     assert table is not None
+    assert table.shape == (3, 2, 5)
     goal = envs.get("umaze_goal").tasks("train")[1].vector
     place = UMAZE.split(rows).next_observation[0, 3, :2].numpy()
     assert table[1, 0, 3].item() == pytest.approx(np.exp(-np.linalg.norm(place - goal)), rel=1e-5)
     layout = layout_of("ant_dir")
-    assert truth_table("ant_dir", [0, 1], torch.rand(2, 3, layout.row_size)) is None
+    assert truth_table("ant_dir", tasks_of("ant_dir", "train", [0, 1]), torch.rand(2, 3, layout.row_size)) is None
 
 
 def test_environments_are_built_task_by_task():

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from mbml import envs
-from pipeline.config import ConfigError
+from pipeline.config import _RULES, ConfigError, _leaves
+from pipeline.methods import changed
 from pipeline.presets import NAMES, preset
 
 # Section 13.1: N, BCQ iterations, reward threshold, horizon, K, K_test.
@@ -74,6 +75,40 @@ def test_paper_numbers_common_to_all(env):
     assert (config.evaluate.episodes, config.evaluate.skipped_episodes) == (5, 2)
 
 
+@pytest.mark.parametrize("env", envs.NAMES)
+def test_paper_numbers_of_the_baselines(env):
+    """Sections 6.1 and 6.2, and the PEARL rows of section 13.1."""
+    config = preset(env, "paper")
+    rival, pearl = config.contextual_bcq, config.batch_pearl
+    assert rival.student == config.distill.student
+    assert (rival.vae_encoder_hidden, rival.context_size, rival.batch_size) == ((1024,) * 7, 128, 128)
+    assert (rival.steps, rival.learning_rate, rival.target_candidates, rival.tau) == (100_000, 3e-4, 10, 0.005)
+    assert (rival.encoder_losses, rival.kl_weight) == ("critic_and_vae", 0.0)
+    context, tasks, weight = {
+        "ant_dir": (256, 4, 0.1),
+        "ant_goal": (256, 10, 1.0),
+        "half_cheetah_vel": (100, 16, 0.1),
+        "humanoid_dir": (256, 16, 0.1),
+        "umaze_goal": (128, 16, 0.1),
+        "walker_param": (100, 16, 0.1),
+    }[env]
+    assert (pearl.context_size, pearl.tasks_per_step, pearl.kl_weight) == (context, tasks, weight)
+    assert (pearl.embedding_size, pearl.hidden, pearl.batch_size, pearl.reward_scale) == (5, (300,) * 3, 256, 5.0)
+    assert (pearl.steps, pearl.learning_rate, pearl.policy_regulariser) == (100_000, 3e-4, 1e-3)
+    assert config.metagenrl.hidden == (350, 350)
+
+
+@pytest.mark.parametrize("env", envs.NAMES)
+def test_laptop_gives_all_learners_the_same_schedule_and_networks(env):
+    config = preset(env, "laptop")
+    ours, rivals = config.distill, (config.contextual_bcq, config.batch_pearl)
+    for name in ("steps", "snapshot_every", "batch_size", "learning_rate", "final_learning_rate"):
+        assert {getattr(rival, name) for rival in rivals} == {getattr(ours, name)}
+    assert config.contextual_bcq.student == ours.student
+    assert {rival.context_size for rival in rivals} == {2 * ours.context_size}
+    assert set(config.batch_pearl.hidden) == set(ours.student.value_hidden)
+
+
 @pytest.mark.parametrize("env", ["half_cheetah_vel", "umaze_goal"])
 def test_paper_collection_evaluates_on_5000_steps(env):
     """Section 1.3: up to 5,000 steps of whole episodes."""
@@ -107,16 +142,6 @@ def test_unknown_names_are_refused_with_the_valid_ones():
     assert all(name in str(unknown.value) for name in ("maze", *envs.NAMES))
 
 
-def changed(path, value):
-    """The smoke configuration with one field, given by its dotted path, changed."""
-
-    def change(node, names):
-        inner = value if len(names) == 1 else change(getattr(node, names[0]), names[1:])
-        return replace(node, **{names[0]: inner})
-
-    return change(preset("umaze_goal", "smoke"), path.split("."))
-
-
 BAD = [
     ("train_tasks", 11),
     ("train_tasks", -1),
@@ -148,6 +173,13 @@ BAD = [
     ("distill.snapshot_every", 0),
     ("distill.context_size", 0),
     ("distill.batch_size", 0),
+    ("contextual_bcq.steps", 0),
+    ("contextual_bcq.vae_encoder_hidden", (8, 0)),
+    ("batch_pearl.tasks_per_step", 0),
+    ("batch_pearl.reward_scale", 0.0),
+    ("metagenrl.segments", 0),
+    ("rllib.updates", 0),
+    ("rllib.algorithms", ("dqn",)),
     ("evaluate.repeats", 0),
     ("evaluate.reference_episodes", 0),
     ("evaluate.skipped_episodes", 3),
@@ -157,7 +189,7 @@ BAD = [
 
 def assert_refused(path, value):
     with pytest.raises(ConfigError) as caught:
-        changed(path, value).check()
+        changed(preset("umaze_goal", "smoke"), {path: value}).check()
     sentence = str(caught.value)
     assert sentence.endswith(".")
     assert "\n" not in sentence
@@ -171,7 +203,7 @@ def test_bad_fields_are_refused_in_one_sentence(path, value):
 
 def test_an_unknown_environment_is_refused_by_the_check_too():
     with pytest.raises(ValueError, match="umaze_goal"):
-        changed("env", "maze").check()
+        replace(preset("umaze_goal", "smoke"), env="maze").check()
 
 
 UNCHECKED = [
@@ -200,3 +232,23 @@ UNCHECKED = [
 @pytest.mark.parametrize(("path", "value"), UNCHECKED)
 def test_more_bad_fields_are_refused_in_one_sentence(path, value):
     assert_refused(path, value)
+
+
+def test_every_number_of_a_configuration_is_checked():
+    """But those whose every value is meaningful, and those with a sentence of their own."""
+    free = {"seed", "distill_seeds", "skipped_episodes", "episodes", "horizon", "train_tasks", "test_tasks"}
+    config = preset("umaze_goal", "laptop")
+    for path, value in _leaves("", config):
+        name = path.rpartition(".")[2]
+        entries = value if isinstance(value, tuple) else (value,)
+        if name not in free and any(isinstance(v, int | float) and not isinstance(v, bool) for v in entries):
+            assert name in _RULES, path
+
+
+def test_methods_that_an_environment_rules_out_are_refused():
+    for env, method, word in (("umaze_goal", "metagenrl", "ant_dir"), ("ant_dir", "ground_truth", "reward")):
+        with pytest.raises(ConfigError, match=word):
+            replace(preset(env, "smoke"), methods=(method,)).check()
+    replace(preset("ant_dir", "smoke"), methods=("full", "metagenrl")).check()
+    with pytest.raises(ConfigError, match="ant_dir"):
+        changed(preset("ant_dir", "smoke"), {"relabel.source": "ground_truth"}).check()

@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from actors.artefacts import load_policy, snapshot_of
 from actors.store import Store
 from mbml import envs
 from mbml.data import validate
-from mbml.policy import Student
+from pipeline.methods import ABLATIONS, changed
 from pipeline.presets import preset
 from pipeline.report.page import write_report
 from pipeline.scheduler import connect, execute
 from pipeline.stages import plan
 from pipeline.summarise import summarise
+
+COMPARED = (*ABLATIONS, "contextual_bcq", "batch_pearl")
 
 
 @pytest.fixture(scope="module")
@@ -23,14 +26,10 @@ def everything(tmp_path_factory):
     """All six smoke pipelines as one graph, so that actors are shared; plans, store and outcome."""
     store = tmp_path_factory.mktemp("store")
     plans = {env: plan(preset(env, "smoke")) for env in envs.NAMES}
-    # One environment also trains every ablation, on the same data and teachers.
-    plans["umaze_goal"] = plan(
-        replace(
-            preset("umaze_goal", "smoke"),
-            methods=("full", "no_triplet", "no_relabelling", "neither"),
-            distill_seeds=(0, 1),
-        )
-    )
+    # One environment also trains every ablation and rival, from the same data and teachers; others the rest.
+    plans["umaze_goal"] = plan(replace(preset("umaze_goal", "smoke"), methods=COMPARED, distill_seeds=(0, 1)))
+    plans["ant_dir"] = plan(replace(preset("ant_dir", "smoke"), methods=("full", "metagenrl")))
+    plans["half_cheetah_vel"] = plan(changed(preset("half_cheetah_vel", "smoke"), {"rllib.algorithms": ("bc",)}))
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         with connect(num_cpus=2):
@@ -88,20 +87,57 @@ def test_nothing_in_the_store_is_a_pickle(everything):
 
 def test_methods_share_data_and_teachers_but_not_students(everything):
     plans, store, _, _ = everything
-    runs = plans["umaze_goal"].runs
-    assert len(runs) == 8
-    weights = {}
-    for run in runs:
-        step = plans["umaze_goal"].config.distill.steps
-        student = Student.load(store.fetch(*run.distill) / "snapshots" / f"step-{step:07d}.safetensors")
-        weights[run.method, run.seed] = student.encoder.body.weights[0].detach().numpy().tobytes()
-    assert len(set(weights.values())) == 8
+    compared = plans["umaze_goal"]
+    assert [(run.variant.label, run.seed) for run in compared.runs] == [(m, s) for m in COMPARED for s in (0, 1)]
+    encoders = set()
+    for run in compared.runs:
+        policy = load_policy(snapshot_of(store.fetch(*run.trained), compared.config.distill.steps))
+        encoders.add(policy.encoder.body.weights[0].detach().numpy().tobytes())
+    assert len(encoders) == len(compared.runs)
+
+
+def test_every_method_is_probed(everything):
+    plans, store, outcome, _ = everything
+    summary = summarise(plans["umaze_goal"], store, outcome)
+    assert [row["method"] for row in summary["probes"]] == [m for m in COMPARED for _ in (0, 1)]
+    for row in summary["probes"]:
+        assert len(row["identification"]) == 3
+        assert all(0 <= share <= 1 for share in row["identification"])
+        assert {name: len(values) for name, values in row["foreign_contexts"].items()} == {"nearest": 2, "farthest": 2}
+        assert (row["last_trajectory"] is not None) == (row["method"] == "batch_pearl")
+    # The maze never terminates, so PEARL's own protocol is the return of the last episode, under other draws of z: the
+    # probe plays the unseen tasks alone.
+    pearl = next(row for row in summary["probes"] if row["method"] == "batch_pearl")
+    scored = next(row for row in summary["evaluation"] if row["method"] == "batch_pearl")
+    assert pearl["last_trajectory"] == pytest.approx([returns[-1] for returns in scored["test_episodes"]], rel=1e-3)
+
+
+def test_the_error_of_the_reward_models_is_followed_with_and_without_an_ensemble(everything):
+    plans, store, outcome, _ = everything
+    found = {row["method"]: row for row in summarise(plans["umaze_goal"], store, outcome)["relabelling"]}
+    assert set(found) == {"full", "no_triplet", "ground_truth", "no_ensemble"}
+    for method in ("full", "no_ensemble"):
+        assert [row["step"] for row in found[method]["training"]] == list(range(4, 41, 4))
+        assert all(len(row["error"]) == 3 for row in found[method]["training"])
+    assert all(row["kept"] == 1.0 for row in found["no_ensemble"]["training"])
+    assert found["no_ensemble"]["training"] != found["full"]["training"]
+    assert found["ground_truth"]["training"] is None
+    assert [share for row in found["no_ensemble"]["share"] for share in row if share is not None] == [1.0] * 6
+
+
+def test_single_task_rivals(everything):
+    plans, store, outcome, _ = everything
+    (curve,) = summarise(plans["ant_dir"], store, outcome)["metagenrl"]
+    assert curve["task"] == 0
+    assert curve["step"] == [4, 8]
+    cheetah = summarise(plans["half_cheetah_vel"], store, outcome)["references"]["train"]
+    assert len(cheetah["rllib_bc"]) == len(cheetah["bcq"]) == 3
 
 
 def test_one_processor_gives_the_same_bits_as_two(everything, tmp_path):
     store = everything[1]
     one = plan(preset("umaze_goal", "smoke"))
-    shared = [node for node in one.nodes if node.job.stage != "evaluate"]
+    shared = [node for node in one.nodes if node.job.stage not in ("evaluate", "probe")]
     # Jobs in the reverse order on the Ray that is there: other actors, other neighbours, the same bytes.
     outcome = execute(shared[::-1], str(tmp_path), log=lambda line: None)
     assert not outcome.failed
