@@ -4,6 +4,7 @@ PYTHON ?= python3.11
 VENV   := .venv
 RUN    := $(VENV)/bin/python
 STAMP  := $(VENV)/.requirements
+SWEEPS := $(sort $(basename $(notdir $(wildcard tune_configs/*.yaml))))
 ENVS   := ant_dir ant_goal half_cheetah_vel humanoid_dir umaze_goal walker_param
 
 # ENV is also a variable of POSIX shells (a start-up file): keep ours out of the recipes' environment.
@@ -15,23 +16,27 @@ unexport RAY_ADDRESS
 endif
 
 OPTIONS = --env $(ENV) $(if $(PRESET),--preset $(PRESET)) $(if $(SEED),--seed $(SEED)) \
-          $(if $(STORE),--store $(STORE)) $(ARGS)
+          $(if $(STORE),--store $(STORE)) $(if $(SEEDS),--distill-seeds $(SEEDS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline report test lint clean need-env
+.PHONY: help setup pipeline sweep figures report test lint clean need-env
 
 help:
 	@echo "make pipeline ENV=...   collect, learn, relabel, distil, evaluate and report one environment"
+	@echo "make sweep SWEEP=... ENV=...   compare methods or settings with Ray Tune (tune_configs/)"
+	@echo "make figures ENV=...    draw the paper's figures from the finished sweeps"
 	@echo "make report ENV=...     write the report of a finished run again"
 	@echo "make test               pytest (TESTS=tests/mbml chooses a part)"
 	@echo "make lint               ruff, pyright, import-linter"
 	@echo "make setup              virtual environment and pinned requirements (the others do it when needed)"
 	@echo "make clean              remove caches; runs/ and $(VENV)/ stay"
 	@echo
-	@echo "Variables of pipeline and report:"
+	@echo "Variables of pipeline, sweep, figures and report:"
 	@echo "  ENV          $(ENVS)"
 	@echo "  PRESET       smoke (every stage, numbers mean nothing), laptop (default), paper (the authors' sizes)"
 	@echo "  SEED         0, 1, 2, ... (default 0)"
+	@echo "  SEEDS        seeds of the multi-task learner, from the same data and teachers, such as SEEDS='0 1 2'"
+	@echo "  SWEEP        $(SWEEPS), or a YAML file of your own"
 	@echo "  STORE        where results are kept: a folder or an fsspec address such as s3://bucket/path"
 	@echo "  RAY_ADDRESS  an existing Ray cluster; without it Ray starts inside the run and ends with it"
 	@echo "  ARGS         more options; '$(RUN) -m pipeline run --help' lists them"
@@ -54,6 +59,13 @@ need-env:
 
 pipeline: need-env $(STAMP)
 	@$(RUN) -m pipeline run $(OPTIONS)
+
+sweep: need-env $(STAMP)
+	@test -n "$(strip $(SWEEP))" || { echo "Say which sweep, for example SWEEP=ablations; there are: $(SWEEPS)." >&2; exit 2; }
+	@$(RUN) -m pipeline sweep --sweep $(SWEEP) $(OPTIONS)
+
+figures: need-env $(STAMP)
+	@$(RUN) -m pipeline figures $(OPTIONS)
 
 report: need-env $(STAMP)
 	@$(RUN) -m pipeline report $(OPTIONS)

@@ -14,10 +14,13 @@ from typing import Annotated
 import tyro
 
 from mbml import envs
-from mbml.data import validate
+from mbml.data import Dataset, validate
+from mbml.export import export_parquet
 from mbml.transitions import DatasetError
 from pipeline.config import PipelineConfig
 from pipeline.presets import preset
+from pipeline.sweep_config import Sweep, load_sweep, runnable, sweep_defaults
+from pipeline.sweep_config import names as sweep_names
 
 _HELP = """usage: python -m pipeline COMMAND [OPTIONS]
 
@@ -25,15 +28,22 @@ Multi-task batch reinforcement learning with metric learning.
 
 commands:
   run       collect, learn, relabel, distil, evaluate and report one environment; continues where it was stopped
+  sweep     compare methods or settings with Ray Tune on the same data and teachers; continues where it was stopped
+  figures   draw the paper's figures from the finished sweeps of an environment
   report    write the report of a finished run again
   validate  check a dataset folder: schema, checksums, episodes
+  export    write a dataset's batches as Parquet files in the columns that RLlib's offline algorithms read
 
 examples:
   python -m pipeline run --env umaze_goal
   python -m pipeline run --env walker_param --preset paper --store s3://bucket/mbml
   python -m pipeline run --env umaze_goal --distill.margin 4 --distill-seeds 0 1 2
   python -m pipeline run --env umaze_goal --help      every field with its default
+  python -m pipeline sweep --sweep triplet_margin --env ant_dir
+  python -m pipeline sweep --sweep my_sweep.yaml --env umaze_goal --distill-seeds 0 1 2 3 4
+  python -m pipeline figures --env umaze_goal
   python -m pipeline validate path/to/dataset
+  python -m pipeline export path/to/dataset path/to/folder
 
 MBML_TRACEBACK=1 shows where in the code an error comes from.
 """
@@ -46,7 +56,7 @@ class Place:
     store: str = "runs/store"
     """Folder or fsspec URL (s3://, gs://, file://) of the artefacts; runs share it and reuse each other's."""
     out: str = ""
-    """Folder of the report; by default runs/<env>-<preset>-seed<seed>."""
+    """Folder of the report; by default runs/<env>-<preset>-seed<seed>, for a sweep with its name behind it."""
     num_cpus: int | None = None
     """Processors of the embedded Ray; by default all. A cluster (RAY_ADDRESS) has its own."""
     dashboard: bool = False
@@ -59,6 +69,12 @@ class _Everything:
     place: Annotated[Place, tyro.conf.arg(name="")]
 
 
+@dataclass(frozen=True)
+class _SweepToo(_Everything):
+    sweep: str
+    """What is compared: a file of tune_configs/ by its name, or a path that ends in .yaml."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (2: bad input, 1: a job failed, 130: interrupted)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -69,9 +85,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if command == "validate":
             return _validate(rest)
-        if command in ("run", "report"):
+        if command == "export":
+            return _export(rest)
+        if command == "sweep":
+            return _sweep(rest)
+        if command in ("run", "report", "figures"):
             return _run(command, rest)
-        raise ValueError(f"There is no command {command!r}; choose run, report or validate.")
+        raise ValueError(f"There is no command {command!r}; choose run, sweep, figures, report, validate or export.")
     except ValueError as error:  # every bad input is one, whichever storey notices it
         if os.environ.get("MBML_TRACEBACK"):
             raise
@@ -83,10 +103,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, arguments: list[str]) -> int:
-    config, place = _parse(command, arguments)
-    out = Path(place.out or f"runs/{config.env}-{config.preset}-seed{config.seed}")
+    everything = _parse(command, arguments)
+    config, place = everything.config, everything.place
+    out = Path(place.out or _folder(config) + ("-figures" if command == "figures" else ""))
     # Ray takes seconds to import, so it waits until the input is known to be good.
     config.check()
+    if command == "figures":
+        from pipeline.figures import draw
+
+        return draw(config, place.store, out, _log())
     from pipeline import run as runner
 
     if command == "report":
@@ -94,28 +119,57 @@ def _run(command: str, arguments: list[str]) -> int:
     return runner.run(config, place.store, out, _log(), num_cpus=place.num_cpus, dashboard=place.dashboard)
 
 
-def _parse(command: str, arguments: list[str]) -> tuple[PipelineConfig, Place]:
-    """Two steps: environment and preset decide the defaults that the other options change."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    first.add_argument("--env")
-    first.add_argument("--preset", default="laptop")
+def _sweep(arguments: list[str]) -> int:
+    wanted = _known(arguments, "--sweep").sweep
+    asks_help = _asks_help(arguments)
+    if wanted is None and not asks_help:
+        raise ValueError(f"Say which sweep with --sweep: {', '.join(sweep_names())}, or a YAML file.")
+    sweep = load_sweep(wanted or "ablations")
+    everything = _parse("sweep", arguments, sweep)
+    config, place = everything.config, everything.place
+    log = _log()
+    runnable(sweep, config, lambda line: None)  # Ray takes seconds to import, so bad input is refused before
+    from pipeline.sweep import run_sweep
+
+    out = Path(place.out or f"{_folder(config)}-{sweep.name}")
+    return run_sweep(sweep, config, place.store, out, log, num_cpus=place.num_cpus, dashboard=place.dashboard)
+
+
+def _folder(config: PipelineConfig) -> str:
+    return f"runs/{config.env}-{config.preset}-seed{config.seed}"
+
+
+def _parse(command: str, arguments: list[str], sweep: Sweep | None = None) -> _Everything:
+    """Two steps: environment, preset and sweep decide the defaults that the other options change."""
+    known = _known(arguments, "--env", "--preset")
+    if known.env is None and not _asks_help(arguments):
+        raise ValueError(f"Say which environment with --env: {', '.join(envs.NAMES)}.")
+    config = preset(known.env or "umaze_goal", known.preset or "laptop")
+    default = _Everything(config, Place())
+    if sweep is not None:
+        default = _SweepToo(sweep_defaults(sweep, config), Place(), sweep.name)
+    return tyro.cli(
+        type(default),
+        prog=f"python -m pipeline {command}",
+        description="Defaults are those of the environment and preset named"
+        + (", with the sweep's own seeds and settings and one processor a trial." if sweep else "."),
+        args=arguments,
+        default=default,
+    )
+
+
+def _known(arguments: list[str], *options: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for option in options:
+        parser.add_argument(option)
     try:
-        known, _ = first.parse_known_args(arguments)
+        return parser.parse_known_args(arguments)[0]
     except argparse.ArgumentError as error:
         raise ValueError(f"{error}.") from None
-    asks_help = "--help" in arguments or "-h" in arguments
-    if known.env is None and not asks_help:
-        raise ValueError(f"Say which environment with --env: {', '.join(envs.NAMES)}.")
-    default = preset(known.env or "umaze_goal", known.preset)
 
-    everything = tyro.cli(
-        _Everything,
-        prog=f"python -m pipeline {command}",
-        description="Defaults are those of the environment and preset named.",
-        args=arguments,
-        default=_Everything(default, Place()),
-    )
-    return everything.config, everything.place
+
+def _asks_help(arguments: list[str]) -> bool:
+    return "--help" in arguments or "-h" in arguments
 
 
 def _validate(arguments: list[str]) -> int:
@@ -123,6 +177,16 @@ def _validate(arguments: list[str]) -> int:
         raise DatasetError("validate takes one dataset folder.")
     validate(arguments[0])
     print(f"{arguments[0]} is a valid dataset.")
+    return 0
+
+
+def _export(arguments: list[str]) -> int:
+    if len(arguments) != 2:
+        raise DatasetError("export takes two folders: the dataset, and where the Parquet files go, one per task.")
+    dataset = Dataset.open(arguments[0])
+    for task in dataset.task_indices:
+        export_parquet(dataset.task(task), Path(arguments[1]) / f"task-{task:03d}.parquet", shuffle_seed=task)
+    print(f"{len(dataset.task_indices)} Parquet files, rows in random order: {arguments[1]}")
     return 0
 
 

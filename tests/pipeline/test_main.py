@@ -2,9 +2,28 @@
 
 import json
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+from mbml.data import DatasetWriter, TransitionBatch
 from pipeline.__main__ import main
+
+
+def random_batch(rows: int) -> TransitionBatch:
+    """One episode, truncated at its end."""
+    make = np.random.default_rng(0)
+    path = make.normal(size=(rows + 1, 4)).astype(np.float32)
+    return TransitionBatch(
+        observation=path[:-1],
+        action=make.uniform(-1, 1, (rows, 2)).astype(np.float32),
+        next_observation=path[1:],
+        reward=make.normal(size=rows).astype(np.float32),
+        terminated=np.zeros(rows, bool),
+        truncated=np.arange(rows) == rows - 1,
+        episode=np.zeros(rows, np.int32),
+        step=np.arange(rows, dtype=np.int32),
+    )
 
 
 def refused(capsys, *arguments) -> str:
@@ -22,7 +41,7 @@ def refused(capsys, *arguments) -> str:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["walk"], ["walk", "run, report or validate"]),
+        (["walk"], ["walk", "run, sweep, figures, report, validate or export"]),
         (["run"], ["--env", "umaze_goal", "walker_param"]),
         (["run", "--env"], ["--env", "argument"]),
         (["run", "--env", "umaze"], ["umaze", "umaze_goal", "ant_dir"]),
@@ -33,11 +52,20 @@ def refused(capsys, *arguments) -> str:
         (["run", "--env", "umaze_goal", "--train-tasks", "99"], ["train_tasks is 99", "10"]),
         (["run", "--env", "umaze_goal", "--train-tasks", "1"], ["at least 2"]),
         (["run", "--env", "umaze_goal", "--horizon", "301"], ["301", "300"]),
-        (["run", "--env", "umaze_goal", "--methods", "fulll"], ["fulll", "full, no_triplet"]),
+        (["run", "--env", "umaze_goal", "--methods", "fulll"], ["fulll", "full, no_relabelling"]),
         (["run", "--env", "umaze_goal", "--store", "nosuch://x"], ["nosuch"]),
         (["run", "--env", "umaze_goal", "--store", "/proc/none"], ["/proc/none"]),
         (["run", "--env", "umaze_goal", "--store", "store", "--out", "/proc/none"], ["/proc/none", "--out"]),
+        (["run", "--env", "umaze_goal", "--methods", "metagenrl"], ["metagenrl", "ant_dir"]),
+        (["sweep"], ["--sweep", "ablations", "triplet_margin"]),
+        (["sweep", "--sweep", "ablations"], ["--env", "umaze_goal"]),
+        (["sweep", "--sweep", "margins", "--env", "umaze_goal"], ["margins", "ablations", "triplet_margin"]),
+        (["sweep", "--sweep", "ablations", "--env", "umaze_goal", "--distill.steps", "0"], ["distill.steps is 0"]),
+        (["sweep", "--sweep", "metagenrl", "--env", "umaze_goal", "--methods", "x"], ["x", "full"]),
+        (["figures", "--env", "umaze_goal", "--store", "store"], ["umaze_goal", "make sweep SWEEP=ablations"]),
         (["validate"], ["one dataset folder"]),
+        (["export", "store"], ["two folders"]),
+        (["export", "/no/such/dataset", "out"], ["/no/such/dataset"]),
         (["validate", "/no/such/dataset"], ["/no/such/dataset"]),
     ],
 )
@@ -74,3 +102,18 @@ def test_help_names_the_commands_and_every_field(capsys):
 def test_a_damaged_artefact_is_refused_by_name(capsys, tmp_path):
     (tmp_path / "meta.json").write_text(json.dumps({"schema_version": 999}))
     assert "meta.json" in refused(capsys, "validate", str(tmp_path))
+
+
+def test_export_writes_every_task(capsys, tmp_path):
+    rows = random_batch(30)
+    with DatasetWriter(
+        tmp_path / "data", environment="umaze_goal", observation_size=4, action_size=2, horizon=30, collection={}
+    ) as writer:
+        for task in (0, 3):
+            writer.add_task(task, rows, parameter=[0.0], label=str(task))
+    assert main(["export", str(tmp_path / "data"), str(tmp_path / "out")]) == 0
+    assert "2 Parquet files" in capsys.readouterr().out
+    for task in (0, 3):
+        table = pq.read_table(tmp_path / "out" / f"task-{task:03d}.parquet")
+        assert sorted(table["rewards"].to_pylist()) == sorted(rows.reward.tolist())
+        assert table["rewards"].to_pylist() != rows.reward.tolist()  # not in the order of collection

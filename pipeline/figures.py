@@ -1,0 +1,42 @@
+"""The paper's figures from the sweeps that stand in the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from actors.store import Store
+from pipeline.config import ConfigError, PipelineConfig
+from pipeline.publish import Log, make_folder
+from pipeline.report.paper import FIGURES, write_figures
+from pipeline.sweep import plan_sweep, sweep_summary
+from pipeline.sweep_config import load_sweep, sweep_defaults
+
+
+def draw(config: PipelineConfig, store_url: str, out: Path, log: Log) -> int:
+    """Draw every figure whose sweep is finished into `out`; `log` hears of each, and what the others need.
+
+    Raises ConfigError where no figure can be drawn.
+    """
+    store = Store(store_url)
+    summaries: dict[str, dict[str, Any]] = {}
+    reasons: list[str] = []
+    for name in dict.fromkeys(figure.sweep for figure in FIGURES.values()):
+        sweep = load_sweep(name)
+        try:
+            plan = plan_sweep(sweep, sweep_defaults(sweep, config), lambda line: None)
+            summaries[name] = sweep_summary(sweep, plan, store)
+        except ValueError as error:  # not run here, or not for this environment
+            reasons.append(f"{name}: {error}")
+    if not summaries:
+        raise ConfigError(f"No sweep of {config.env} stands in {store.url}. " + " ".join(reasons))
+    make_folder(out)
+    text = [f"# The paper's figures, {config.env}, preset {config.preset}, seed {config.seed}"]
+    for number, file, missing in write_figures(summaries, out):
+        log(f"figure {number}: {file or missing}")
+        if file is not None:
+            figure = FIGURES[number]
+            text.append(f"## Figure {number}: {figure.title}\n\n![{figure.title}]({file.name})\n\n{figure.caption}")
+    (out / "figures.md").write_text("\n\n".join(text) + "\n")
+    log(f"Figures: {out / 'figures.md'}")
+    return 0

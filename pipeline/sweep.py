@@ -1,0 +1,174 @@
+"""A sweep: the stages that all variants share once, then one Ray Tune trial per variant and seed, then the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from actors.store import Store
+from pipeline.cluster import connect
+from pipeline.config import ConfigError, PipelineConfig
+from pipeline.publish import Log, make_folder, publish, say_failures
+from pipeline.scheduler import Outcome, duration, execute
+from pipeline.stages import Plan, Run, plan
+from pipeline.summarise import summarise
+from pipeline.sweep_config import Sweep, runnable
+
+# Ray Tune would write its own pictures of the run to the terminal, and turn Ctrl-C into a normal end.
+_QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+_SILENCE = 15.0  # seconds after which it is said again what is running
+
+
+def run_sweep(
+    sweep: Sweep, config: PipelineConfig, store_url: str, out: Path, log: Log, *, num_cpus: int | None, dashboard: bool
+) -> int:
+    """Run every trial that is missing, then write table, figures and report into `out`.
+
+    Returns the exit code: 2 where jobs failed because of what they were given, 1 where one failed otherwise.
+    """
+    jobs = plan_sweep(sweep, config, log)
+    store = Store(store_url)
+    store.check_writable()
+    make_folder(out)
+    started = time.monotonic()
+    with connect(num_cpus, dashboard=dashboard) as where:
+        log(
+            f"sweep {sweep.name}, {config.env}, preset {config.preset}, seed {config.seed}: {len(jobs.variants)} "
+            f"variants, {len(jobs.runs)} trials on {where}"
+        )
+        outcome = execute(jobs.shared(), store_url, log=log, poll_seconds=15.0)
+        if not outcome.complete:
+            return say_failures(outcome, store_url, log)
+        failed = _tune(sweep, jobs, store, out, log)
+    publish(sweep_summary(sweep, jobs, store, outcome), out, log)
+    for name, reason in failed.items():
+        log(f"FAILED   {name}: {reason}")
+    if failed:
+        log(f"Finished trials are kept in {store_url}; the same command tries only the missing ones again.")
+        return 1
+    log(f"Took {duration(time.monotonic() - started)}. Table: {out / 'results.csv'}  Report: {out / 'report.html'}")
+    return 0
+
+
+def plan_sweep(sweep: Sweep, config: PipelineConfig, log: Log) -> Plan:
+    """The jobs of all variants that the environment allows."""
+    return plan(config, runnable(sweep, config, log))
+
+
+def finished_runs(jobs: Plan, store: Store) -> list[Run]:
+    """The runs of which every artefact stands."""
+    return [run for run in jobs.runs if all(store.complete(*reference) for reference in run.artefacts())]
+
+
+def sweep_summary(sweep: Sweep, jobs: Plan, store: Store, outcome: Outcome | None = None) -> dict[str, Any]:
+    """The summary of the finished trials; a trial that was stopped early is left out.
+
+    Raises ConfigError where no trial has finished.
+    """
+    finished = finished_runs(jobs, store)
+    if not finished and jobs.runs:
+        raise ConfigError(
+            f"No trial of the sweep {sweep.name} is finished in {store.url}; "
+            f"run it first: make sweep SWEEP={sweep.name} ENV={jobs.config.env}."
+        )
+    kept = [variant for variant in jobs.variants if variant in [run.variant for run in finished]]
+    summary = summarise(dataclasses.replace(jobs, runs=finished, variants=kept), store, outcome)
+    return summary | {"sweep": {"name": sweep.name, "description": sweep.description}}
+
+
+def _tune(sweep: Sweep, jobs: Plan, store: Store, out: Path, log: Log) -> dict[str, str]:
+    """Run the trials; what went wrong by trial."""
+    os.environ.update(_QUIET)  # read when ray.tune is imported
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
+
+    from pipeline.trial import Work, run_trial
+
+    # Successive halving compares all trials with each other; without it, those that stand need no trial.
+    finished = [] if sweep.asha else finished_runs(jobs, store)
+    runs = [run for run in jobs.runs if run not in finished]
+    log(f"{len(jobs.runs) - len(runs)} trials reused, {len(runs)} to run")
+    if not runs:
+        return {}
+    work = {
+        (run.variant.label, run.seed): Work(
+            jobs.jobs[run.trained].job,
+            {step: jobs.jobs[reference].job for step, reference in run.evaluations.items()},
+            jobs.jobs[run.probes].job,
+        )
+        for run in runs
+    }
+    cpus = jobs.config.distill_cpus
+    trainable = tune.with_parameters(run_trial, work=work, store_url=store.url, cpus=cpus)
+    steps = max(max(run.evaluations) for run in runs)
+    scheduler = None
+    if sweep.asha:
+        grace = min(min(run.evaluations) for run in runs)
+        scheduler = ASHAScheduler(
+            time_attr="step", metric="train_return", mode="max", max_t=steps, grace_period=grace, reduction_factor=2
+        )
+    results = tune.Tuner(
+        tune.with_resources(trainable, {"cpu": cpus}),
+        param_space={"trial": tune.grid_search([{"variant": label, "seed": seed} for label, seed in work])},
+        tune_config=tune.TuneConfig(scheduler=scheduler, reuse_actors=True),
+        run_config=tune.RunConfig(
+            name=sweep.name,
+            storage_path=str((out / "tune").absolute()),
+            verbose=0,
+            callbacks=[_progress(log, len(work), steps)],
+            failure_config=tune.FailureConfig(max_failures=1),
+        ),
+    ).fit()
+    return {
+        _name(result.config): str(result.error).strip().splitlines()[-1]
+        for result in results
+        if result.error is not None and result.config is not None
+    }
+
+
+def _name(params: Mapping[str, Any]) -> str:
+    return f"{params['trial']['variant']} seed {params['trial']['seed']}"
+
+
+def _progress(log: Log, trials: int, steps: int) -> Any:
+    """A Tune callback that says one line per evaluation: which trial, its returns, all steps done, time left."""
+    from ray import tune
+
+    class Progress(tune.Callback):
+        def __init__(self) -> None:
+            self.done: dict[str, int] = {}
+            self.ended = 0
+            self.started = self.spoke = time.monotonic()
+
+        def on_step_end(self, iteration: int, trials: Sequence[Any], **info: Any) -> None:
+            if time.monotonic() - self.spoke >= _SILENCE:
+                running = ", ".join(_name(trial.config) for trial in trials if trial.status == "RUNNING")
+                self._say(f"running  {running or 'no trial yet: waiting for processors'}")
+
+        def on_trial_result(self, iteration: int, trials: Sequence[Any], trial: Any, result: dict, **info: Any) -> None:
+            self.done[trial.trial_id] = result["step"]
+            returns = "  ".join(f"{n}={result[n]:.4g}" for n in ("test_return", "train_return") if n in result)
+            self._say(f"running  {_name(trial.config)}   step {result['step']}/{steps}  {returns}")
+
+        def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
+            self.ended += 1
+            self.done[trial.trial_id] = steps  # a trial stopped early has nothing left to do
+            self._say(f"finished {_name(trial.config)}")
+
+        def _say(self, what: str) -> None:
+            self.spoke = time.monotonic()
+            share = sum(self.done.values()) / (trials * steps)
+            elapsed = self.spoke - self.started
+            left = f", about {duration(elapsed * (1 - share) / share)} left" if share else ""
+            log(f"{what}   [{self.ended}/{trials} trials, {100 * share:.0f}%, {duration(elapsed)}{left}]")
+
+    return Progress()

@@ -1,0 +1,170 @@
+"""Sweeps through a real Ray Tune on an embedded Ray: table and figures, what is shared, stopping and continuing."""
+
+import csv
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+
+from actors.artefacts import read_json
+from actors.store import Store
+from pipeline.figures import draw
+from pipeline.presets import preset
+from pipeline.run import run as run_pipeline
+from pipeline.sweep import plan_sweep, run_sweep
+from pipeline.sweep_config import load_sweep, sweep_defaults
+
+ROOT = Path(__file__).resolve().parents[2]
+RIVALS = "methods: [full, contextual_bcq, batch_pearl]\nseeds: [0, 1]\n"
+MARGINS = "grid:\n  distill.margin: [2, 4]\nseeds: [0, 1]\n"
+HALVING = "grid:\n  distill.kl_weight: [0.1, 0.2, 0.3, 0.4, 0.5]\nseeds: [0]\nasha: true\n"
+
+
+class Place:
+    """A store with a folder for results, and what the sweeps in it said."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.store, self.said = folder, Store(folder / "store"), []
+
+    def sweep(self, name: str, text: str):
+        file = self.folder / f"{name}.yaml"
+        file.write_text(text)
+        sweep = load_sweep(str(file))
+        config = sweep_defaults(sweep, preset("umaze_goal", "smoke"))
+        self.said = []
+        code = run_sweep(
+            sweep, config, self.store.url, self.folder / name, self.said.append, num_cpus=2, dashboard=False
+        )
+        return code, plan_sweep(sweep, config, print)
+
+    def rows(self, name: str) -> list[dict]:
+        with (self.folder / name / "results.csv").open() as file:
+            return list(csv.DictReader(file))
+
+    def created(self, references) -> dict:
+        return {reference: self.store.describe(*reference)["created"] for reference in references}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        yield Place(tmp_path_factory.mktemp("sweeps"))
+
+
+@pytest.fixture(scope="module")
+def rivals(place):
+    return place.sweep("rivals", RIVALS)
+
+
+def test_every_trial_and_evaluation_is_a_row(place, rivals):
+    code, plan = rivals
+    assert code == 0
+    rows = place.rows("rivals")
+    compared = itertools.product(("full", "contextual_bcq", "batch_pearl"), (0, 1), (10, 20))
+    assert [(row["variant"], int(row["seed"]), int(row["step"])) for row in rows] == list(compared)
+    evaluations = [reference for one in plan.runs for reference in one.evaluations.values()]
+    for row, reference in zip(rows, evaluations, strict=True):
+        scores = read_json(place.store.fetch(*reference) / "scores.json")
+        for split in ("test", "train"):
+            wanted = sum(scores[split]["score"]) / len(scores[split]["score"])
+            assert float(row[f"{split}_mean"]) == pytest.approx(wanted)
+    assert pyarrow.parquet.read_table(place.folder / "rivals" / "results.parquet").num_rows == len(rows)
+    tasks = pyarrow.parquet.read_table(place.folder / "rivals" / "tasks.parquet").to_pylist()
+    assert len(tasks) == len(rows) * (2 + 3)  # unseen and training tasks
+    for name in ("report.html", "report.md", "summary.json", "comparison.png", "learning.png"):
+        assert (place.folder / "rivals" / name).stat().st_size > 1000
+
+
+def test_progress_says_which_trial_how_far_and_how_long(place, rivals):
+    lines = [line for line in place.said if line.startswith("running") and "[" in line]
+    assert len(lines) == 12
+    assert all("test_return=" in line and "left" in line for line in lines[:-1])
+    assert any("6/6 trials, 100%" in line for line in place.said)
+
+
+def test_a_sweep_makes_only_what_is_missing(place, rivals):
+    shared = [run.trained for run in rivals[1].runs if run.variant.method == "full"]
+    data = [node.job.artefact for node in rivals[1].shared()]
+    before = place.created(shared + data)
+    code, plan = place.sweep("margins", MARGINS)
+    assert code == 0
+    assert [run.trained for run in plan.runs if run.variant.label == "margin=2"] == shared
+    assert place.created(shared + data) == before
+    assert {row["distill.margin"] for row in place.rows("margins")} == {"2", "4"}
+    again = [reference for run in plan.runs for reference in run.artefacts()]
+    made = place.created(again)
+    assert place.sweep("margins", MARGINS)[0] == 0
+    assert "4 trials reused, 0 to run" in place.said
+    assert place.created(again) == made
+
+
+def test_a_trial_makes_the_artefacts_that_a_run_would_make(place, rivals, tmp_path):
+    config = sweep_defaults(load_sweep(str(place.folder / "rivals.yaml")), preset("umaze_goal", "smoke"))
+    said = []
+    assert run_pipeline(config, place.store.url, tmp_path, said.append, num_cpus=1, dashboard=False) == 0
+    assert not [line for line in said if line.startswith("started")]
+
+
+def test_poor_trials_are_stopped_early_and_left_out(place, rivals):
+    code, plan = place.sweep("halving", HALVING)
+    assert code == 0
+    finished = {row["variant"] for row in place.rows("halving")}
+    everyone = {run.variant.label for run in plan.runs}
+    assert finished < everyone
+    for run in plan.runs:
+        if run.variant.label not in finished:
+            assert not place.store.complete(*run.trained)
+
+
+def test_figures_are_drawn_from_what_stands_and_say_what_is_missing(place, rivals, tmp_path):
+    config = preset("umaze_goal", "smoke")
+    said = []
+    with pytest.raises(ValueError, match=r"make sweep SWEEP=ablations"):
+        draw(config, str(tmp_path / "empty"), tmp_path / "figures", said.append)
+    assert not (tmp_path / "figures").exists()
+    assert draw(config, place.store.url, tmp_path / "figures", said.append) == 0
+    drawn = {path.name for path in (tmp_path / "figures").glob("*.png")}
+    assert "figure-04.png" in drawn
+    assert "figure-06.png" in drawn  # of the ablations only `full` stands
+    missing = next(line for line in said if line.startswith("figure 2:"))
+    assert "neither" in missing
+
+
+def test_ctrl_c_ends_a_sweep_and_the_same_command_continues_it(place, rivals, tmp_path):
+    margin = "grid:\n  distill.margin: [6, 7]\nset:\n  distill.steps: 3000\n  distill.snapshot_every: 100\nseeds: [0]\n"
+    (tmp_path / "long.yaml").write_text(margin)
+    command = [sys.executable, "-m", "pipeline", "sweep", "--sweep", str(tmp_path / "long.yaml"), "--env", "umaze_goal"]
+    command += ["--preset", "smoke", "--store", place.store.url, "--out", str(tmp_path / "out")]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "step 200/" in line:
+                break
+        os.killpg(process.pid, signal.SIGINT)
+        started = time.monotonic()
+        rest = process.stdout.read()
+        assert process.wait(30) == 130, rest
+    assert "the same command continues" in rest
+    assert "Traceback" not in rest
+    assert time.monotonic() - started < 25
+    sweep = load_sweep(str(tmp_path / "long.yaml"))
+    plan = plan_sweep(sweep, sweep_defaults(sweep, preset("umaze_goal", "smoke")), print)
+    stopped = plan.runs[0]
+    evaluated = [r for r in list(stopped.evaluations.values()) if place.store.complete(*r)]
+    assert 2 <= len(evaluated) < 30
+    before = place.created(evaluated)
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert place.created(evaluated) == before
+    assert place.store.complete(*stopped.probes)

@@ -1,0 +1,118 @@
+"""Sweeps as YAML files: those that come with the project are right, and every mistake is one sentence with its line."""
+
+from dataclasses import replace
+
+import pytest
+
+from mbml import envs
+from pipeline.config import ConfigError
+from pipeline.presets import NAMES, preset
+from pipeline.sweep_config import load_sweep, names, runnable, sweep_defaults
+
+
+def written(tmp_path, text):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    return str(file)
+
+
+@pytest.mark.parametrize("env", envs.NAMES)
+@pytest.mark.parametrize("name", names())
+def test_every_sweep_can_be_run_in_every_environment(env, name):
+    sweep = load_sweep(name)
+    for size in NAMES:
+        config = sweep_defaults(sweep, preset(env, size))
+        said = []
+        variants = runnable(sweep, config, said.append)
+        assert variants
+        assert len({variant.label for variant in variants}) == len(variants)
+        left_out = {line.split(":")[0].removeprefix("left out ") for line in said}
+        assert {variant.method for variant in variants} == set(sweep.methods) - left_out
+
+
+def test_the_margin_sweep_is_the_missions():
+    sweep = load_sweep("triplet_margin")
+    assert sweep.grid == {"distill.margin": (0.0, 2.0, 4.0, 8.0)}
+    assert len(sweep.seeds) >= 3
+    assert [variant.label for variant in sweep.variants()] == ["margin=0", "margin=2", "margin=4", "margin=8"]
+    assert [variant.changes for variant in sweep.variants()][3] == {"distill.margin": 8.0}
+
+
+def test_methods_and_grid_are_crossed_in_order(tmp_path):
+    text = "methods: [full, neither]\ngrid:\n  distill.margin: [1, 2]\n  distill.kl_weight: [0.5]\nseeds: [4]\n"
+    sweep = load_sweep(written(tmp_path, text + "set:\n  distill.steps: 7\n  rllib.algorithms: [bc]\nasha: true\n"))
+    assert (sweep.name, sweep.asha) == ("mine", True)
+    assert [(v.label, v.method) for v in sweep.variants()] == [
+        ("full, margin=1, kl_weight=0.5", "full"),
+        ("full, margin=2, kl_weight=0.5", "full"),
+        ("neither, margin=1, kl_weight=0.5", "neither"),
+        ("neither, margin=2, kl_weight=0.5", "neither"),
+    ]
+    config = sweep_defaults(sweep, preset("umaze_goal", "laptop"))
+    assert (config.distill.steps, config.rllib.algorithms, config.distill_seeds, config.distill_cpus) == (
+        7,
+        ("bc",),
+        (4,),
+        1,
+    )
+
+
+def test_what_an_environment_rules_out_is_left_out_and_said():
+    said = []
+    sweep = load_sweep("ablations")
+    config = sweep_defaults(sweep, preset("ant_dir", "smoke"))
+    variants = runnable(sweep, config, said.append)
+    assert "ground_truth" not in [variant.method for variant in variants]
+    assert len(said) == 1
+    assert said[0].startswith("left out ground_truth: ")
+    for methods, word in ((("ground_truth",), "ground_truth"), (("full", "fulll"), "fulll"), ((), "methods")):
+        with pytest.raises(ConfigError, match=word):
+            runnable(sweep, replace(config, methods=methods), said.append)
+    (only,) = runnable(sweep, replace(config, methods=("neither",)), said.append)
+    assert only.label == "neither"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("grid:\n  distil.margin: [1]\n", ["line 2", "distil.margin", "distill", "collect"]),
+        ("seeds: [0]\ngrid:\n  distill.margn: [1]\n", ["line 3", "did you mean distill.margin", "distill.kl_weight"]),
+        ("grid:\n  distill: [1]\n", ["line 2", "distill.margin"]),
+        ("grid:\n  distill.margin.x: [1]\n", ["line 2", "distill.margin.x"]),
+        ("grid:\n  distill.margin: [1, wide]\n", ["line 2", "entry 1", "wide", "number"]),
+        ("grid:\n  distill.margin: 2\n", ["line 2", "distill.margin is 2", "tuple"]),
+        ("grid:\n  distill.margin: []\n", ["line 2", "no values"]),
+        ("grid:\n  distill.triplet: [softly]\n", ["line 2", "softly", "hard_mining"]),
+        ("grid:\n  env: [ant_dir]\n", ["line 2", "env", "same in the whole sweep"]),
+        ("grid: [1]\n", ["line 1", "name: value"]),
+        ("margins: [1]\n", ["line 1", "margins", "description, methods, grid, seeds, set, asha"]),
+        ("seeds: [0, one]\n", ["line 1", "entry 1", "one", "integer"]),
+        ("seeds: [0]\nseeds: [1]\n", ["line 2", "second time"]),
+        ("methods:\n  - full\n  - fulll\n", ["line 2", "fulll", "contextual_bcq"]),
+        ("methods: [full, full]\n", ["line 1", "each once"]),
+        ("set:\n  distill.steps: many\n", ["line 2", "many", "integer"]),
+        ("seeds: [0\n", ["line", "not YAML"]),
+        ("", ["mine.yaml", "name: value"]),
+    ],
+)
+def test_a_mistake_is_one_sentence_with_its_line(tmp_path, text, words):
+    with pytest.raises(ConfigError) as caught:
+        load_sweep(written(tmp_path, text))
+    sentence = str(caught.value)
+    assert "mine.yaml" in sentence
+    assert "\n" not in sentence
+    assert sentence.endswith(".")
+    for word in words:
+        assert word in sentence
+
+
+def test_values_that_cannot_be_run_are_refused_before_anything_runs(tmp_path):
+    sweep = load_sweep(written(tmp_path, "grid:\n  distill.steps: [10, 0]\n"))
+    with pytest.raises(ConfigError, match=r"distill\.steps is 0"):
+        runnable(sweep, preset("umaze_goal", "smoke"), print)
+
+
+def test_an_unknown_sweep_is_refused_with_the_names(tmp_path):
+    for name in ("margins", str(tmp_path / "none.yaml")):
+        with pytest.raises(ConfigError, match="triplet_margin"):
+            load_sweep(name)
