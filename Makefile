@@ -22,14 +22,14 @@ OPTIONS = --env $(ENV) $(if $(PRESET),--preset $(PRESET)) $(if $(SEED),--seed $(
 .PHONY: help setup pipeline sweep figures report test lint clean need-env
 
 help:
-	@echo "make pipeline ENV=...   collect, learn, relabel, distil, evaluate and report one environment"
+	@echo "make pipeline ENV=...          collect, learn, relabel, distil, evaluate and report one environment"
 	@echo "make sweep SWEEP=... ENV=...   compare methods or settings with Ray Tune (tune_configs/)"
-	@echo "make figures ENV=...    draw the paper's figures from the finished sweeps"
-	@echo "make report ENV=...     write the report of a finished run again"
-	@echo "make test               pytest (TESTS=tests/mbml chooses a part)"
-	@echo "make lint               ruff, pyright, import-linter"
-	@echo "make setup              virtual environment and pinned requirements (the others do it when needed)"
-	@echo "make clean              remove caches; runs/ and $(VENV)/ stay"
+	@echo "make figures ENV=...           draw the paper's figures from the finished sweeps"
+	@echo "make report ENV=...            write the report of a finished run again"
+	@echo "make test                      pytest (TESTS=tests/mbml chooses a part)"
+	@echo "make lint                      ruff, pyright, import-linter"
+	@echo "make setup                     virtual environment and pinned requirements (the others do it when needed)"
+	@echo "make clean                     remove caches; runs/ and $(VENV)/ stay"
 	@echo
 	@echo "Variables of pipeline, sweep, figures and report:"
 	@echo "  ENV          $(ENVS)"

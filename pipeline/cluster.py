@@ -58,6 +58,11 @@ def connect(num_cpus: int | None = None, *, dashboard: bool = False) -> Iterator
                 signal.signal(number, handler)
 
 
+def largest_machine() -> int:
+    """CPUs of the machine of the connected Ray that has most of them."""
+    return max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+
+
 def _start(num_cpus: int | None, dashboard: bool) -> str:
     if dashboard and importlib.util.find_spec("aiohttp") is None:
         raise ClusterError(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.store import Store
-from pipeline.cluster import connect
+from pipeline.cluster import connect, largest_machine
 from pipeline.config import ConfigError, PipelineConfig
 from pipeline.publish import Log, make_folder, publish, say_failures
 from pipeline.scheduler import Outcome, duration, execute
@@ -49,7 +49,8 @@ def run_sweep(
         if not outcome.complete:
             return say_failures(outcome, store_url, log)
         failed = _tune(sweep, jobs, store, out, log)
-    publish(sweep_summary(sweep, jobs, store, outcome), out, log)
+    if not failed or finished_runs(jobs, store):
+        publish(sweep_summary(sweep, jobs, store, outcome), out, log)
     for name, reason in failed.items():
         log(f"FAILED   {name}: {reason}")
     if failed:
@@ -107,7 +108,8 @@ def _tune(sweep: Sweep, jobs: Plan, store: Store, out: Path, log: Log) -> dict[s
         )
         for run in runs
     }
-    cpus = jobs.config.distill_cpus
+    # A trial that asks for more than any machine has would wait for ever.
+    cpus = min(jobs.config.distill_cpus, largest_machine())
     trainable = tune.with_parameters(run_trial, work=work, store_url=store.url, cpus=cpus)
     steps = max(max(run.evaluations) for run in runs)
     scheduler = None

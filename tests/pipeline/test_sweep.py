@@ -112,6 +112,28 @@ def test_a_trial_makes_the_artefacts_that_a_run_would_make(place, rivals, tmp_pa
     assert not [line for line in said if line.startswith("started")]
 
 
+def test_a_trial_asks_for_no_more_processors_than_a_machine_has(place, rivals):
+    text = "seeds: [5]\nset:\n  distill_cpus: 8\n"
+    assert place.sweep("wide", text)[0] == 0
+    assert len(place.rows("wide")) == 2
+
+
+def test_a_trial_that_fails_is_named_and_the_others_are_kept(place, rivals):
+    text = "methods: [neither, contextual_bcq]\nseeds: [0]\n"
+    (place.folder / "failing.yaml").write_text(text)
+    sweep = load_sweep(str(place.folder / "failing.yaml"))
+    plan = plan_sweep(sweep, sweep_defaults(sweep, preset("umaze_goal", "smoke")), print)
+    broken = place.folder / "store" / "/".join(plan.runs[0].trained)
+    broken.parent.mkdir(exist_ok=True)
+    broken.write_text("a file where the artefact's folder should be")
+    code, _ = place.sweep("failing", text)
+    assert code == 1
+    assert any(line.startswith("FAILED   neither seed 0: ") for line in place.said)
+    assert {row["variant"] for row in place.rows("failing")} == {"contextual_bcq"}
+    broken.unlink()
+    assert place.sweep("failing", text)[0] == 0
+
+
 def test_poor_trials_are_stopped_early_and_left_out(place, rivals):
     code, plan = place.sweep("halving", HALVING)
     assert code == 0
