@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from actors.store import Store
 from pipeline.config import ConfigError, PipelineConfig
+from pipeline.methods import changed
 from pipeline.publish import Log, make_folder
 from pipeline.report.paper import FIGURES, write_figures
 from pipeline.sweep import plan_sweep, sweep_summary
@@ -19,17 +21,18 @@ def draw(config: PipelineConfig, store_url: str, out: Path, log: Log) -> int:
     Raises ConfigError where no figure can be drawn.
     """
     store = Store(store_url)
+    names = list(dict.fromkeys(figure.sweep for figure in FIGURES.values()))
     summaries: dict[str, dict[str, Any]] = {}
-    reasons: list[str] = []
-    for name in dict.fromkeys(figure.sweep for figure in FIGURES.values()):
+    for name in names:
         sweep = load_sweep(name)
-        try:
-            plan = plan_sweep(sweep, sweep_defaults(sweep, config), lambda line: None)
-            summaries[name] = sweep_summary(sweep, plan, store)
-        except ValueError as error:  # not run here, or not for this environment
-            reasons.append(f"{name}: {error}")
+        start = changed(sweep_defaults(sweep, config), {"rllib.algorithms": ()})  # in no figure
+        with suppress(ValueError):  # not run here, or not possible in this environment
+            summaries[name] = sweep_summary(sweep, plan_sweep(sweep, start, lambda line: None), store)
     if not summaries:
-        raise ConfigError(f"No sweep of {config.env} stands in {store.url}. " + " ".join(reasons))
+        raise ConfigError(
+            f"No sweep of {config.env} is finished in {store.url}; run one of {', '.join(names)} first: "
+            f"make sweep SWEEP={names[0]} ENV={config.env}."
+        )
     make_folder(out)
     text = [f"# The paper's figures, {config.env}, preset {config.preset}, seed {config.seed}"]
     for number, file, missing in write_figures(summaries, out):

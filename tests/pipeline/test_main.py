@@ -62,7 +62,7 @@ def refused(capsys, *arguments) -> str:
         (["sweep", "--sweep", "margins", "--env", "umaze_goal"], ["margins", "ablations", "triplet_margin"]),
         (["sweep", "--sweep", "ablations", "--env", "umaze_goal", "--distill.steps", "0"], ["distill.steps is 0"]),
         (["sweep", "--sweep", "metagenrl", "--env", "umaze_goal", "--methods", "x"], ["x", "full"]),
-        (["figures", "--env", "umaze_goal", "--store", "store"], ["umaze_goal", "make sweep SWEEP=ablations"]),
+        (["figures", "--env", "umaze_goal", "--store", "store"], ["umaze_goal", "ablations", "make sweep SWEEP="]),
         (["validate"], ["one dataset folder"]),
         (["export", "store"], ["two folders"]),
         (["export", "/no/such/dataset", "out"], ["/no/such/dataset"]),
