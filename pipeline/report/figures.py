@@ -114,7 +114,7 @@ _LOSSES = {
     "loss_kl": "KL to the prior",
     "loss_triplet": "L_tri: triplet (linear scale)",
 }
-_NO_LOSS = ("method", "seed", "step")
+_NO_LOSS = ("method", "seed", "step", "eligible_share", "valid_pairs", "loss_triplet_valid")
 
 
 @styled

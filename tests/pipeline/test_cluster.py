@@ -33,7 +33,9 @@ def test_a_port_that_is_open_but_not_rays_is_given_up(monkeypatch):
             pass
 
 
-def test_a_cluster_gets_the_source_and_jobs_that_fit_only_one_machine_run_there(tmp_path):
+def test_a_cluster_gets_the_source_runs_jobs_where_they_fit_and_the_trials_of_a_sweep(tmp_path):
+    sweep = tmp_path / "mine.yaml"
+    sweep.write_text("methods: [neither, contextual_bcq]\nseeds: [0]\nset:\n  distill_cpus: 2\n")
     environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     environment.pop("RAY_ADDRESS", None)
     program = [sys.executable, str(_HERE / "small_cluster.py")]
@@ -44,7 +46,7 @@ def test_a_cluster_gets_the_source_and_jobs_that_fit_only_one_machine_run_there(
         words = machines.stdout.readline().split()
         assert words[:1] == ["address"], machines.communicate()[1]
         run = subprocess.run(
-            [sys.executable, str(_HERE / "cluster_run.py"), str(tmp_path / "store")],
+            [sys.executable, str(_HERE / "cluster_run.py"), str(tmp_path / "store"), str(sweep)],
             cwd=tmp_path,  # so that the workers find the source only if it was shipped
             env=environment | {"RAY_ADDRESS": words[1]},
             capture_output=True,
@@ -55,4 +57,6 @@ def test_a_cluster_gets_the_source_and_jobs_that_fit_only_one_machine_run_there(
     assert run.returncode == 0, run.stderr
     assert "2 nodes, 3 CPUs" in run.stdout
     assert "9 CPUs; the largest machine offers 2 CPUs" in run.stdout
+    assert "2/2 trials, 100%" in run.stdout
+    assert len((tmp_path / "store-sweep" / "results.csv").read_text().splitlines()) == 5
     assert "done ['huge', 'large', 'small-0', 'small-1']" in run.stdout
