@@ -8,7 +8,6 @@ from typing import Any
 
 from actors.store import Store
 from pipeline.config import ConfigError, PipelineConfig
-from pipeline.methods import changed
 from pipeline.publish import Log, make_folder
 from pipeline.report.paper import FIGURES, write_figures
 from pipeline.sweep import plan_sweep, sweep_summary
@@ -25,9 +24,9 @@ def draw(config: PipelineConfig, store_url: str, out: Path, log: Log) -> int:
     summaries: dict[str, dict[str, Any]] = {}
     for name in names:
         sweep = load_sweep(name)
-        start = changed(sweep_defaults(sweep, config), {"rllib.algorithms": ()})  # in no figure
         with suppress(ValueError):  # not run here, or not possible in this environment
-            summaries[name] = sweep_summary(sweep, plan_sweep(sweep, start, lambda line: None), store)
+            plan = plan_sweep(sweep, sweep_defaults(sweep, config), lambda line: None)
+            summaries[name] = sweep_summary(sweep, plan, store)
     if not summaries:
         raise ConfigError(
             f"No sweep of {config.env} is finished in {store.url}; run one of {', '.join(names)} first: "
