@@ -10,6 +10,7 @@ from actors.job import Job
 from actors.store import Output
 from actors.worker import Worker
 from mbml.models import Ensemble, EnsembleConfig
+from mbml.nets import select_stack
 from mbml.rows import gather_rows, sample_indices
 from mbml.seeding import generator_of
 from mbml.serialise import save_tree
@@ -52,7 +53,8 @@ class ModelTrainer(Worker):
                         state["curve"].append({"target": target, "step": done, "loss": mean})
                         self.report(before + done, total, "steps", loss=mean)
                     if target == "reward" and done % history_every == 0:
-                        state["history"].append({"step": done, "reward": ensemble.network.save()})
+                        then = select_stack(ensemble.network, range(ensemble.network.stack))
+                        state["history"].append({"step": done, "reward": then.save()})
                     checkpoint.save_if_due(
                         lambda ensemble=ensemble, generator=generator, done=done: (
                             state
