@@ -160,11 +160,13 @@ def per_task(summary: dict, split: str) -> tuple[list[str], list[list[str]]]:
 
 
 def facts(summary: dict) -> list[tuple[str, str]]:
-    """What was run: environment, preset, seed, horizon, task counts, wall time; unknown ones are left out."""
+    """What was run: sweep, environment, preset, seed, horizon, task counts, wall time; unknown ones are left out."""
     tasks = summary.get("tasks") or {}
     paper_name = summary.get("paper_name")
     wall = summary.get("wall_seconds")
+    sweep = summary.get("sweep")
     found = {
+        "sweep": f"{sweep['name']} ({sweep['description']})" if sweep else None,
         "environment": summary["environment"] + (f" ({paper_name})" if paper_name else ""),
         "preset": summary.get("preset"),
         "seed": summary.get("seed"),

@@ -99,3 +99,10 @@ def test_settings_are_flattened():
 )
 def test_duration(seconds, text):
     assert duration(seconds) == text
+
+
+def test_facts_name_the_sweep_where_there_is_one(make_summary):
+    made = make_summary()
+    assert "sweep" not in dict(tables.facts(made))
+    made["sweep"] = {"name": "beta", "description": "five weights of the prior"}
+    assert tables.facts(made)[0] == ("sweep", "beta (five weights of the prior)")
