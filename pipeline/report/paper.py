@@ -206,6 +206,8 @@ def _trained(summary: dict, method: str) -> list[dict]:
 @styled
 def margins(summary: dict) -> Figure:
     """Figure 11: the full model under several margins of the triplet loss."""
+    if len(methods(summary)) < 2:  # the margin that another sweep happens to share
+        raise MissingData("Of the margins a single one is finished: run the sweep triplet_margin.")
     return _one_panel(summary, methods(summary), f"{_name(summary)}: margin of the triplet loss")
 
 

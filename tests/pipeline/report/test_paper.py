@@ -167,3 +167,9 @@ def test_figure_11_has_a_line_a_variant(sweeps):
     assert entries(figure) == [f"{label} (3 seeds)" for label in SWEEPS["triplet_margin"]]
     assert np.allclose(y(figure.axes[0].lines[2]), returns(summary, "margin=4").mean(axis=0))
     assert len({line.get_color() for line in figure.axes[0].lines}) == 4
+
+
+def test_figure_11_is_not_drawn_from_a_single_margin(make_summary):
+    """A sweep of another name may have left the artefacts of one of them."""
+    with pytest.raises(MissingData, match="triplet_margin"):
+        draw(11, plain(make_summary(seeds=3, methods=("margin=2",))))
