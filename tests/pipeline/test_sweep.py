@@ -155,8 +155,8 @@ def test_figures_are_drawn_from_what_stands_and_say_what_is_missing(place, rival
     drawn = {path.name for path in (tmp_path / "figures").glob("*.png")}
     assert "figure-04.png" in drawn
     assert "figure-06.png" in drawn  # of the ablations only `full` stands
-    missing = next(line for line in said if line.startswith("figure 2:"))
-    assert "neither" in missing
+    missing = next(line for line in said if line.startswith("figure 5:"))
+    assert "MetaGenRL" in missing
 
 
 def test_ctrl_c_ends_a_sweep_and_the_same_command_continues_it(place, rivals, tmp_path):
