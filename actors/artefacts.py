@@ -163,8 +163,12 @@ def snapshot_of(trained: Path, step: int) -> Path:
 
 def load_policy(snapshot: Path) -> ContextPolicy:
     """The policy of a snapshot, whichever learner made it."""
-    kinds: dict[str, Callable[[Path], ContextPolicy]] = {"student": Student.load, "pearl": PEARLPolicy.load}
-    return kinds[load_tree(snapshot).get("kind", "student")](snapshot)
+    state = load_tree(snapshot)
+    kinds: dict[str, Callable[[dict[str, Any]], ContextPolicy]] = {
+        "student": Student.of_tree,
+        "pearl": PEARLPolicy.of_tree,
+    }
+    return kinds[state.get("kind", "student")](state)
 
 
 def truth_table(environment: str, tasks: Sequence[Task], rows: Tensor) -> Tensor | None:

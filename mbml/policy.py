@@ -97,7 +97,11 @@ class Student(nn.Module):
     @classmethod
     def load(cls, path: Path) -> Student:
         """The student that `save` wrote."""
-        state = load_tree(path)
+        return cls.of_tree(load_tree(path))
+
+    @classmethod
+    def of_tree(cls, state: dict[str, Any]) -> Student:
+        """The student of a file's tree that is read already."""
         shapes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in state["config"].items()}
         student = cls(StudentConfig(**shapes), RowLayout(**state["layout"]), torch.Generator())
         student.load_state_dict(state["weights"])

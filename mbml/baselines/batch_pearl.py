@@ -80,7 +80,11 @@ class PEARLPolicy(nn.Module):
     @classmethod
     def load(cls, path: Path) -> PEARLPolicy:
         """The policy that `save` wrote."""
-        state = load_tree(path)
+        return cls.of_tree(load_tree(path))
+
+    @classmethod
+    def of_tree(cls, state: dict[str, Any]) -> PEARLPolicy:
+        """The policy of a file's tree that is read already."""
         shapes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in state["config"].items()}
         policy = cls(BatchPEARLConfig(**shapes), RowLayout(**state["layout"]), torch.Generator())
         policy.load_state_dict(state["weights"])
