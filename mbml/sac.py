@@ -60,6 +60,9 @@ class SAC:
     first critics, then all second.
     """
 
+    batches_per_update = 1
+    """Mini-batches that `update` wants, one behind the other."""
+
     def __init__(self, config: SACConfig, layout: RowLayout, tasks: int, generator: torch.Generator) -> None:
         self.config, self.layout, self.tasks, self.generator = config, layout, tasks, generator
         policy_sizes = [layout.observation_size, *config.policy_hidden, 2 * layout.action_size]
