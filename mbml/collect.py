@@ -53,12 +53,16 @@ class Collection:
         layout: RowLayout,
         make_envs: Callable[[int], EnvStack],
         tasks: Sequence[int],
-        seed: int,
+        seed: int | str,
+        learner: SAC | None = None,
     ) -> None:
-        """`make_envs(copies)` builds `copies` environments of each task, task by task; `tasks` are their indices."""
+        """`make_envs(copies)` builds `copies` environments of each task, task by task; `tasks` are their indices.
+
+        Without a `learner` a new one starts from random networks.
+        """
         self.config, self.layout, self.tasks, self.seed = config, layout, list(tasks), seed
         number = len(self.tasks)
-        self.learner = SAC(config.sac, layout, number, generator_of(seed, "collect", *self.tasks))
+        self.learner = learner or SAC(config.sac, layout, number, generator_of(seed, "collect", *self.tasks))
         self.envs = make_envs(1)
         self.envs.seed([seed_of(seed, "collect", "environment", task) for task in self.tasks])
         self.evaluation_envs = make_envs(config.evaluation_episodes)
@@ -86,11 +90,14 @@ class Collection:
         losses = self._learn()
         self.epoch += 1
         if self.epoch % config.evaluation_every == 0 or self.finished:
-            returns = self.evaluate()
-            self.curve += [
-                {"task": task, "step": self.collected, "return": float(value), **losses}
-                for task, value in zip(self.tasks, returns, strict=True)
-            ]
+            self.record(losses)
+
+    def record(self, losses: dict[str, float] | None = None) -> None:
+        """Evaluate the present policy and add it to `curve`, with `losses` beside it."""
+        self.curve += [
+            {"task": task, "step": self.collected, "return": float(value), **(losses or {})}
+            for task, value in zip(self.tasks, self.evaluate(), strict=True)
+        ]
 
     def _collect(self, steps: int) -> None:
         self.envs.reset()
@@ -119,9 +126,10 @@ class Collection:
         """The updates that the steps collected so far have earned; mean losses over updates and tasks."""
         config = self.config
         earned = int((self.collected - config.warmup_steps) * config.updates_per_step)
+        size = config.sac.batch_size * self.learner.batches_per_update
         means = RunningMeans()
         while self.updates_done < earned:
-            indices = sample_indices(len(self.tasks), config.sac.batch_size, self.collected, self.learner.generator)
+            indices = sample_indices(len(self.tasks), size, self.collected, self.learner.generator)
             means.add(self.learner.update(gather_rows(self.rows, indices)))
             self.updates_done += 1
         return {name: float(value.mean()) for name, value in means.take().items()}

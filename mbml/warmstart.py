@@ -1,0 +1,218 @@
+"""SAC on a new task that starts from the multi-task policy and its value function (specification, section 8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mbml.collect import CollectConfig
+from mbml.nets import StackedMLP, adam, soft_update, step
+from mbml.policy import AdaptivePolicy, Student
+from mbml.rollout import EnvStack, Step, run_episode
+from mbml.rows import RowLayout, gather_rows, sample_indices
+from mbml.sac import LOG_STD_MAX, LOG_STD_MIN, SAC, SACConfig, squashed_sample
+
+ImitationTarget = Literal["action", "atanh"]
+IMITATION_TARGETS: tuple[str, ...] = get_args(ImitationTarget)
+_ATANH_LIMIT = 0.999
+"""Actions are clipped to this size before atanh, which is infinite at 1."""
+
+
+@dataclass(frozen=True)
+class ImitationConfig:
+    """How the new policy learns to act like the multi-task policy; the defaults are the authors' but for `target`."""
+
+    steps: int = 10_000
+    """Adam steps."""
+    batch_size: int = 256
+    """Transitions per task in one step."""
+    learning_rate: float = 3e-4
+    """Adam learning rate."""
+    target: ImitationTarget = "atanh"
+    """What the mean before the tanh is fitted to: the executed "action" (the authors' code), or its "atanh", so that
+    the policy, which acts through a tanh, acts as it was shown (C20)."""
+
+
+@dataclass(frozen=True)
+class WarmStartConfig:
+    """SAC from the multi-task policy; the defaults are the authors'."""
+
+    snapshot: int = 0
+    """Step of the multi-task policy's snapshot to start from; 0 takes the last."""
+    initial_steps: int = 10_000
+    """Environment steps per task of the multi-task policy, before SAC."""
+    policy_rate: float = 0.1
+    """Share of Adam's step that the policy makes. The authors average the policy with its predecessor after every
+    step, which is the same (C17)."""
+    imitation: ImitationConfig = field(default_factory=ImitationConfig)
+    """How the new policy learns to act like the multi-task policy."""
+    online: CollectConfig = field(
+        default_factory=lambda: CollectConfig(steps=360_000, sac=SACConfig(critic_hidden=(1024,) * 9))
+    )
+    """SAC on the new task: steps (the warm-up included), networks, evaluation. The critics have the shape of Q_D."""
+
+
+class Exploration(NamedTuple):
+    """What the multi-task policy did in T new tasks."""
+
+    rows: Tensor
+    """Its first transitions `[T, steps, row]`."""
+    z: Tensor
+    """The task embedding that it acted under in its last episode `[T, Z]` (C19)."""
+    returns: np.ndarray
+    """Undiscounted return of that episode `[T]`."""
+
+
+def explore(student: Student, layout: RowLayout, envs: EnvStack, steps: int, generator: torch.Generator) -> Exploration:
+    """Act in T seeded environments for `steps` steps each, inferring z anew after every episode (section 8.1, 2).
+
+    The last episode is played to its end for its return, but what lies beyond `steps` is neither kept nor learned
+    from: as if it had been cut there.
+    """
+    agent = AdaptivePolicy(student, generator, tasks=len(envs))
+    rows = torch.zeros(len(envs), steps, layout.row_size)
+    spent, returns, z = np.zeros(len(envs), dtype=int), np.zeros(len(envs)), agent.z
+
+    def observe(observation: Tensor, action: Tensor, result: Step, active: Tensor) -> None:
+        kept = active & torch.from_numpy(spent < steps)
+        agent.observe(observation, action, result.next_observation, result.reward, kept)
+        scalars = torch.stack([result.reward, result.terminated.float()], 1)
+        row = torch.cat([observation, action, result.next_observation, scalars], 1)
+        which = kept.numpy()
+        rows[kept, spent[which]] = row[kept]
+        spent[which] += 1
+
+    while (playing := spent < steps).any():
+        if spent.any():
+            agent.begin_episode()
+        episode = run_episode(envs, agent.act, observe, playing)
+        returns = np.where(playing, episode, returns)
+        z = torch.where(torch.from_numpy(playing).unsqueeze(1), agent.z, z)
+    return Exploration(rows, z, returns)
+
+
+def imitation_loss(head: Tensor, action: Tensor, target: ImitationTarget) -> Tensor:
+    """Negative log-likelihood of actions `[T, B, d_a]` under policy outputs `[T, B, 2 d_a]`, per task `[T]`.
+
+    Up to constants that of a diagonal Gaussian on the mean before the tanh (section 8.1, 3):
+    mean_b [ sum_dims (a - m)^2 / s^2 + sum_dims log s^2 ].
+    """
+    mean, log_std = head.chunk(2, dim=-1)
+    log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+    if target == "atanh":
+        action = torch.atanh(action.clamp(-_ATANH_LIMIT, _ATANH_LIMIT))
+    return ((action - mean).square() * (-2 * log_std).exp() + 2 * log_std).sum(-1).mean(-1)
+
+
+def imitate(
+    policy: StackedMLP, layout: RowLayout, rows: Tensor, config: ImitationConfig, generator: torch.Generator
+) -> Tensor:
+    """Fit T policies to the actions in rows `[T, N, row]`, in place; the last losses `[T]`."""
+    optimiser = adam(policy.parameters(), config.learning_rate)
+    losses = torch.zeros(len(rows))
+    for _ in range(config.steps):
+        batch = layout.split(gather_rows(rows, sample_indices(len(rows), config.batch_size, rows.shape[1], generator)))
+        losses = imitation_loss(policy(batch.observation), batch.action, config.target)
+        step(optimiser, losses.sum())
+    return losses.detach()
+
+
+@torch.no_grad()
+def critics_at(student: Student, z: Tensor) -> StackedMLP:
+    """Twin critics for T tasks `[2T, ...]`, both of them Q_D(s, a, z) at the task's fixed z `[T, Z]`.
+
+    A constant input is a bias: z goes into the first layer's, so these networks have the inputs of any SAC critic.
+    """
+    source, pair = student.value_network, student.layout.pair_size
+    tasks = len(z)
+    sizes = (pair, *source.sizes[1:])
+    critics = StackedMLP(2 * tasks, sizes, generator=torch.Generator())
+    for target, parameter in zip(critics.parameters(), source.parameters(), strict=True):
+        if target.shape[1:] == parameter.shape[1:]:
+            target.copy_(parameter.expand_as(target))
+    first = source.weights[0]
+    critics.weights[0].copy_(first[:, :pair].expand(2 * tasks, -1, -1))
+    bias = source.biases[0] + z.unsqueeze(1) @ first[0, pair:]
+    critics.biases[0].copy_(bias.repeat(2, 1, 1))
+    return critics
+
+
+class TwoBatchSAC(SAC):
+    """SAC whose critics learn from a mini-batch each, under a slow policy (section 8.1, 6).
+
+    `update` takes rows `[T, 2 batch, row]`: mini-batch A, then B. From random networks it is the authors'
+    `sac_baseline` (section 8.2); `start_from` makes it the warm start.
+    """
+
+    batches_per_update = 2
+
+    def __init__(
+        self, config: SACConfig, layout: RowLayout, tasks: int, generator: torch.Generator, policy_rate: float
+    ) -> None:
+        super().__init__(config, layout, tasks, generator)
+        self.policy_optimiser = adam(self.policy.parameters(), policy_rate * config.learning_rate)
+        # The halves are the same memory as the stack, so that one product still serves both.
+        self._halves = [_part(self.critics, i * tasks, tasks) for i in range(2)]
+        self._target_halves = [_part(self.target_critics, i * tasks, tasks) for i in range(2)]
+        self.critic_optimisers = [adam(half.parameters(), config.learning_rate) for half in self._halves]
+
+    def start_from(self, critics: StackedMLP) -> None:
+        """Take over critics `[2T, ...]` and make them the targets."""
+        for network in (self.critics, self.target_critics):
+            network.load_state_dict(critics.state_dict())
+
+    def update(self, rows: Tensor) -> dict[str, Tensor]:
+        """On A the first critic and its target; on B the temperature, the second critic, the policy, its target."""
+        first, second = rows.chunk(2, dim=1)
+        loss_a = self._step_critic(0, first, self.log_alpha.detach().exp())
+
+        batch = self.layout.split(second)
+        action, log_density = squashed_sample(self.policy(batch.observation), self.generator)
+        entropy_gap = log_density.detach() - self.layout.action_size
+        alpha = self.log_alpha.detach().exp()
+        step(self.alpha_optimiser, -(self.log_alpha * entropy_gap).mean((1, 2)).sum())
+        loss_b = self._step_critic(1, second, alpha)
+
+        values = self.value(self.critics, torch.cat([batch.observation, action], -1), frozen=True)
+        policy_loss = (self.log_alpha.detach().exp() * log_density - values.amin(0)).mean((1, 2))
+        step(self.policy_optimiser, policy_loss.sum())
+        return {
+            "critic_loss": (loss_a + loss_b) / 2,
+            "policy_loss": policy_loss.detach(),
+            "alpha": self.log_alpha.detach().exp().flatten(),
+            "entropy": -log_density.detach().mean((1, 2)),
+        }
+
+    def _step_critic(self, which: int, rows: Tensor, alpha: Tensor) -> Tensor:
+        """One step of one critic towards the lesser of both targets, and of its own target; loss `[T]`."""
+        batch = self.layout.split(rows)
+        target = self._td_target(batch.next_observation, batch.reward, batch.terminated, alpha)
+        loss = (self._halves[which](self.layout.pair(rows)) - target).square().mean((1, 2))
+        step(self.critic_optimisers[which], loss.sum())
+        soft_update(self._target_halves[which], self._halves[which], self.config.tau)
+        return loss.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of SAC, with an optimiser for each critic."""
+        state = super().state_dict()
+        del state["critic_optimiser"]
+        return state | {"critic_optimisers": [optimiser.state_dict() for optimiser in self.critic_optimisers]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly where `state_dict` was taken."""
+        super().load_state_dict(state | {"critic_optimiser": self.critic_optimiser.state_dict()})
+        for optimiser, saved in zip(self.critic_optimisers, state["critic_optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+
+
+def _part(network: StackedMLP, start: int, length: int) -> StackedMLP:
+    """The members from `start` on, as a network of their own in the same memory."""
+    part = StackedMLP(length, network.sizes, generator=torch.Generator())
+    for own, whole in zip(part.parameters(), network.parameters(), strict=True):
+        own.data = whole.data[start : start + length]
+        own.requires_grad_(whole.requires_grad)
+    return part
