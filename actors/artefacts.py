@@ -101,10 +101,12 @@ def tasks_of(environment: str, split: str, indices: Sequence[int]) -> list[Task]
     return [tasks[i] for i in indices]
 
 
-def env_maker(environment: str, tasks: Sequence[int], horizon: int) -> Callable[[int], EnvStack]:
-    """A function that builds so many copies of each training task's environment."""
+def env_maker(
+    environment: str, tasks: Sequence[int], horizon: int, split: str = "train"
+) -> Callable[[int], EnvStack]:
+    """A function that builds so many copies of the environment of each task of a split."""
     distribution = envs.get(environment)
-    chosen = tasks_of(environment, "train", tasks)
+    chosen = tasks_of(environment, split, tasks)
     return lambda copies: make_envs(distribution, chosen, horizon, copies)
 
 
