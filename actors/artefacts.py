@@ -101,9 +101,7 @@ def tasks_of(environment: str, split: str, indices: Sequence[int]) -> list[Task]
     return [tasks[i] for i in indices]
 
 
-def env_maker(
-    environment: str, tasks: Sequence[int], horizon: int, split: str = "train"
-) -> Callable[[int], EnvStack]:
+def env_maker(environment: str, tasks: Sequence[int], horizon: int, split: str = "train") -> Callable[[int], EnvStack]:
     """A function that builds so many copies of the environment of each task of a split."""
     distribution = envs.get(environment)
     chosen = tasks_of(environment, split, tasks)

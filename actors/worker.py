@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 
 from actors.job import Job
@@ -34,17 +33,14 @@ class Progress:
 
 
 class Worker(ABC):
-    """Runs jobs of one kind, one at a time. A plain class; `remote` makes a Ray actor of it.
+    """Runs jobs of one kind, one at a time; `actors.host` does so in Ray actors.
 
     A subclass says what the work is. `run` may be called again with the same job after a crash: the work then
     finds in `out.path` what the earlier try left there and continues from its own checkpoint.
     """
 
     def __init__(self, store_url: str, num_cpus: float = 1.0):
-        """Take paths and small values only: Ray calls this again when it restarts the actor.
-
-        Sets this process's torch threads from the CPUs that it was given (at least one).
-        """
+        """Sets this process's torch threads from the CPUs that it was given (at least one)."""
         self.store = Store(store_url)
         self.threads = max(1, int(num_cpus))
         torch.set_num_threads(self.threads)
@@ -123,27 +119,6 @@ class Worker(ABC):
 
     def __repr__(self) -> str:
         return type(self).__name__ if self._job is None else f"{type(self).__name__}({self._job.name})"
-
-
-def remote(
-    worker: type[Worker], store_url: str, *, num_cpus: float, num_gpus: float = 0.0, name: str | None = None
-) -> Any:
-    """Start a Ray actor of a worker class; it dies with the driver.
-
-    Ray restarts it twice when its process or node is lost and then runs the interrupted job again, which
-    continues from the job's checkpoint. Ask for the progress of a busy actor with
-    `handle.progress.options(concurrency_group="progress").remote()`.
-
-    Args:
-        worker: the class.
-        store_url: where inputs and artefacts live, the same for every node of the cluster.
-        num_cpus: CPUs to reserve; also the number of torch threads.
-        num_gpus: GPUs to reserve; fractions share one.
-        name: shown in the dashboard, unique within the run.
-    """
-    options: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "name": name}
-    options |= {"max_restarts": 2, "max_task_retries": 2, "concurrency_groups": {"progress": 1}}
-    return ray.remote(**options)(worker).remote(store_url, num_cpus)
 
 
 def _forget_peak_memory() -> None:

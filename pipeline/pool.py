@@ -7,7 +7,7 @@ from typing import Any
 
 import ray
 
-from actors.worker import Worker, remote
+from actors.host import remote
 from pipeline.cluster import ClusterError
 from pipeline.graph import Node
 
@@ -16,9 +16,8 @@ _SLACK = 1e-6  # fractions of a CPU do not add up exactly
 
 @dataclass(frozen=True)
 class Kind:
-    """Jobs that can share an actor."""
+    """What an actor is given; jobs that ask for the same share actors."""
 
-    worker: type[Worker]
     num_cpus: float
     num_gpus: float
 
@@ -39,7 +38,7 @@ class Pool:
     def __init__(self, store_url: str, log: Callable[[str], None]):
         self._store_url, self._log = store_url, log
         self._actors: list[Actor] = []
-        self._kinds: dict[tuple[type[Worker], float, float], Kind] = {}
+        self._kinds: dict[tuple[float, float], Kind] = {}
         self._numbers = itertools.count()
         self.refresh()
 
@@ -49,7 +48,7 @@ class Pool:
 
     def kind(self, node: Node) -> Kind:
         """What the node runs on: what it asks for, or else the largest machine there is; says so once."""
-        asked = (node.worker, node.num_cpus, node.num_gpus)
+        asked = (node.num_cpus, node.num_gpus)
         if asked not in self._kinds:
             self._kinds[asked] = self._fit(node)
         return self._kinds[asked]
@@ -58,8 +57,8 @@ class Pool:
         """An idle actor of the kind; or a new one where there is room, for which idle others make way."""
         idle = next((actor for actor in self._actors if actor.kind == kind and not actor.busy), None)
         if idle is None and not idle_only and self._make_room(kind):
-            name = f"{kind.worker.__name__}-{next(self._numbers)}"
-            handle = remote(kind.worker, self._store_url, num_cpus=kind.num_cpus, num_gpus=kind.num_gpus, name=name)
+            name = f"host-{next(self._numbers)}"
+            handle = remote(self._store_url, num_cpus=kind.num_cpus, num_gpus=kind.num_gpus, name=name)
             idle = Actor(handle, kind, name)
             self._actors.append(idle)
         if idle is not None:
@@ -108,7 +107,7 @@ class Pool:
                 f"{node.worker.__name__} asks for {_in_words(node.num_cpus, node.num_gpus)}; the largest "
                 f"machine offers {_in_words(cpus, gpus)}, so it runs with that."
             )
-        return Kind(node.worker, cpus, gpus)
+        return Kind(cpus, gpus)
 
 
 def _amounts(resources: Mapping[str, float]) -> tuple[float, float]:

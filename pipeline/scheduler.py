@@ -179,7 +179,7 @@ class _Run:
         first, last = self.spans.get(node.job.stage, (now, now))
         self.spans[node.job.stage] = (first, last)
         self.log(f"started  {name}")
-        ref = actor.handle.run.options(name=name).remote(node.job)
+        ref = actor.handle.run.options(name=name).remote(node.worker, node.job)
         self.pending[ref] = _Running(node, actor, now)
 
     def _receive(self, ref: ray.ObjectRef, entry: _Running) -> None:

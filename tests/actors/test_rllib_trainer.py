@@ -12,6 +12,7 @@ import torch
 from ray.exceptions import RayTaskError
 
 from actors.artefacts import read_json
+from actors.host import remote
 from actors.job import Job
 from actors.rllib_trainer import (
     ALGORITHMS,
@@ -23,7 +24,6 @@ from actors.rllib_trainer import (
     spaces,
 )
 from actors.store import Store
-from actors.worker import remote
 from mbml import envs
 from mbml.data import DatasetError, DatasetWriter, TransitionBatch
 from mbml.export import export_parquet
@@ -80,7 +80,7 @@ def store(tmp_path_factory):
 def trainer(store):
     """The actor; no CPU is left beside it."""
     with connect(2):
-        yield remote(RLlibTrainer, store.url, num_cpus=2)
+        yield remote(store.url, num_cpus=2)
 
 
 def job(key: str, algorithm: str, **changes) -> Job:
@@ -106,7 +106,7 @@ def test_the_module_is_imported_without_rllib():
 
 def test_every_algorithm_trains_and_is_played_on_every_task(trainer, store):
     for algorithm in ALGORITHMS:
-        metrics = answer(trainer.run.remote(job(algorithm, algorithm)))
+        metrics = answer(trainer.run.remote(RLlibTrainer, job(algorithm, algorithm)))
         folder = store.fetch("rllib", algorithm)
         rows = read_json(folder / "returns.json")
         assert [row["task"] for row in rows] == [0, 1]
@@ -116,9 +116,9 @@ def test_every_algorithm_trains_and_is_played_on_every_task(trainer, store):
 
 
 def test_a_task_that_was_finished_before_an_interruption_is_not_trained_again(trainer, store):
-    answer(trainer.run.remote(job("bc", "bc")))
+    answer(trainer.run.remote(RLlibTrainer, job("bc", "bc")))
     with pytest.raises(DatasetError, match="There is no task 9"):
-        answer(trainer.run.remote(job("resumed", "bc", tasks=[0, 9])))
+        answer(trainer.run.remote(RLlibTrainer, job("resumed", "bc", tasks=[0, 9])))
     config = RLlibConfig(**{**vars(TINY), "updates": 60})
 
     def run_and_listen(url, job):
@@ -142,7 +142,7 @@ def test_a_failure_of_rllib_is_one_sentence_that_names_algorithm_and_task(traine
         ("refused", "iql", RLlibConfig(hidden=(-3,)), "RLlib's iql failed on task 0: "),
     ):
         with pytest.raises(RayTaskError) as failure:
-            answer(trainer.run.remote(job(key, algorithm, config=config)))
+            answer(trainer.run.remote(RLlibTrainer, job(key, algorithm, config=config)))
         cause = failure.value.cause
         assert isinstance(cause, RLlibError)
         assert words in str(cause)

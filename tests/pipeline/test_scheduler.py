@@ -185,7 +185,7 @@ def test_interrupts_leave_no_process_and_the_next_run_continues(tmp_path):
                 if all(count.exists() for count in counts):
                     seen.append([int(count.read_text()) for count in counts])
             children = psutil.Process(process.pid).children(recursive=True)
-            assert any("Counter" in " ".join(child.cmdline()) for child in children)
+            assert any("Host" in " ".join(child.cmdline()) for child in children)
             interrupt(process.pid)
             output, _ = process.communicate(timeout=10)
         assert "interrupted" in output
