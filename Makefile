@@ -19,11 +19,12 @@ OPTIONS = --env $(ENV) $(if $(PRESET),--preset $(PRESET)) $(if $(SEED),--seed $(
           $(if $(STORE),--store $(STORE)) $(if $(SEEDS),--distill-seeds $(SEEDS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline sweep figures report test lint clean need-env
+.PHONY: help setup pipeline sweep warmstart figures report test lint clean need-env
 
 help:
 	@echo "make pipeline ENV=...          collect, learn, relabel, distil, evaluate and report one environment"
 	@echo "make sweep SWEEP=... ENV=...   compare methods or settings with Ray Tune (tune_configs/)"
+	@echo "make warmstart ENV=...         SAC on the unseen tasks, from scratch and from the multi-task policy"
 	@echo "make figures ENV=...           draw the paper's figures from the finished sweeps"
 	@echo "make report ENV=...            write the report of a finished run again"
 	@echo "make test                      pytest (TESTS=tests/mbml chooses a part)"
@@ -31,7 +32,7 @@ help:
 	@echo "make setup                     virtual environment and pinned requirements (the others do it when needed)"
 	@echo "make clean                     remove caches; runs/ and $(VENV)/ stay"
 	@echo
-	@echo "Variables of pipeline, sweep, figures and report:"
+	@echo "Variables of pipeline, sweep, warmstart, figures and report:"
 	@echo "  ENV          $(ENVS)"
 	@echo "  PRESET       smoke (every stage, numbers mean nothing), laptop (default), paper (the authors' sizes)"
 	@echo "  SEED         0, 1, 2, ... (default 0)"
@@ -63,6 +64,9 @@ pipeline: need-env $(STAMP)
 sweep: need-env $(STAMP)
 	@test -n "$(strip $(SWEEP))" || { echo "Say which sweep, for example SWEEP=ablations; there are: $(SWEEPS)." >&2; exit 2; }
 	@$(RUN) -m pipeline sweep --sweep $(SWEEP) $(OPTIONS)
+
+warmstart: need-env $(STAMP)
+	@$(RUN) -m pipeline warmstart $(OPTIONS)
 
 figures: need-env $(STAMP)
 	@$(RUN) -m pipeline figures $(OPTIONS)

@@ -7,9 +7,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -29,6 +29,7 @@ Multi-task batch reinforcement learning with metric learning.
 commands:
   run       collect, learn, relabel, distil, evaluate and report one environment; continues where it was stopped
   sweep     compare methods or settings with Ray Tune on the same data and teachers; continues where it was stopped
+  warmstart SAC on the unseen tasks, from scratch and from the multi-task policy; continues where it was stopped
   figures   draw the paper's figures from the finished sweeps of an environment
   report    write the report of a finished run again
   validate  check a dataset folder: schema, checksums, episodes
@@ -41,6 +42,7 @@ examples:
   python -m pipeline run --env umaze_goal --help      every field with its default
   python -m pipeline sweep --sweep triplet_margin --env ant_dir
   python -m pipeline sweep --sweep my_sweep.yaml --env umaze_goal --distill-seeds 0 1 2 3 4
+  python -m pipeline warmstart --env umaze_goal --distill-seeds 0 1 2
   python -m pipeline figures --env umaze_goal
   python -m pipeline validate path/to/dataset
   python -m pipeline export path/to/dataset path/to/folder
@@ -75,6 +77,15 @@ class _SweepToo(_Everything):
     """What is compared: a file of tune_configs/ by its name, or a path that ends in .yaml."""
 
 
+@dataclass(frozen=True)
+class _WarmStartToo(_Everything):
+    axis: Literal["all_steps", "after_warmup"] = "all_steps"
+    """What the pictures count: every environment step, or (as in the paper) only those after the warm-up."""
+    comparison: Literal["equal", "paper"] = "equal"
+    """Plain SAC in Figures 8 and 12: on the same unseen tasks with the same networks, or (as in the paper) that of
+    the data collection, on the training tasks with its own networks."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (2: bad input, 1: a job failed, 130: interrupted)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -89,9 +100,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _export(rest)
         if command == "sweep":
             return _sweep(rest)
+        if command == "warmstart":
+            return _warmstart(rest)
         if command in ("run", "report", "figures"):
             return _run(command, rest)
-        raise ValueError(f"There is no command {command!r}; choose run, sweep, figures, report, validate or export.")
+        raise ValueError(
+            f"There is no command {command!r}; choose run, sweep, warmstart, figures, report, validate or export."
+        )
     except ValueError as error:  # every bad input is one, whichever storey notices it
         if os.environ.get("MBML_TRACEBACK"):
             raise
@@ -135,6 +150,26 @@ def _sweep(arguments: list[str]) -> int:
     return run_sweep(sweep, config, place.store, out, log, num_cpus=place.num_cpus, dashboard=place.dashboard)
 
 
+def _warmstart(arguments: list[str]) -> int:
+    everything = _parse("warmstart", arguments)
+    assert isinstance(everything, _WarmStartToo)
+    config, place = everything.config, everything.place
+    config.check()
+    from pipeline import warmstart
+
+    warmstart.check(config)
+    return warmstart.run(
+        config,
+        place.store,
+        Path(place.out or f"{_folder(config)}-warmstart"),
+        _log(),
+        num_cpus=place.num_cpus,
+        dashboard=place.dashboard,
+        axis=everything.axis,
+        comparison=everything.comparison,
+    )
+
+
 def _folder(config: PipelineConfig) -> str:
     return f"runs/{config.env}-{config.preset}-seed{config.seed}"
 
@@ -146,6 +181,8 @@ def _parse(command: str, arguments: list[str], sweep: Sweep | None = None) -> _E
         raise ValueError(f"Say which environment with --env: {', '.join(envs.NAMES)}.")
     config = preset(known.env or "umaze_goal", known.preset or "laptop")
     default = _Everything(config, Place())
+    if command == "warmstart":
+        default = _WarmStartToo(replace(config, methods=("full", "no_ensemble"), distill_cpus=1), Place())
     if sweep is not None:
         default = _SweepToo(sweep_defaults(sweep, config), Place(), sweep.name)
     return tyro.cli(

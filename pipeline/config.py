@@ -17,6 +17,7 @@ from mbml.evaluate import EvaluateConfig
 from mbml.models import EnsembleConfig
 from mbml.relabel import SOURCES, RelabelConfig
 from mbml.teaching import TeachingConfig
+from mbml.warmstart import IMITATION_TARGETS, WarmStartConfig
 from pipeline.methods import METHODS
 
 
@@ -77,6 +78,8 @@ class PipelineConfig:
     """RLlib's offline algorithms as single-task references on the same batches."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     """Evaluation."""
+    warmstart: WarmStartConfig = field(default_factory=WarmStartConfig)
+    """SAC on the unseen tasks from the multi-task policy (command warmstart)."""
     distill_cpus: int = 1
     """Processors (and torch threads) of one multi-task learner."""
 
@@ -132,6 +135,8 @@ _COUNT = _Rule(lambda v: v >= 1, "at least 1")
 _POSITIVE = _Rule(lambda v: v > 0, "above 0")
 _NOT_NEGATIVE = _Rule(lambda v: v >= 0, "0 or more")
 _SHARE = _Rule(lambda v: 0 <= v <= 1, "from 0 to 1")
+_PART = _Rule(lambda v: 0 < v <= 1, "above 0 and at most 1")
+_TARGET = _Rule(lambda v: v in IMITATION_TARGETS, f"one of {', '.join(IMITATION_TARGETS)}")
 _SOURCE = _Rule(lambda v: v in SOURCES, f"one of {', '.join(SOURCES)}")
 _ALGORITHM = _Rule(lambda v: v in ALGORITHMS, f"one or more of {', '.join(ALGORITHMS)}")
 
@@ -144,14 +149,17 @@ _RULES: dict[str, _Rule] = {
             "reference_episodes distill_cpus embedding_size hidden policy_hidden critic_hidden vae_hidden",
             "encoder_hidden value_hidden decoder_hidden perturbation_hidden vae_encoder_hidden objective_hidden lstm",
             "tasks_per_step updates segments objective_segments segment_length policy_every objective_every",
-            "steps_per_evaluation rounds_per_evaluation",
+            "steps_per_evaluation rounds_per_evaluation initial_steps",
         ),
         _POSITIVE: ("learning_rate alpha_learning_rate initial_alpha reward_scale clip inner_step",),
         _NOT_NEGATIVE: (
             "updates_per_step pool reward_threshold next_observation_threshold partners kl_weight margin",
             "triplet_weight vae_kl_weight policy_regulariser target_noise target_noise_clip anneal cql_weight iql_beta",
+            "snapshot",
         ),
         _SHARE: ("discount tau minimum_weight final_learning_rate iql_expectile",),
+        _PART: ("policy_rate",),
+        _TARGET: ("target",),
         _SOURCE: ("source",),
         _ALGORITHM: ("algorithms",),
     }.items()

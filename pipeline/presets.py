@@ -19,6 +19,7 @@ from mbml.policy import StudentConfig
 from mbml.relabel import RelabelConfig
 from mbml.sac import SACConfig
 from mbml.teaching import TeachingConfig
+from mbml.warmstart import ImitationConfig, WarmStartConfig
 from pipeline.config import ConfigError, ModelsConfig, PipelineConfig
 from pipeline.methods import changed
 
@@ -60,14 +61,18 @@ def preset(env: str, name: str) -> PipelineConfig:
 
 def _paper(env: str) -> PipelineConfig:
     sizes = _PAPER[env]
+    # At most 5,000 steps of whole episodes.
+    episodes = 5_000 // envs.get(env).horizon
+    online = replace(WarmStartConfig().online, evaluation_episodes=episodes)
     return PipelineConfig(
         env=env,
         preset="paper",
-        # At most 5,000 steps of whole episodes.
-        collect=CollectConfig(steps=sizes.steps, evaluation_episodes=5_000 // envs.get(env).horizon),
+        collect=CollectConfig(steps=sizes.steps, evaluation_episodes=episodes),
         bcq=TeachingConfig(iterations=sizes.bcq_iterations),
         relabel=RelabelConfig(reward_threshold=sizes.reward_threshold, pool=sizes.pool),
         batch_pearl=sizes.pearl,
+        # The authors' start on humanoid_dir is the policy after 400 of its epochs of 100 steps.
+        warmstart=WarmStartConfig(snapshot=40_000 if env == "humanoid_dir" else 0, online=online),
     )
 
 
@@ -128,6 +133,18 @@ def _smoke(env: str) -> PipelineConfig:
         ),
         rllib=RLlibConfig(updates=4, batch_size=16, hidden=(16, 16), evaluation_episodes=1),
         evaluate=EvaluateConfig(episodes=3, skipped_episodes=1, reference_episodes=1),
+        warmstart=WarmStartConfig(
+            initial_steps=60,
+            imitation=ImitationConfig(steps=20, batch_size=16),
+            online=CollectConfig(
+                steps=180,
+                warmup_steps=60,
+                epoch_steps=60,
+                evaluation_episodes=1,
+                tasks_per_actor=2,
+                sac=SACConfig(policy_hidden=(16, 16), critic_hidden=student.value_hidden, batch_size=16),
+            ),
+        ),
     )
 
 
@@ -207,6 +224,28 @@ def _laptop_base(env: str) -> PipelineConfig:
         ),
         rllib=RLlibConfig(updates=2_000, batch_size=128, hidden=(128, 128), learning_rate=1e-3),
         evaluate=EvaluateConfig(repeats=2),
+        warmstart=WarmStartConfig(
+            initial_steps=1_500,
+            policy_rate=0.3,
+            imitation=ImitationConfig(steps=2_000, batch_size=128, learning_rate=1e-3),
+            online=CollectConfig(
+                steps=16_000,
+                warmup_steps=1_500,
+                epoch_steps=500,
+                evaluation_every=2,
+                evaluation_episodes=3,
+                tasks_per_actor=5,
+                sac=SACConfig(
+                    policy_hidden=(128, 128),
+                    critic_hidden=student.value_hidden,
+                    critic_initialisation="torch",
+                    batch_size=64,
+                    learning_rate=1e-3,
+                    alpha_learning_rate=1e-3,
+                    initial_alpha=0.1,
+                ),
+            ),
+        ),
         distill_cpus=2,
     )
 

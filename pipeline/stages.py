@@ -36,6 +36,7 @@ STAGE_VERSIONS = {
     "rllib": 1,
     "evaluate": 1,
     "probe": 1,
+    "warmstart": 1,
 }
 """Raised when a stage's code changes what it computes, so that older artefacts are not taken for its result."""
 
@@ -122,7 +123,7 @@ def plan(config: PipelineConfig, variants: Sequence[Variant] | None = None) -> P
     base = _data(result, config)
     result.artefacts["collect"], result.artefacts["bcq"] = (_references(stacks) for stacks in base)
     result.artefacts["references"] = [
-        _add(
+        add_job(
             result,
             "evaluate",
             "references",
@@ -132,12 +133,12 @@ def plan(config: PipelineConfig, variants: Sequence[Variant] | None = None) -> P
         )
     ]
     result.artefacts["rllib"] = [
-        _add(
+        add_job(
             result,
             "rllib",
             f"rllib {algorithm} task {task}",
             RLlibTrainer,
-            _common(config) | {"algorithm": algorithm, "tasks": [task], "config": config.rllib},
+            common_payload(config) | {"algorithm": algorithm, "tasks": [task], "config": config.rllib},
             {"collect": [reference for tasks, reference in base[0] if task in tasks]},
         )
         for algorithm in config.rllib.algorithms
@@ -164,12 +165,12 @@ def _tables(result: Plan, config: PipelineConfig, collected: Stacks) -> Referenc
     models: Stacks = []
     if config.relabel.source == "ensemble":
         models = _stacked_jobs(result, "models", ModelTrainer, config, _models_payload, {"collect": collected})
-    return _add(
+    return add_job(
         result,
         "relabel",
         "relabel",
         Relabeller,
-        _common(config, horizon=False)
+        common_payload(config, horizon=False)
         | {"tasks": result.train, "config": config.relabel, "models": _model_configs(config)},
         {"collect": _references(collected), "models": _references(models)},
     )
@@ -187,7 +188,7 @@ def _add_run(result: Plan, config: PipelineConfig, variant: Variant, seed: int) 
             tables = _tables(result, config, collected)
         inputs = data | {"bcq": _references(teachers), "relabel": [tables] if tables else []}
     label = f"{variant.label} seed {seed}"
-    trained = _add(
+    trained = add_job(
         result,
         "distill" if kind == "distill" else "baseline",
         f"distill {label}" if kind == "distill" else label,
@@ -204,7 +205,7 @@ def _add_run(result: Plan, config: PipelineConfig, variant: Variant, seed: int) 
     )
     payload = _evaluation(result, config)
     evaluations = {
-        step: _add(
+        step: add_job(
             result,
             "evaluate",
             f"evaluate {label} step {step}",
@@ -214,7 +215,7 @@ def _add_run(result: Plan, config: PipelineConfig, variant: Variant, seed: int) 
         )
         for step in [*range(learner.snapshot_every, learner.steps, learner.snapshot_every), learner.steps]
     }
-    probes = _add(
+    probes = add_job(
         result,
         "probe",
         f"probe {label}",
@@ -228,35 +229,37 @@ def _add_run(result: Plan, config: PipelineConfig, variant: Variant, seed: int) 
 def _add_metagenrl(result: Plan, config: PipelineConfig, seed: int) -> Reference:
     """MetaGenRL on the first training task's batch, evaluated there (section 6.3)."""
     collected, _ = _data(result, config)
-    return _add(
+    return add_job(
         result,
         "metagenrl",
         f"metagenrl seed {seed}",
         MetaGenRLTrainer,
-        _common(config) | {"tasks": result.train[:1], "config": config.metagenrl, "seed": f"{config.seed}/{seed}"},
+        common_payload(config)
+        | {"tasks": result.train[:1], "config": config.metagenrl, "seed": f"{config.seed}/{seed}"},
         {"collect": [reference for tasks, reference in collected if result.train[0] in tasks]},
     )
 
 
 def _evaluation(result: Plan, config: PipelineConfig) -> dict[str, Any]:
-    return _common(config) | {"train": result.train, "test": result.test, "config": config.evaluate}
+    return common_payload(config) | {"train": result.train, "test": result.test, "config": config.evaluate}
 
 
-def _common(config: PipelineConfig, *, horizon: bool = True) -> dict[str, Any]:
+def common_payload(config: PipelineConfig, *, horizon: bool = True) -> dict[str, Any]:
+    """What the payloads of all stages begin with."""
     payload: dict[str, Any] = {"environment": config.env, "seed": config.seed}
     return payload | {"horizon": config.horizon or envs.get(config.env).horizon} if horizon else payload
 
 
 def _collect_payload(config: PipelineConfig, tasks: list[int]) -> dict[str, Any]:
-    return _common(config) | {"tasks": tasks, "config": config.collect}
+    return common_payload(config) | {"tasks": tasks, "config": config.collect}
 
 
 def _bcq_payload(config: PipelineConfig, tasks: list[int]) -> dict[str, Any]:
-    return _common(config) | {"tasks": tasks, "config": config.bcq}
+    return common_payload(config) | {"tasks": tasks, "config": config.bcq}
 
 
 def _models_payload(config: PipelineConfig, tasks: list[int]) -> dict[str, Any]:
-    return _common(config, horizon=False) | {"tasks": tasks, "configs": _model_configs(config)}
+    return common_payload(config, horizon=False) | {"tasks": tasks, "configs": _model_configs(config)}
 
 
 def _model_configs(config: PipelineConfig) -> dict[str, Any]:
@@ -279,11 +282,12 @@ def _stacked_jobs(
         return result.stacks[decides]
     jobs = result.stacks[decides] = []
     size = getattr(config, stage).tasks_per_actor
+    holder = {name: {task: ref for held, ref in stacks for task in held} for name, stacks in inputs.items()}
     for start in range(0, len(result.train), size):
         tasks = result.train[start : start + size]
         name = f"{stage} tasks {tasks[0]}-{tasks[-1]}" if len(tasks) > 1 else f"{stage} task {tasks[0]}"
-        needed = {k: [ref for held, ref in stacks if set(held) & set(tasks)] for k, stacks in inputs.items()}
-        jobs.append((tasks, _add(result, stage, name, worker, payload(config, tasks), needed)))
+        needed = {k: list(dict.fromkeys(found[task] for task in tasks)) for k, found in holder.items()}
+        jobs.append((tasks, add_job(result, stage, name, worker, payload(config, tasks), needed)))
     return jobs
 
 
@@ -291,7 +295,7 @@ def _references(stacks: Stacks) -> list[Reference]:
     return [reference for _, reference in stacks]
 
 
-def _add(
+def add_job(
     result: Plan,
     stage: str,
     name: str,

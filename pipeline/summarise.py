@@ -33,7 +33,7 @@ def summarise(plan: Plan, store: Store, outcome: Outcome | None = None) -> dict[
     evaluation = [_evaluation(run, folders(run.evaluations.values())) for run in plan.runs]
     bcq = folders(plan.artefacts["bcq"])
     references["train"]["bcq"] = [s["return"] for s in _selected(bcq)]
-    sac = _curves(folders(plan.artefacts["collect"]), "step")
+    sac = curves_of(folders(plan.artefacts["collect"]), "step")
     references["train"]["sac"] = [curve["return"][-1] for curve in sac]
     references["train"] |= _rllib(plan, folders(plan.artefacts["rllib"]))
     probes = [read_json(folders([run.probes])[0] / "probes.json") for run in plan.runs]
@@ -50,14 +50,14 @@ def summarise(plan: Plan, store: Store, outcome: Outcome | None = None) -> dict[
         "parameter": distribution.parameter,
         "protocol": config.evaluate.protocol(),
         "config": asdict(config),
-        "tasks": {split: _tasks(config.env, split, getattr(plan, split)) for split in ("train", "test")},
+        "tasks": {split: task_table(config.env, split, getattr(plan, split)) for split in ("train", "test")},
         "collect": {"curves": sac},
-        "bcq": {"curves": _curves(bcq, "iteration"), "selected": _selected(bcq)},
+        "bcq": {"curves": curves_of(bcq, "iteration"), "selected": _selected(bcq)},
         "variants": [asdict(variant) for variant in plan.variants],
         "relabel": next(iter(relabelling.values()), None),
         "relabelling": [{"method": label, **found} for label, found in relabelling.items()],
         "metagenrl": [
-            {"seed": seed, **_curves([folder], "step")[0]}
+            {"seed": seed, **curves_of([folder], "step")[0]}
             for seed, folder in zip(config.distill_seeds, metagenrl, strict=False)
         ],
         "distill": [_losses(run, folders([run.trained])[0]) for run in plan.runs],
@@ -82,7 +82,8 @@ def summarise(plan: Plan, store: Store, outcome: Outcome | None = None) -> dict[
     }
 
 
-def _tasks(environment: str, split: str, indices: list[int]) -> list[dict[str, Any]]:
+def task_table(environment: str, split: str, indices: list[int]) -> list[dict[str, Any]]:
+    """Index, label and parameters of tasks, for a summary."""
     tasks = tasks_of(environment, split, indices)
     features = envs.get(environment).features(tasks)
     return [
@@ -91,7 +92,8 @@ def _tasks(environment: str, split: str, indices: list[int]) -> list[dict[str, A
     ]
 
 
-def _curves(folders: list[Path], axis: str) -> list[dict[str, Any]]:
+def curves_of(folders: list[Path], axis: str) -> list[dict[str, Any]]:
+    """Learning curves in artefacts, one per task in the order of the tasks: its points on `axis` and its returns."""
     curves: dict[int, dict[str, Any]] = {}
     for row in (row for folder in folders for row in read_lines(folder / "curves.jsonl")):
         curve = curves.setdefault(row["task"], {"task": row["task"], axis: [], "return": []})
