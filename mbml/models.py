@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from mbml.fused import shared_scalars
 from mbml.nets import StackedMLP, adam, join_stacks, step
 from mbml.rows import RowLayout
 
@@ -51,6 +52,10 @@ class Ensemble:
     def predict(self, pair: Tensor) -> Tensor:
         """Every member's prediction `[T, E, n, out]` for pairs `[T, n, d_s + d_a]`."""
         members = self.config.members
+        if self.network.sizes[2:] == (1,) and not pair.requires_grad:
+            shared = pair.expand(self.tasks, -1, -1)
+            predictions = shared_scalars(shared, list(self.network.weights), list(self.network.biases))
+            return predictions.unflatten(0, (self.tasks, members))
         repeated = pair.unsqueeze(1).expand(-1, members, -1, -1).flatten(0, 1)
         return self.network(repeated).unflatten(0, (self.tasks, members))
 

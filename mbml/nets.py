@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mbml.fused import perceptrons, worth_it
+
 Initialisation = Literal["rlkit", "torch"]
 
 
@@ -62,23 +64,14 @@ class StackedMLP(nn.Module):
         With `frozen`, gradients reach `x` but not the parameters; with `first`, only the first so many members run.
         """
         stack = first or self.stack
-        if x.shape[0] != stack:
-            x = x.expand(stack, -1, -1)
-        last = len(self.weights) - 1
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            if frozen:
-                weight, bias = weight.detach(), bias.detach()
-            if stack < self.stack:
-                weight, bias = weight[:stack], bias[:stack]
-            if stack == 1:
-                # A plain product is what threads well when there is only one network. Squeezed, because the gradient
-                # of an index is a tensor of zeros with the part copied into it.
-                x = torch.addmm(bias.squeeze(0), x.squeeze(0), weight.squeeze(0)).unsqueeze(0)
-            else:
-                x = torch.baddbmm(bias, x, weight)
-            if layer < last:
-                x = torch.relu_(x)
-        return x
+        weights, biases = list(self.weights), list(self.biases)
+        if frozen:
+            weights, biases = [w.detach() for w in weights], [b.detach() for b in biases]
+        if stack < self.stack:
+            weights, biases = [w[:stack] for w in weights], [b[:stack] for b in biases]
+        if worth_it(x, weights):
+            return perceptrons(x, weights, biases)
+        return batched_perceptrons(x, weights, biases)
 
     def save(self) -> dict[str, Any]:
         """Shapes and weights; `load` rebuilds the network from it."""
@@ -91,6 +84,22 @@ class StackedMLP(nn.Module):
         network = cls(stack, state["sizes"], generator=torch.Generator())
         network.load_state_dict(state["weights"])
         return network
+
+
+def batched_perceptrons(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+    """Outputs `[T, B, out]` of inputs `[T or 1, B, in]`, a layer at a time: the plain form of `perceptrons`."""
+    stack, last = weights[0].shape[0], len(weights) - 1
+    if x.shape[0] != stack:
+        x = x.expand(stack, -1, -1)
+    for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        if stack == 1:
+            # Squeezed, because the gradient of an index is a tensor of zeros with the part copied into it.
+            x = torch.addmm(bias.squeeze(0), x.squeeze(0), weight.squeeze(0)).unsqueeze(0)
+        else:
+            x = torch.baddbmm(bias, x, weight)
+        if layer < last:
+            x = torch.relu_(x)
+    return x
 
 
 def select_stack(network: StackedMLP, indices: Sequence[int]) -> StackedMLP:
