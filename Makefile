@@ -4,6 +4,7 @@ PYTHON ?= python3.11
 VENV   := .venv
 RUN    := $(VENV)/bin/python
 STAMP  := $(VENV)/.requirements
+PEERS  := benchmarks/.venv-peers
 SWEEPS := $(sort $(basename $(notdir $(wildcard tune_configs/*.yaml))))
 ENVS   := ant_dir ant_goal half_cheetah_vel humanoid_dir umaze_goal walker_param
 
@@ -19,7 +20,7 @@ OPTIONS = --env $(ENV) $(if $(PRESET),--preset $(PRESET)) $(if $(SEED),--seed $(
           $(if $(STORE),--store $(STORE)) $(if $(SEEDS),--distill-seeds $(SEEDS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline sweep warmstart figures report test lint clean need-env
+.PHONY: help setup pipeline sweep warmstart figures report bench bench-peers test lint clean need-env
 
 help:
 	@echo "make pipeline ENV=...          collect, learn, relabel, distil, evaluate and report one environment"
@@ -27,6 +28,7 @@ help:
 	@echo "make warmstart ENV=...         SAC on the unseen tasks, from scratch and from the multi-task policy"
 	@echo "make figures ENV=...           draw the paper's figures from the finished sweeps"
 	@echo "make report ENV=...            write the report of a finished run again"
+	@echo "make bench                     speed beside other libraries (those that make bench-peers has installed)"
 	@echo "make test                      pytest (TESTS=tests/mbml chooses a part)"
 	@echo "make lint                      ruff, pyright, import-linter"
 	@echo "make setup                     virtual environment and pinned requirements (the others do it when needed)"
@@ -74,6 +76,14 @@ figures: need-env $(STAMP)
 report: need-env $(STAMP)
 	@$(RUN) -m pipeline report $(OPTIONS)
 
+bench: $(STAMP)
+	@$(RUN) -m benchmarks $(ARGS)
+
+bench-peers: $(STAMP)
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt $(PIP_ARGS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps d3rlpy==2.8.1 $(PIP_ARGS)
+
 test: $(STAMP)
 	$(RUN) -m pytest $(TESTS)
 
@@ -85,4 +95,4 @@ lint: $(STAMP)
 
 clean:
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist *.egg-info MUJOCO_LOG.TXT
-	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -not -path './$(PEERS)/*' -prune -exec rm -rf {} +

@@ -41,7 +41,7 @@ def refused(capsys, *arguments) -> str:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["walk"], ["walk", "run, sweep, figures, report, validate or export"]),
+        (["walk"], ["walk", "run, sweep, warmstart, figures, report, validate or export"]),
         (["run"], ["--env", "umaze_goal", "walker_param"]),
         (["run", "--env"], ["--env", "argument"]),
         (["run", "--env", "umaze"], ["umaze", "umaze_goal", "ant_dir"]),
