@@ -17,7 +17,16 @@ from pathlib import Path
 import ray
 
 _ROOT = Path(__file__).resolve().parents[1]
-_EXCLUDES = ["runs/", ".venv/", ".git/", "results/", ".pytest_cache/", ".ruff_cache/", "**/__pycache__/"]
+_EXCLUDES = [
+    "runs/",
+    ".venv/",
+    ".git/",
+    "results/",
+    "benchmarks/.venv-peers/",
+    ".pytest_cache/",
+    ".ruff_cache/",
+    "**/__pycache__/",
+]
 _OBJECT_STORE_BYTES = 128 * 1024**2  # paths and metrics only: Ray's default is a third of the memory
 _ANSWER_SECONDS = 12
 

@@ -1,0 +1,1 @@
+"""The project's own learners, policies and driver on synthetic input, as measured processes."""

@@ -1,0 +1,89 @@
+"""Private memory of a process that holds the batches of ten ant_goal tasks, over that of `import torch` alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.peers.protocol import Measure
+
+ENVIRONMENT, TASKS, HORIZON = "ant_goal", 10, 200
+MIB = 1024**2
+
+
+def loaded(transitions: int) -> Measure:
+    """MiB over `import torch`; a process of its own each time, which reads a dataset that is written once."""
+    folder = tempfile.TemporaryDirectory()
+    root = Path(folder.name)
+    rows = _write(root / "dataset", transitions)
+
+    def measure(seconds: float) -> dict[str, Any]:
+        assert folder  # gone with this function
+        command = [sys.executable, "-m", "benchmarks.ours.memory", str(root)]
+        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        return {"value": found["loaded"] - found["torch"], **found, "rows_alone": rows}
+
+    return measure
+
+
+def _write(root: Path, transitions: int) -> float:
+    """Write the batches and return the MiB of their packed float32 rows."""
+    from mbml import envs
+    from mbml.data import DatasetWriter
+    from mbml.transitions import TransitionBatch
+
+    distribution, random = envs.get(ENVIRONMENT), np.random.default_rng(0)
+    s, a = distribution.observation_size, distribution.action_size
+    with DatasetWriter(
+        root,
+        environment=ENVIRONMENT,
+        observation_size=s,
+        action_size=a,
+        horizon=HORIZON,
+        collection={"by": "chance"},
+    ) as writer:
+        for task in range(TASKS):
+            step = np.arange(transitions, dtype=np.int32)
+            ends = step % HORIZON == HORIZON - 1
+            observation = random.standard_normal((transitions + 1, s), np.float32)
+            batch = TransitionBatch(
+                observation=observation[:-1],
+                action=random.uniform(-1, 1, (transitions, a)).astype(np.float32),
+                next_observation=observation[1:],
+                reward=random.standard_normal(transitions, np.float32),
+                terminated=np.zeros(transitions, bool),
+                truncated=ends,
+                episode=step // HORIZON,
+                step=step % HORIZON,
+            )
+            writer.add_task(task, batch, parameter=[0.0], label=f"task {task}")
+    return TASKS * transitions * (2 * s + a + 2) * 4 / MIB
+
+
+def _private() -> float:
+    """MiB that this process alone holds."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
+
+
+def _load(root: Path) -> dict[str, float]:
+    """The three stations: nothing but torch, the project's modules, the rows."""
+    import torch
+
+    bare = _private()
+    from actors.artefacts import load_rows
+
+    imported = _private()
+    rows = load_rows([root], range(TASKS))
+    assert isinstance(rows, torch.Tensor)
+    return {"torch": bare, "imported": imported, "loaded": _private()}
+
+
+if __name__ == "__main__":
+    print(json.dumps(_load(Path(sys.argv[1]))))
