@@ -230,7 +230,7 @@ def _laptop_base(env: str) -> PipelineConfig:
             imitation=ImitationConfig(steps=2_000, batch_size=128, learning_rate=1e-3),
             online=CollectConfig(
                 steps=16_000,
-                warmup_steps=1_500,
+                warmup_steps=1_000,
                 epoch_steps=500,
                 evaluation_every=2,
                 evaluation_episodes=3,
@@ -259,7 +259,8 @@ def _laptop(env: str) -> PipelineConfig:
         case "half_cheetah_vel":
             # A fifth of the paper's horizon: five times the resets, the same speed to reach.
             short = {f"{learner}.steps": 4_000 for learner in ("distill", "contextual_bcq", "batch_pearl")}
-            return changed(_adjust(longer, horizon=200, steps=60_000), short)
+            online = {"warmstart.online.steps": 30_000, "warmstart.online.tasks_per_actor": 4}
+            return changed(_adjust(longer, horizon=200, steps=60_000), short | online)
         case "walker_param":
             return _adjust(longer, train_tasks=10, steps=50_000, pool=10_000)
         case "humanoid_dir":
@@ -272,6 +273,11 @@ def _locomotion(base: PipelineConfig) -> dict[str, Any]:
     """What bodies with legs need beyond the maze: longer training everywhere, wider contexts, a weaker prior."""
     return {
         "collect": replace(base.collect, evaluation_every=5),
+        "warmstart": replace(
+            base.warmstart,
+            initial_steps=1_000,
+            online=replace(base.warmstart.online, steps=60_000),
+        ),
         "bcq": replace(
             base.bcq,
             iterations=15_000,
