@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mbml.nets import StackedMLP, adam, join_stacks, select_stack, soft_update, step, twin
+from mbml.nets import StackedMLP, adam, join_stacks, select_stack, soft_update, step
 from mbml.rows import RowLayout
 
 PERTURBATION = 0.05
@@ -195,7 +195,7 @@ class BCQ:
         step(self.vae_optimiser, vae_loss.sum())
 
         target = self._td_target(batch.next_observation, batch.reward, batch.terminated)
-        values = self.critics(twin(pair)).unflatten(0, (2, self.tasks))
+        values = self.critics(pair).unflatten(0, (2, self.tasks))
         critic_loss = (values - target).square().mean((2, 3)).sum(0)
         step(self.critic_optimiser, critic_loss.sum())
 
@@ -223,7 +223,7 @@ class BCQ:
         action = self._generate(repeated)
         raw = torch.tanh(self.target_perturbation(torch.cat([repeated, action], -1)))
         pair = torch.cat([repeated, perturbed(action, raw)], -1)
-        values = self.target_critics(twin(pair)).unflatten(0, (2, self.tasks))
+        values = self.target_critics(pair).unflatten(0, (2, self.tasks))
         best = candidate_maximum(values, candidates, self.config.minimum_weight)
         return reward + (1 - terminated) * self.config.discount * best
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_LARGE = 1 << 21
+_LARGE = 1 << 22
 """Multiplications from which oneDNN's product is faster than the one behind `torch.mm`; a smaller one pays more for
 the call."""
 _NARROW = 8
@@ -24,19 +24,21 @@ _ROWS = 16
 _onednn: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 _relu_gradient = torch.ops.aten.threshold_backward
 
+Product = Callable[..., Tensor]
+
 
 def worth_it(x: Tensor, weights: Sequence[Tensor]) -> bool:
-    """Whether `perceptrons` is faster than batched products for inputs `[T or 1, B, in]`."""
+    """Whether member after member is faster than batched products for inputs `[T or a divisor, B, in]`."""
     # A quarter of what oneDNN needs: staying in the cache pays earlier.
     largest = max(weight.shape[1] * weight.shape[2] for weight in weights)
     return _on_cpu(x) and x.shape[1] * largest >= _LARGE // 4
 
 
 def perceptrons(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
-    """Outputs `[T, B, out]` of inputs `[T or 1, B, in]` for weights `[T, in, out]` and biases `[T, 1, out]`.
+    """Outputs `[T, B, out]` of inputs `[T or a divisor, B, in]` for weights `[T, in, out]` and biases `[T, 1, out]`.
 
     Gradients are of first order only, are computed only for what requires them, and can be asked for once. Raises a
-    RuntimeError where the stack of `x` is another one.
+    RuntimeError where the stack of `x` does not divide T.
     """
     rows = x.shape[1]
     if rows > 512 and rows % _ROWS:
@@ -47,8 +49,69 @@ def perceptrons(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) 
         y: Tensor = _Perceptrons.apply(x, *weights, *biases)  # pyright: ignore[reportAssignmentType]
     else:
         with torch.no_grad():
-            y, _ = _forward(x, weights, biases, keep=False)
+            y = _run(x, weights, biases, separate=True, keep=False)[0]
     return y[:, :rows] if y.shape[1] > rows else y
+
+
+class Trace(NamedTuple):
+    """What a pass leaves for its gradients: inputs and hidden layers, of each member or of the whole stack at once."""
+
+    inputs: list[Tensor]
+    hidden: list[list[Tensor]]
+
+    @property
+    def separate(self) -> bool:
+        """Whether it went member by member."""
+        return self.inputs[0].ndim == 2
+
+
+@torch.no_grad()
+def forward_trace(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> tuple[Tensor, Trace]:
+    """Outputs `[T, B, out]` as in `perceptrons`, for any size and device, and the trace for `backward_trace`.
+
+    For learners that know the gradient of their loss: no graph is built.
+    """
+    return _run(x, weights, biases, separate=worth_it(x, weights), keep=True)
+
+
+@torch.no_grad()
+def backward_trace(
+    trace: Trace,
+    gradient: Tensor,
+    weights: Sequence[Tensor],
+    into: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None,
+    columns: slice | None = None,
+) -> Tensor | None:
+    """Gradients of a sum whose gradient in the outputs is `gradient` `[T, B, out]`.
+
+    Those of weights and biases are written `into` tensors of their shapes. Given `columns` of the inputs, returns
+    their gradient `[T, B, columns]`.
+    """
+    separate = trace.separate
+    products = [_product_for(trace.inputs[0], w) if separate else torch.bmm for w in weights]
+    flows = gradient.unbind() if separate else [gradient]
+    blocks = [w.unbind() if separate else [w] for w in weights]
+    if into is not None:
+        targets = [
+            list(zip(*((w.unbind(), b.unbind()) if separate else ([w], [b])), strict=True))
+            for w, b in zip(*into, strict=True)
+        ]
+    to_inputs: list[Tensor] = []
+    for i, (flow, inputs, hidden) in enumerate(zip(flows, trace.inputs, trace.hidden, strict=True)):
+        for layer in reversed(range(len(weights))):
+            fed, product = hidden[layer - 1] if layer else inputs, products[layer]
+            if into is not None:
+                to_weight, to_bias = targets[layer][i]
+                _write(product, fed.mT, flow, to_weight)
+                torch.sum(flow, -2, keepdim=True, out=to_bias)
+            if layer:
+                flow = product(flow, blocks[layer][i].mT)
+                _relu_gradient.grad_input(flow, fed, 0, grad_input=flow)
+            elif columns is not None:
+                to_inputs.append(product(flow, blocks[0][i][..., columns, :].mT))
+    if columns is None:
+        return None
+    return _stacked(to_inputs) if separate else to_inputs[0]
 
 
 def shared_scalars(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
@@ -67,7 +130,8 @@ class _Perceptrons(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
         layers = len(parameters) // 2
-        y, ctx.hidden = _forward(x, parameters[:layers], parameters[layers:], keep=True)
+        y, traced = _run(x, parameters[:layers], parameters[layers:], separate=True, keep=True)
+        ctx.hidden = traced.hidden
         ctx.save_for_backward(x, *parameters[:layers])
         return y
 
@@ -76,50 +140,48 @@ class _Perceptrons(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, *weights = ctx.saved_tensors
         to_input, to_weights = ctx.needs_input_grad[:2]
-        stack, layers = weights[0].shape[0], range(len(weights))
-        inputs, flows = x.expand(stack, -1, -1).unbind(), gradients[0].unbind()
-        transposed = [w.transpose(1, 2).unbind() for w in weights]
-        products = [_product_for(x, w) for w in weights]
-        weight_gradients: list[list[Tensor]] = [[] for _ in layers]
-        bias_gradients: list[list[Tensor]] = [[] for _ in layers]
-        input_gradients: list[Tensor] = []
-        for member in range(stack):
-            flow = flows[member]
-            for layer in reversed(layers):
-                fed = ctx.hidden[member][layer - 1] if layer > 0 else inputs[member]
-                if to_weights:
-                    weight_gradients[layer].append(products[layer](fed.t(), flow))
-                    bias_gradients[layer].append(flow.sum(0, keepdim=True))
-                if layer > 0:
-                    flow = products[layer](flow, transposed[layer][member])
-                    _relu_gradient.grad_input(flow, fed, 0, grad_input=flow)
-                elif to_input:
-                    input_gradients.append(products[0](flow, transposed[0][member]))
-            ctx.hidden[member] = None  # frees it; one backward pass is all that a step makes
-        input_gradient = _stacked(input_gradients) if to_input else None
+        stack = len(weights[0])
+        traced, ctx.hidden = Trace(_inputs(x, stack), ctx.hidden), None
+        into = None
+        if to_weights:
+            into = [torch.empty_like(w) for w in weights], [w.new_empty(stack, 1, w.shape[2]) for w in weights]
+        columns = slice(None) if to_input else None
+        input_gradient = backward_trace(traced, gradients[0], weights, into, columns)
         if input_gradient is not None and len(x) < stack:
-            input_gradient = input_gradient.sum(0, keepdim=True)
-        if not to_weights:
-            return input_gradient, *(None for _ in layers), *(None for _ in layers)
-        return input_gradient, *map(_stacked, weight_gradients), *map(_stacked, bias_gradients)
+            input_gradient = input_gradient.unflatten(0, (-1, len(x))).sum(0)
+        if into is None:
+            return input_gradient, *(None for _ in weights), *(None for _ in weights)
+        return input_gradient, *into[0], *into[1]
 
 
-def _forward(
-    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], *, keep: bool
-) -> tuple[Tensor, list[list[Tensor] | None]]:
-    """Outputs, and to `keep` the outputs of every member's hidden layers."""
-    last = len(weights) - 1
-    layers = [(w.unbind(), b.squeeze(1).unbind(), _product_for(x, w)) for w, b in zip(weights, biases, strict=True)]
+def _run(
+    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], *, separate: bool, keep: bool
+) -> tuple[Tensor, Trace]:
+    """Outputs, and to `keep` the outputs of the hidden layers."""
+    stack, last = len(weights[0]), len(weights) - 1
+    if separate:
+        layers = [(w.unbind(), b.squeeze(1).unbind(), _product_for(x, w)) for w, b in zip(weights, biases, strict=True)]
+        inputs = _inputs(x, stack)
+    else:
+        layers = [([w], [b], torch.bmm) for w, b in zip(weights, biases, strict=True)]
+        inputs = [x if len(x) == stack else x.repeat(stack // len(x), 1, 1)]
     outputs, kept = [], []
-    for member, flow in enumerate(x.expand(weights[0].shape[0], -1, -1).unbind()):
+    for i, flow in enumerate(inputs):
         hidden = []
         for layer, (weight, bias, product) in enumerate(layers):
-            flow = _affine(flow, weight[member], bias[member], product, relu=layer < last)
+            flow = _affine(flow, weight[i], bias[i], product, relu=layer < last)
             if keep and layer < last:
                 hidden.append(flow)
         outputs.append(flow)
         kept.append(hidden)
-    return _stacked(outputs), kept
+    return _stacked(outputs) if separate else outputs[0], Trace(inputs, kept)
+
+
+def _inputs(x: Tensor, stack: int) -> list[Tensor]:
+    """The input of every member: that of a smaller stack goes round."""
+    if stack % len(x):
+        raise RuntimeError(f"an input with a stack of {len(x)} does not go into one of {stack}")
+    return list(x.unbind()) * (stack // len(x))
 
 
 class _SharedHidden(torch.autograd.Function):
@@ -175,17 +237,22 @@ def _shared_forward(
     return torch.cat(outputs).unsqueeze(2) + second_bias, kept
 
 
-def _affine(
-    x: Tensor, weight: Tensor, bias: Tensor, product: Callable[[Tensor, Tensor], Tensor], *, relu: bool
-) -> Tensor:
+def _affine(x: Tensor, weight: Tensor, bias: Tensor, product: Product, *, relu: bool) -> Tensor:
     if product is _onednn_product:
         return _onednn(x, weight.t(), bias, "relu" if relu else "none", [], "")
-    y = torch.addmm(bias, x, weight)
+    y = torch.baddbmm(bias, x, weight) if product is torch.bmm else torch.addmm(bias, x, weight)
     return y.relu_() if relu else y
 
 
-def _product_for(x: Tensor, weight: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """The faster matrix product for a layer's output and for both of its gradients, which all have the same size."""
+def _write(product: Product, a: Tensor, b: Tensor, out: Tensor) -> None:
+    if product is _onednn_product:
+        out.copy_(product(a, b))
+    else:
+        product(a, b, out=out)
+
+
+def _product_for(x: Tensor, weight: Tensor) -> Product:
+    """The faster product for a layer's output and for both of its gradients, which all have the same size."""
     sizes = x.shape[-2], weight.shape[-2], weight.shape[-1]
     is_large = math.prod(sizes) >= _LARGE and min(sizes) >= _NARROW
     return _onednn_product if is_large and _onednn is not None and _on_cpu(x) else torch.mm

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mbml.fused import perceptrons, worth_it
+from mbml.fused import Trace, backward_trace, forward_trace, perceptrons, worth_it
 
 Initialisation = Literal["rlkit", "torch"]
 
@@ -19,7 +19,8 @@ class StackedMLP(nn.Module):
     """`stack` independent perceptrons with ReLU hidden layers and a linear output, as `[T, in, out]` weights.
 
     Maps `[T, B, in]` to `[T, B, out]`. T is whatever runs side by side: twin critics, tasks, ensemble members, or
-    their products. An input with T = 1 is shared by the whole stack.
+    their products. An input with fewer members goes round: with T = 1 the whole stack shares it, with half of the
+    stack (twin critics, all first ones before all second ones) both halves do.
 
     Initialisation (paper's code, section 0.2 of the specification): "rlkit" draws hidden weights from
     U(-1/sqrt(fan-out), 1/sqrt(fan-out)) with bias 0.1 and the output layer from U(-output_scale, output_scale);
@@ -59,7 +60,7 @@ class StackedMLP(nn.Module):
         self.biases = nn.ParameterList(biases)
 
     def forward(self, x: Tensor, *, frozen: bool = False, first: int | None = None) -> Tensor:
-        """Map `x` `[T or 1, B, in]` to `[T, B, out]`.
+        """Map `x` `[T or a divisor, B, in]` to `[T, B, out]`.
 
         With `frozen`, gradients reach `x` but not the parameters; with `first`, only the first so many members run.
         """
@@ -72,6 +73,24 @@ class StackedMLP(nn.Module):
         if worth_it(x, weights):
             return perceptrons(x, weights, biases)
         return batched_perceptrons(x, weights, biases)
+
+    def trace(self, x: Tensor) -> tuple[Tensor, Trace]:
+        """The outputs of `forward` without a graph, and what the two methods below need for the gradients."""
+        return forward_trace(x, list(self.weights), list(self.biases))
+
+    def backward(self, trace: Trace, gradient: Tensor) -> None:
+        """Write the gradient of every parameter, given that of the loss in the outputs `[T, B, out]`."""
+        for p in self.parameters():
+            if p.grad is None:
+                p.grad = torch.empty_like(p)
+        gradients = [[p.grad for p in group if p.grad is not None] for group in (self.weights, self.biases)]
+        backward_trace(trace, gradient, list(self.weights), (gradients[0], gradients[1]))
+
+    def input_gradient(self, trace: Trace, gradient: Tensor, columns: slice = slice(None)) -> Tensor:
+        """Gradient `[T, B, columns]` in each member's inputs, given that in the outputs `[T, B, out]`."""
+        found = backward_trace(trace, gradient, list(self.weights), columns=columns)
+        assert found is not None
+        return found
 
     def save(self) -> dict[str, Any]:
         """Shapes and weights; `load` rebuilds the network from it."""
@@ -87,10 +106,12 @@ class StackedMLP(nn.Module):
 
 
 def batched_perceptrons(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
-    """Outputs `[T, B, out]` of inputs `[T or 1, B, in]`, a layer at a time: the plain form of `perceptrons`."""
+    """Outputs `[T, B, out]` of inputs `[T or a divisor, B, in]`: the plain form of `perceptrons`."""
     stack, last = weights[0].shape[0], len(weights) - 1
-    if x.shape[0] != stack:
+    if len(x) == 1:
         x = x.expand(stack, -1, -1)
+    elif len(x) < stack:
+        x = x.repeat(stack // len(x), 1, 1)
     for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         if stack == 1:
             # Squeezed, because the gradient of an index is a tensor of zeros with the part copied into it.
@@ -121,9 +142,22 @@ def _like(network: StackedMLP, parameters: list[Tensor]) -> StackedMLP:
     return result
 
 
-def twin(x: Tensor) -> Tensor:
-    """Repeat a `[T, B, d]` input for twin critics stacked as `[2T, ...]` (all first critics, then all second)."""
-    return x.repeat(2, 1, 1)
+def flatten_parameters(network: nn.Module) -> nn.Parameter:
+    """Move a network's parameters into one tensor, whose parts they and their gradients become.
+
+    One kernel then serves all of them, in an optimiser and in averaging.
+    """
+    parameters = list(network.parameters())
+    flat = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
+    flat.requires_grad_(parameters[0].requires_grad)
+    sizes = [p.numel() for p in parameters]
+    for p, part in zip(parameters, flat.detach().split(sizes), strict=True):
+        p.data = part.view_as(p)
+    if flat.requires_grad:
+        flat.grad = torch.zeros_like(flat)
+        for p, part in zip(parameters, flat.grad.split(sizes), strict=True):
+            p.grad = part.view_as(p)
+    return flat
 
 
 def soft_update(targets: nn.Module, online: nn.Module, rate: float) -> None:

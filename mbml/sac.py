@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from mbml.nets import Initialisation, StackedMLP, adam, soft_update, step, twin
+from mbml.fused import Trace
+from mbml.nets import Initialisation, StackedMLP, adam, flatten_parameters
 from mbml.rows import RowLayout
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
@@ -40,17 +41,41 @@ class SACConfig:
     """Polyak rate of the target critics."""
 
 
-def squashed_sample(head: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw `tanh(u)`, u ~ N(mean, std), from policy outputs `[..., 2 d_a]`; return action and its log-density.
+class Squashed(NamedTuple):
+    """Draws `tanh(u)`, u ~ N(mean, std), from policy outputs `[..., 2 d_a]`, and what their gradient needs."""
 
-    Log-density `[..., 1]` carries the tanh correction with the authors' 1e-6 (specification, section 1.2).
-    """
-    mean, log_std = head.chunk(2, dim=-1)
-    log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
-    noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-    action = torch.tanh(mean + log_std.exp() * noise)
-    log_density = -0.5 * noise.square() - log_std - _HALF_LOG_TWO_PI - torch.log(1 - action.square() + 1e-6)
-    return action, log_density.sum(-1, keepdim=True)
+    action: Tensor
+    """`[..., d_a]`"""
+    log_density: Tensor
+    """`[..., 1]`, with the authors' 1e-6 in the tanh correction (specification, section 1.2)."""
+    head: Tensor
+    noise: Tensor
+    std: Tensor
+
+    @classmethod
+    def draw(cls, head: Tensor, generator: torch.Generator) -> Squashed:
+        """One draw for every row of `head`."""
+        mean, log_std = head.chunk(2, dim=-1)
+        log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+        std, noise = log_std.exp(), torch.randn(mean.shape, generator=generator, device=mean.device)
+        action = torch.tanh(mean + std * noise)
+        log_density = -0.5 * noise.square() - log_std - _HALF_LOG_TWO_PI - torch.log(1 - action.square() + 1e-6)
+        return cls(action, log_density.sum(-1, keepdim=True), head, noise, std)
+
+    def backward(self, to_action: Tensor, to_log_density: Tensor) -> Tensor:
+        """Gradient in `head`, given those in the action `[..., d_a]` and its log-density (broadcast to `[..., 1]`)."""
+        slope = 1 - self.action.square()
+        to_mean = (to_action + to_log_density * 2 * self.action / (slope + 1e-6)) * slope
+        log_std = self.head.chunk(2, dim=-1)[1]
+        inside = (log_std >= LOG_STD_MIN) & (log_std <= LOG_STD_MAX)
+        to_log_std = (to_mean * self.noise * self.std - to_log_density) * inside
+        return torch.cat([to_mean, to_log_std], -1)
+
+
+def squashed_sample(head: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Action `[..., d_a]` and log-density `[..., 1]` of a draw from policy outputs `[..., 2 d_a]`."""
+    drawn = Squashed.draw(head, generator)
+    return drawn.action, drawn.log_density
 
 
 class SAC:
@@ -76,8 +101,10 @@ class SAC:
         self.target_critics.load_state_dict(self.critics.state_dict())
         self.target_critics.requires_grad_(False)
         self.log_alpha = nn.Parameter(torch.full((tasks, 1, 1), math.log(config.initial_alpha)))
-        self.policy_optimiser = adam(self.policy.parameters(), config.learning_rate)
-        self.critic_optimiser = adam(self.critics.parameters(), config.learning_rate)
+        networks = (self.policy, self.critics, self.target_critics)
+        self._policy, self._critics, self._target_critics = map(flatten_parameters, networks)
+        self.policy_optimiser = adam([self._policy], config.learning_rate)
+        self.critic_optimiser = adam([self._critics], config.learning_rate)
         self.alpha_optimiser = adam([self.log_alpha], config.alpha_learning_rate)
 
     @torch.no_grad()
@@ -88,44 +115,59 @@ class SAC:
             return torch.tanh(head.chunk(2, dim=-1)[0])
         return squashed_sample(head, self.generator)[0]
 
-    def value(self, critics: StackedMLP, pair: Tensor, *, frozen: bool = False) -> Tensor:
-        """Both critics' values `[2, T, n, 1]` of state-action pairs `[T, n, d_s + d_a]`."""
-        return critics(twin(pair), frozen=frozen).unflatten(0, (2, self.tasks))
-
+    @torch.no_grad()
     def update(self, rows: Tensor) -> dict[str, Tensor]:
         """One update of temperature, critics, policy and targets, in this order, on rows `[T, batch, row]`."""
         batch = self.layout.split(rows)
-        action, log_density = squashed_sample(self.policy(batch.observation), self.generator)
-
-        # Temperature
-        entropy_gap = log_density.detach() - self.layout.action_size
-        step(self.alpha_optimiser, -(self.log_alpha * entropy_gap).mean((1, 2)).sum())
+        head, trace = self.policy.trace(batch.observation)
+        drawn = Squashed.draw(head, self.generator)
+        self._step_alpha(drawn.log_density)
         alpha = self.log_alpha.detach().exp()
 
-        # Critics
         target = self._td_target(batch.next_observation, batch.reward, batch.terminated, alpha)
-        values = self.value(self.critics, self.layout.pair(rows))
-        critic_loss = (values - target).square().mean((2, 3))
-        step(self.critic_optimiser, critic_loss.sum())
-
-        # Policy, through the critics just updated
-        values = self.value(self.critics, torch.cat([batch.observation, action], -1), frozen=True)
-        policy_loss = (alpha * log_density - values.amin(0)).mean((1, 2))
-        step(self.policy_optimiser, policy_loss.sum())
-
-        soft_update(self.target_critics, self.critics, self.config.tau)
+        critic_loss = self._step_critics(self.critics, self.critic_optimiser, self.layout.pair(rows), target)
+        policy_loss = self._step_policy(batch.observation, drawn, trace, alpha)
+        self._target_critics.lerp_(self._critics, self.config.tau)
         return {
-            "critic_loss": critic_loss.detach().mean(0),
-            "policy_loss": policy_loss.detach(),
+            "critic_loss": critic_loss.unflatten(0, (2, self.tasks)).mean(0),
+            "policy_loss": policy_loss,
             "alpha": alpha.flatten(),
-            "entropy": -log_density.detach().mean((1, 2)),
+            "entropy": -drawn.log_density.mean((1, 2)),
         }
 
-    @torch.no_grad()
+    def _step_alpha(self, log_density: Tensor) -> None:
+        """Descend -log alpha (log-density - d_a), in which log alpha is linear."""
+        self.log_alpha.grad = (self.layout.action_size - log_density).mean((1, 2), keepdim=True)
+        self.alpha_optimiser.step()
+
     def _td_target(self, observation: Tensor, reward: Tensor, terminated: Tensor, alpha: Tensor) -> Tensor:
         action, log_density = squashed_sample(self.policy(observation), self.generator)
-        values = self.value(self.target_critics, torch.cat([observation, action], -1)).amin(0)
+        values = self.target_critics(torch.cat([observation, action], -1)).unflatten(0, (2, self.tasks)).amin(0)
         return reward + (1 - terminated) * self.config.discount * (values - alpha * log_density)
+
+    @staticmethod
+    def _step_critics(critics: StackedMLP, optimiser: torch.optim.Optimizer, pair: Tensor, target: Tensor) -> Tensor:
+        """One step of each of the critics towards `target` `[T, batch, 1]`; their mean squared errors."""
+        values, trace = critics.trace(pair)
+        error = values.unflatten(0, (-1, len(target))) - target
+        error = error.flatten(0, 1)
+        critics.backward(trace, error * (2 / error.shape[1]))
+        optimiser.step()
+        return error.square().mean((1, 2))
+
+    def _step_policy(self, observation: Tensor, drawn: Squashed, trace: Trace, alpha: Tensor) -> Tensor:
+        """One step of the policy that drew these actions, through the critics as they are; its losses `[T]`."""
+        values, to_values = self.critics.trace(torch.cat([observation, drawn.action], -1))
+        first, second = values.chunk(2)
+        loss = alpha * drawn.log_density - torch.minimum(first, second)
+        # The lesser of both takes the whole gradient.
+        weight = (first <= second).float()
+        gradient = torch.cat([weight, 1 - weight]) / -observation.shape[1]
+        actions = slice(self.layout.observation_size, self.layout.pair_size)
+        to_action = self.critics.input_gradient(to_values, gradient, actions).unflatten(0, (2, -1)).sum(0)
+        self.policy.backward(trace, drawn.backward(to_action, alpha / observation.shape[1]))
+        self.policy_optimiser.step()
+        return loss.mean((1, 2))
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimisers, temperature and generator."""

@@ -14,7 +14,7 @@ from mbml.nets import StackedMLP, adam, soft_update, step
 from mbml.policy import AdaptivePolicy, Student
 from mbml.rollout import EnvStack, Step, run_episode
 from mbml.rows import RowLayout, gather_rows, sample_indices
-from mbml.sac import LOG_STD_MAX, LOG_STD_MIN, SAC, SACConfig, squashed_sample
+from mbml.sac import LOG_STD_MAX, LOG_STD_MIN, SAC, SACConfig, Squashed
 
 ImitationTarget = Literal["action", "atanh"]
 IMITATION_TARGETS: tuple[str, ...] = get_args(ImitationTarget)
@@ -154,7 +154,7 @@ class TwoBatchSAC(SAC):
         self, config: SACConfig, layout: RowLayout, tasks: int, generator: torch.Generator, policy_rate: float
     ) -> None:
         super().__init__(config, layout, tasks, generator)
-        self.policy_optimiser = adam(self.policy.parameters(), policy_rate * config.learning_rate)
+        self.policy_optimiser.param_groups[0]["lr"] = policy_rate * config.learning_rate
         # The halves are the same memory as the stack, so that one product still serves both.
         self._halves = [_part(self.critics, i * tasks, tasks) for i in range(2)]
         self._target_halves = [_part(self.target_critics, i * tasks, tasks) for i in range(2)]
@@ -165,36 +165,34 @@ class TwoBatchSAC(SAC):
         for network in (self.critics, self.target_critics):
             network.load_state_dict(critics.state_dict())
 
+    @torch.no_grad()
     def update(self, rows: Tensor) -> dict[str, Tensor]:
         """On A the first critic and its target; on B the temperature, the second critic, the policy, its target."""
         first, second = rows.chunk(2, dim=1)
         loss_a = self._step_critic(0, first, self.log_alpha.detach().exp())
 
         batch = self.layout.split(second)
-        action, log_density = squashed_sample(self.policy(batch.observation), self.generator)
-        entropy_gap = log_density.detach() - self.layout.action_size
+        head, trace = self.policy.trace(batch.observation)
+        drawn = Squashed.draw(head, self.generator)
+        before = self.log_alpha.detach().exp()
+        self._step_alpha(drawn.log_density)
         alpha = self.log_alpha.detach().exp()
-        step(self.alpha_optimiser, -(self.log_alpha * entropy_gap).mean((1, 2)).sum())
-        loss_b = self._step_critic(1, second, alpha)
-
-        values = self.value(self.critics, torch.cat([batch.observation, action], -1), frozen=True)
-        policy_loss = (self.log_alpha.detach().exp() * log_density - values.amin(0)).mean((1, 2))
-        step(self.policy_optimiser, policy_loss.sum())
+        loss_b = self._step_critic(1, second, before)
+        policy_loss = self._step_policy(batch.observation, drawn, trace, alpha)
         return {
             "critic_loss": (loss_a + loss_b) / 2,
-            "policy_loss": policy_loss.detach(),
-            "alpha": self.log_alpha.detach().exp().flatten(),
-            "entropy": -log_density.detach().mean((1, 2)),
+            "policy_loss": policy_loss,
+            "alpha": alpha.flatten(),
+            "entropy": -drawn.log_density.mean((1, 2)),
         }
 
     def _step_critic(self, which: int, rows: Tensor, alpha: Tensor) -> Tensor:
         """One step of one critic towards the lesser of both targets, and of its own target; loss `[T]`."""
-        batch = self.layout.split(rows)
+        batch, critic = self.layout.split(rows), self._halves[which]
         target = self._td_target(batch.next_observation, batch.reward, batch.terminated, alpha)
-        loss = (self._halves[which](self.layout.pair(rows)) - target).square().mean((1, 2))
-        step(self.critic_optimisers[which], loss.sum())
-        soft_update(self._target_halves[which], self._halves[which], self.config.tau)
-        return loss.detach()
+        loss = self._step_critics(critic, self.critic_optimisers[which], self.layout.pair(rows), target)
+        soft_update(self._target_halves[which], critic, self.config.tau)
+        return loss
 
     def state_dict(self) -> dict[str, Any]:
         """That of SAC, with an optimiser for each critic."""

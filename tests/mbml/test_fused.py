@@ -57,7 +57,7 @@ def test_an_input_of_one_is_shared_and_collects_every_gradient():
 @pytest.mark.parametrize("stack", [2, 4])
 def test_inputs_of_another_stack_are_an_error(stack):
     net = network(3, [23, 128, 160, 4])
-    with pytest.raises(RuntimeError, match="size of the tensor"):
+    with pytest.raises(RuntimeError, match=f"a stack of {stack} does not go into one of 3"):
         net(torch.randn(stack, 256, 23))
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mbml.nets import StackedMLP, adam, join_stacks, select_stack, soft_update, step, twin
+from mbml.nets import StackedMLP, adam, flatten_parameters, join_stacks, select_stack, soft_update, step
 from tests.mbml.toys import assert_same_bits, forward, layers_of, seeded, through_disk
 
 SIZES = [5, 8, 6, 3]
@@ -118,9 +118,9 @@ def test_save_and_load(tmp_path):
     assert_same_bits(net.state_dict(), loaded.state_dict())
 
 
-def test_twins_are_all_first_critics_then_all_second():
+def test_twin_critics_share_the_inputs_of_their_tasks():
     critics, x = network(stack=4), torch.randn(2, 7, 5, generator=seeded(1))
-    values = critics(twin(x)).unflatten(0, (2, 2))
+    values = critics(x).unflatten(0, (2, 2))
     for critic in range(2):
         for task in range(2):
             expected = forward(layers_of(critics, critic * 2 + task), x[task])
@@ -149,3 +149,51 @@ def test_adam_is_adam():
         plain.step()
     for t, p in zip(twins, net.parameters(), strict=True):
         torch.testing.assert_close(p.detach().double(), t.detach(), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("sizes", [[5, 8, 6, 3], [23, 128, 160, 4], [5, 3]])
+@pytest.mark.parametrize("members", [1, 2, 4])
+def test_traced_gradients_are_those_of_autograd(sizes, members):
+    """Small and large layers, inputs that go round, all columns of the inputs and some."""
+    net = StackedMLP(4, sizes, generator=seeded(), output_scale=0.1)
+    x = torch.randn(members, 300, sizes[0], generator=seeded(1), requires_grad=True)
+    weight = torch.randn(4, 300, sizes[-1], generator=seeded(2))
+    # An expanded copy for every member, so that autograd keeps their gradients apart.
+    apart = x.detach().repeat(4 // members, 1, 1).requires_grad_()
+    y = net(apart)
+    wanted = torch.autograd.grad((y * weight).sum(), [apart, *net.parameters()])
+
+    found, trace = net.trace(x)
+    torch.testing.assert_close(found, y.detach())
+    net.backward(trace, weight)
+    for p, gradient in zip(net.parameters(), wanted[1:], strict=True):
+        torch.testing.assert_close(p.grad, gradient, rtol=1e-4, atol=1e-4)
+    for columns in (slice(None), slice(2, 4)):
+        torch.testing.assert_close(
+            net.input_gradient(trace, weight, columns), wanted[0][..., columns], rtol=1e-4, atol=1e-4
+        )
+
+
+def test_a_flattened_network_is_the_same_network():
+    net, other = (StackedMLP(2, [3, 8, 2], generator=seeded()) for _ in range(2))
+    flat = flatten_parameters(net)
+    assert_same_bits(net.state_dict(), other.state_dict())
+    x, weight = torch.randn(2, 5, 3, generator=seeded(1)), torch.randn(2, 5, 2, generator=seeded(2))
+    optimisers = [adam([flat], 0.1), adam(other.parameters(), 0.1)]
+    for _ in range(3):
+        net.backward(net.trace(x)[1], weight)
+        (other(x) * weight).sum().backward()
+        for optimiser in optimisers:
+            optimiser.step()
+        other.zero_grad()
+    for p, q in zip(net.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+    flat.detach().zero_()
+    assert all(not p.any() for p in net.parameters())
+
+
+def test_weights_that_are_loaded_reach_the_flat_tensor():
+    net, other = (StackedMLP(2, [3, 8, 2], generator=seeded(seed)) for seed in (0, 1))
+    flat = flatten_parameters(net)
+    net.load_state_dict(other.state_dict())
+    assert_same_bits({"flat": flat.detach()}, {"flat": torch.cat([p.detach().flatten() for p in other.parameters()])})

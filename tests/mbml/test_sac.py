@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mbml.rows import RowLayout, sample_indices
-from mbml.sac import SAC, SACConfig, squashed_sample
+from mbml.sac import SAC, SACConfig, Squashed, squashed_sample
 from tests.mbml.toys import (
     LAYOUT,
     POINT,
@@ -161,6 +161,19 @@ def test_standard_deviation_is_clamped():
     for beyond, limit in ((50.0, 2.0), (-50.0, -20.0)):
         outside, inside = (torch.tensor([[0.1, value]]) for value in (beyond, limit))
         assert_same_bits(squashed_sample(outside, seeded(1)), squashed_sample(inside, seeded(1)))
+
+
+def test_gradient_of_a_draw_is_that_of_autograd():
+    head = torch.randn(2, 9, 6, generator=seeded(3), dtype=torch.float64)
+    head[0, 0, 3:] = torch.tensor([2.5, -20.5, 1.9])  # clamped above, below, and not
+    head.requires_grad_()
+    drawn = Squashed.draw(head, seeded(1))
+    to_action = torch.randn(drawn.action.shape, generator=seeded(4))
+    to_log_density = torch.tensor([0.3, -0.7]).view(2, 1, 1)
+    scalar = (drawn.action * to_action).sum() + (drawn.log_density * to_log_density).sum()
+    (wanted,) = torch.autograd.grad(scalar, head)
+    assert wanted[0, 0, 3:5].abs().sum() == 0
+    torch.testing.assert_close(drawn.backward(to_action, to_log_density).detach(), wanted)
 
 
 def test_acting():
