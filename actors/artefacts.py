@@ -8,15 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from actors.store import Output
 from mbml import envs
 from mbml.baselines.batch_pearl import PEARLPolicy
 from mbml.bcq import Teachers
-from mbml.data import Dataset, DatasetError
+from mbml.data import Dataset
 from mbml.envs import Task
 from mbml.evaluate import make_envs
 from mbml.models import Ensemble, EnsembleConfig, Target
@@ -24,9 +22,8 @@ from mbml.nets import StackedMLP
 from mbml.policy import ContextPolicy, Student
 from mbml.relabel import RelabelTables, true_rewards
 from mbml.rollout import EnvStack
-from mbml.rows import RowLayout
+from mbml.rows import MappedRows, RowLayout, Rows
 from mbml.serialise import load_tree, save_tree
-from mbml.transitions import pack
 
 CHECKPOINT_SECONDS = 60.0
 
@@ -114,19 +111,13 @@ def layout_of(environment: str) -> RowLayout:
     return RowLayout(distribution.observation_size, distribution.action_size)
 
 
-def load_rows(collected: Sequence[Path], tasks: Sequence[int]) -> Tensor:
-    """Packed rows `[T, N, row]` of `tasks` from the collectors' artefacts.
+def load_rows(collected: Sequence[Path], tasks: Sequence[int]) -> MappedRows:
+    """Rows `[T, N, row]` of `tasks`, memory-mapped from the collectors' artefacts.
 
-    Raises DatasetError where batches differ in length: stacked learners sample all tasks with one set of row numbers.
+    Raises DatasetError where batches differ in length.
     """
     dataset = Dataset.open(*(path / "dataset" for path in collected))
-    packed = [pack(dataset.task(index)) for index in tasks]
-    lengths = {len(rows) for rows in packed}
-    if len(lengths) > 1:
-        raise DatasetError(
-            f"The batches have {min(lengths)} to {max(lengths)} transitions; all tasks need the same number."
-        )
-    return torch.from_numpy(np.stack(packed))
+    return MappedRows([dataset.shards(index) for index in tasks])
 
 
 def load_teachers(trained: Sequence[Path]) -> tuple[list[int], Teachers]:
@@ -152,8 +143,8 @@ def load_history(trained: Sequence[Path], config: EnsembleConfig, layout: RowLay
 
 
 def load_tables(path: Path) -> RelabelTables:
-    """The relabelling tables of a relabel artefact."""
-    return RelabelTables(**load_tree(path / "tables.safetensors"))
+    """The relabelling tables of a relabel artefact, memory-mapped."""
+    return RelabelTables(**load_tree(path / "tables.safetensors", mapped=True))
 
 
 def snapshot_of(trained: Path, step: int) -> Path:
@@ -171,9 +162,9 @@ def load_policy(snapshot: Path) -> ContextPolicy:
     return kinds[state.get("kind", "student")](state)
 
 
-def truth_table(environment: str, tasks: Sequence[Task], rows: Tensor) -> Tensor | None:
-    """True reward `[n, K, P]` of rows `[K, P, row]` for each of n tasks, or None where it cannot be computed."""
+def truth_table(environment: str, tasks: Sequence[Task], rows: Rows, index: Tensor | None = None) -> Tensor | None:
+    """`true_rewards` of rows `[K, N, row]`, or None where they cannot be computed."""
     function = envs.get(environment).reward
     if function is None:
         return None
-    return true_rewards(rows, layout_of(environment), function, tasks)
+    return true_rewards(rows, layout_of(environment), function, tasks, index)

@@ -21,7 +21,7 @@ class MetaGenRLTrainer(Worker):
         """Train, evaluating on the way."""
         environment, horizon, (task,) = (job.payload[k] for k in ("environment", "horizon", "tasks"))
         config, seed = job.payload["config"], job.payload["seed"]
-        rows = load_rows(inputs["collect"], [task])[0]
+        rows = load_rows(inputs["collect"], [task])
         make_envs = env_maker(environment, [task], horizon)
         training = MetaGenRLTraining(config, layout_of(environment), rows, make_envs, task, seed)
         checkpoint = Checkpoint(out)

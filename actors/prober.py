@@ -33,7 +33,8 @@ class Prober(Worker):
         payload, layout = job.payload, layout_of(job.payload["environment"])
         environment, config, seed = payload["environment"], payload["config"], payload["seed"]
         rows = load_rows(inputs["collect"], payload["train"])
-        rows = rows[:, :: max(1, rows.shape[1] // _ROWS)].contiguous()
+        kept = torch.arange(0, rows.shape[1], max(1, rows.shape[1] // _ROWS))
+        rows = gather_rows(rows, kept.repeat(len(rows), 1))
         policy = load_policy(snapshot_of(inputs["distill"][0], payload["step"]))
         generator = generator_of(seed, "probes")
         posteriors = own_posteriors(policy, rows, layout, _CONTEXT_SIZE, _PICTURE_CONTEXTS, generator)

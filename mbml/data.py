@@ -169,15 +169,21 @@ class Dataset:
         return self._find(index)[1]
 
     def task(self, index: int) -> TransitionBatch:
-        """All transitions of one task, in order.
+        """All transitions of one task, in order: its only shard, or a copy of several together.
 
-        With one shard the float and integer columns are read-only views of the memory map, which they keep
-        alive (Arrow keeps flags as bits, so those are copied: two bytes a row); several shards are copied
-        together. Raises DatasetError for an unknown task or a damaged shard.
+        Raises DatasetError for an unknown task or a damaged shard.
+        """
+        return concatenate(self.shards(index))
+
+    def shards(self, index: int) -> list[TransitionBatch]:
+        """The transitions of one task, shard by shard, in order.
+
+        The float and integer columns are read-only views of the memory map, which they keep alive (Arrow keeps
+        flags as bits, so those are copied: two bytes a row). Raises DatasetError as `task` does.
         """
         root, task = self._find(index)
         sizes = self.observation_size, self.action_size
-        return concatenate([_read_shard(root, shard, *sizes) for shard in task["shards"]])
+        return [_read_shard(root, shard, *sizes) for shard in task["shards"]]
 
     def _find(self, index: int) -> tuple[Path, dict[str, Any]]:
         if index not in self._tasks:

@@ -23,7 +23,7 @@ from mbml.losses import (
 from mbml.nets import adam, anneal, step
 from mbml.policy import Student, StudentConfig
 from mbml.relabel import RelabelTables
-from mbml.rows import RowLayout, gather_rows, sample_indices
+from mbml.rows import RowLayout, Rows, gather_rows, sample_indices
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class MultiTaskLearner:
         self,
         config: DistillConfig,
         layout: RowLayout,
-        rows: Tensor,
+        rows: Rows,
         teachers: Teachers,
         tables: RelabelTables | None,
         generator: torch.Generator,
@@ -115,9 +115,9 @@ class MultiTaskLearner:
         self.student = Student(config.student, layout, generator)
         self.optimiser = adam(self.student.parameters(), config.learning_rate)
         self.steps_done = 0
-        self._pool = rows
+        self._pool_index: Tensor | None = None  # where contexts come from; None is all rows
         if config.union_context and tables is not None and tables.index.shape[1] < rows.shape[1]:
-            self._pool = gather_rows(rows, tables.index)
+            self._pool_index = tables.index
 
     @property
     def policy(self) -> Student:
@@ -167,10 +167,7 @@ class MultiTaskLearner:
         """Contexts of 2M own transitions; with hard mining N of them per task, one of which gives z."""
         config = self.config
         number = config.hard_contexts if config.triplet == "hard_mining" else 1
-        indices = sample_indices(
-            self.tasks, number * 2 * config.context_size, self._pool.shape[1], self.context_generator
-        )
-        factors = self.student.encoder(self.layout.context(gather_rows(self._pool, indices)))
+        factors = self.student.encoder(self._own_rows(number * 2 * config.context_size)[0])
         sums = [f.unflatten(1, (number, -1)).sum(2) for f in factors]
         posteriors = posterior(sums[0], sums[1])
         triplet = None
@@ -182,11 +179,8 @@ class MultiTaskLearner:
 
     def _relabelled_contexts(self) -> _Contexts:
         """Own and relabelled transitions of every task, each encoded once however many sets it is in."""
-        config, tasks = self.config, self.tasks
-        size = config.context_size
-        generator = self.context_generator
-        indices = sample_indices(tasks, size, self._pool.shape[1], generator)
-        own = self.layout.context(gather_rows(self._pool, indices))
+        config, size, generator = self.config, self.config.context_size, self.context_generator
+        own, indices = self._own_rows(size)
         partners = self._partners()
         relabelled, eligible = self._relabel(own, indices, partners)
         own_factors, relabelled_factors = self._encode(own, relabelled, eligible)
@@ -209,6 +203,14 @@ class MultiTaskLearner:
         result = relabelled_triplet_loss(anchor, positive, negative, eligible.any(-1), config.margin)
         metrics |= {"loss_triplet_valid": result.loss_valid, "valid_pairs": result.valid_share}
         return _Contexts(belief, result.loss, metrics)
+
+    def _own_rows(self, count: int) -> tuple[Tensor, Tensor]:
+        """Random context transitions `[K, count, d_c]` of each task and their places in the pool `[K, count]`."""
+        pool = self._pool_index
+        available = self.rows.shape[1] if pool is None else pool.shape[1]
+        indices = sample_indices(self.tasks, count, available, self.context_generator)
+        rows = gather_rows(self.rows, indices if pool is None else pool.gather(1, indices))
+        return self.layout.context(rows), indices
 
     def _partners(self) -> Tensor:
         """Other tasks j for every task i, `[K, P]`: all of them, or a random subset (unbiased for the mean)."""

@@ -13,13 +13,13 @@ from mbml.envs import Task, TaskDistribution
 from mbml.evaluate import EvaluateConfig, evaluate_student, make_envs
 from mbml.policy import AdaptivePolicy, ContextPolicy
 from mbml.rollout import run_episode
-from mbml.rows import RowLayout, gather_rows, sample_indices
+from mbml.rows import RowLayout, Rows, gather_rows, sample_indices
 from mbml.seeding import generator_of, seed_of
 
 
 @torch.no_grad()
 def own_posteriors(
-    policy: ContextPolicy, rows: Tensor, layout: RowLayout, size: int, contexts: int, generator: torch.Generator
+    policy: ContextPolicy, rows: Rows, layout: RowLayout, size: int, contexts: int, generator: torch.Generator
 ) -> Gaussian:
     """Posteriors `[K, contexts, Z]` of random contexts of `size` own transitions, from rows `[K, P, row]`."""
     tasks = rows.shape[0]
@@ -30,7 +30,7 @@ def own_posteriors(
 
 
 def known_tasks(
-    policy: ContextPolicy, rows: Tensor, layout: RowLayout, size: int, generator: torch.Generator
+    policy: ContextPolicy, rows: Rows, layout: RowLayout, size: int, generator: torch.Generator
 ) -> Gaussian:
     """One posterior `[K, Z]` for each task, from a context of `size` transitions of its own rows."""
     known = own_posteriors(policy, rows, layout, size, 1, generator)
@@ -45,7 +45,7 @@ def nearest_known(context: Gaussian, known: Gaussian) -> Tensor:
 @torch.no_grad()
 def reward_swap(
     policy: ContextPolicy,
-    rows: Tensor,
+    rows: Rows,
     truth: Tensor,
     layout: RowLayout,
     generator: torch.Generator,

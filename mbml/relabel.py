@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mbml.envs import Reward, Task
 from mbml.models import Ensemble
-from mbml.rows import RowLayout
+from mbml.rows import RowLayout, Rows, gather_rows
 
 _CHUNK = 4096
 Source = Literal["ensemble", "ground_truth"]
@@ -60,7 +60,7 @@ def pool_indices(tasks: int, available: int, pool: int, generator: torch.Generat
 
 
 def relabel(
-    rows: Tensor,
+    rows: Rows,
     index: Tensor,
     layout: RowLayout,
     reward_model: Ensemble,
@@ -68,44 +68,57 @@ def relabel(
     config: RelabelConfig,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> RelabelTables:
-    """Apply every task's ensembles to the pooled rows `[K, P, row]` of every task; once, before any distillation."""
-    tasks, pool = rows.shape[:2]
+    """Apply every task's ensembles to every task's rows `[K, N, row]` at the pool's `index` `[K, P]`; once, before any
+    distillation."""
+    tasks, pool = index.shape
     reward = torch.empty(tasks, tasks, pool)
     eligible = torch.empty(tasks, tasks, pool, dtype=torch.bool)
     size = layout.observation_size
     next_observation = torch.empty(tasks, tasks, pool, size) if next_model is not None else None
-    pairs = layout.pair(rows)
-    for source in range(tasks):
-        for start in range(0, pool, _CHUNK):
-            part = slice(start, min(start + _CHUNK, pool))
-            pair = pairs[source, part].expand(tasks, -1, -1)
-            mean, std = reward_model.mean_and_std(pair)
-            reward[:, source, part] = mean.squeeze(-1)
-            eligible[:, source, part] = std < config.reward_threshold
-            if next_model is not None and next_observation is not None:
-                next_mean, next_std = next_model.mean_and_std(pair)
-                next_observation[:, source, part] = next_mean
-                eligible[:, source, part] &= next_std < config.next_observation_threshold
-        report(source + 1, tasks)
+    for source, part, chunk in _chunks(rows, index):
+        pair = layout.pair(chunk).expand(tasks, -1, -1)
+        mean, std = reward_model.mean_and_std(pair)
+        reward[:, source, part] = mean.squeeze(-1)
+        eligible[:, source, part] = std < config.reward_threshold
+        if next_model is not None and next_observation is not None:
+            next_mean, next_std = next_model.mean_and_std(pair)
+            next_observation[:, source, part] = next_mean
+            eligible[:, source, part] &= next_std < config.next_observation_threshold
+        if part.stop == pool:
+            report(source + 1, tasks)
     own = torch.arange(tasks)
     eligible[own, own] = False
     return RelabelTables(index, reward, eligible, next_observation)
 
 
-def relabel_with_truth(rows: Tensor, index: Tensor, true_reward: Tensor) -> RelabelTables:
+def _chunks(rows: Rows, index: Tensor) -> Iterator[tuple[int, slice, Tensor]]:
+    """Each task in turn with a part of its pool and the rows there `[1, n, row]`; never the whole pool in memory."""
+    tasks, pool = index.shape
+    for task in range(tasks):
+        for start in range(0, pool, _CHUNK):
+            part = slice(start, min(start + _CHUNK, pool))
+            yield task, part, gather_rows(rows, index[task : task + 1, part], torch.tensor([task]))
+
+
+def relabel_with_truth(index: Tensor, true_reward: Tensor) -> RelabelTables:
     """Tables of the `ground_truth` ablation: true rewards `[K, K, P]`, every cross-task row eligible (section 5.2)."""
-    tasks, pool = rows.shape[:2]
+    tasks, pool = index.shape
     eligible = ~torch.eye(tasks, dtype=torch.bool).unsqueeze(-1).expand(-1, -1, pool).clone()
     return RelabelTables(index, true_reward, eligible)
 
 
-def true_rewards(rows: Tensor, layout: RowLayout, reward: Reward, tasks: Sequence[Task]) -> Tensor:
-    """True reward `[K, K, P]` of rows `[K, P, row]` of task j (second axis) in task i."""
-    parts = layout.split(rows.flatten(0, 1))
-    observation, action, next_observation = (p.numpy() for p in parts[:3])
-    labels = [reward(observation, action, next_observation, task) for task in tasks]
-    table = np.stack(labels).reshape(len(tasks), *rows.shape[:2])
-    return torch.from_numpy(table).float()
+def true_rewards(
+    rows: Rows, layout: RowLayout, reward: Reward, tasks: Sequence[Task], index: Tensor | None = None
+) -> Tensor:
+    """True reward `[n, K, P]` in each of n `tasks` of the rows `[K, N, row]` at `index` `[K, P]`, or of all rows."""
+    if index is None:
+        index = torch.arange(rows.shape[1]).expand(rows.shape[0], -1)
+    table = torch.empty(len(tasks), *index.shape)
+    for source, part, chunk in _chunks(rows, index):
+        observation, action, next_observation = (p[0].numpy() for p in layout.split(chunk)[:3])
+        labels = [reward(observation, action, next_observation, task) for task in tasks]
+        table[:, source, part] = torch.from_numpy(np.stack(labels)).float()
+    return table
 
 
 def diagnostics(tables: RelabelTables, truth: Tensor | None) -> dict[str, list[list[float | None]] | None]:
@@ -113,16 +126,19 @@ def diagnostics(tables: RelabelTables, truth: Tensor | None) -> dict[str, list[l
 
     The diagonal of the share is None; errors are None where no row is eligible, or altogether without a `truth`.
     """
-    share = tables.eligible.float().mean(-1)
+    # A task at a time, because temporary tables of all pairs would take as much memory as the tables.
+    share = torch.stack([eligible.float().mean(-1) for eligible in tables.eligible])
     result: dict[str, list[list[float | None]] | None] = {"share": _matrix(share, skip_diagonal=True)}
     if truth is None:
         return result | {"error_eligible": None, "error_all": None}
-    squared = (tables.reward - truth).square()
-    count = tables.eligible.sum(-1)
-    eligible_error = ((squared * tables.eligible).sum(-1) / count).sqrt()  # 0 / 0 -> nan -> None
+    eligible_errors, errors = [], []
+    for label, true, eligible in zip(tables.reward, truth, tables.eligible, strict=True):
+        squared = (label - true).square()
+        eligible_errors.append(((squared * eligible).sum(-1) / eligible.sum(-1)).sqrt())  # 0 / 0 -> nan -> None
+        errors.append(squared.mean(-1).sqrt())
     return result | {
-        "error_eligible": _matrix(eligible_error, skip_diagonal=True),
-        "error_all": _matrix(squared.mean(-1).sqrt(), skip_diagonal=False),
+        "error_eligible": _matrix(torch.stack(eligible_errors), skip_diagonal=True),
+        "error_all": _matrix(torch.stack(errors), skip_diagonal=False),
     }
 
 

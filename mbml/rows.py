@@ -1,12 +1,20 @@
-"""Packed transitions: one float32 row `s | a | s' | r | terminated` per transition, so that a batch is one gather."""
+"""Packed transitions: one float32 row `s | a | s' | r | terminated` per transition.
+
+The rows of T tasks are a dense tensor `[T, N, row]`, of which a batch is one gather, or `MappedRows`.
+"""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from mbml.transitions import VECTORS, DatasetError, TransitionBatch
 
 
 class Transitions(NamedTuple):
@@ -60,9 +68,94 @@ def sample_indices(tasks: int, count: int, available: int, generator: torch.Gene
     return torch.randint(available, (tasks, count), generator=generator, device=generator.device)
 
 
-def gather_rows(rows: Tensor, indices: Tensor) -> Tensor:
-    """Rows `[T, N, R]` at per-task `indices` `[T, n]`, as `[T, n, R]`."""
-    tasks, available, width = rows.shape
-    offsets = torch.arange(tasks, device=rows.device).unsqueeze(1) * available
-    flat = rows.view(tasks * available, width).index_select(0, (indices + offsets).flatten())
+class MappedRows:
+    """Rows `[T, N, row]` whose vectors stay in memory-mapped files: a batch is copied from there when it is drawn.
+
+    So the bulk of the rows is page cache, which every process that maps the same files shares. The two scalars of a
+    row are copied into memory once: eight bytes a row, and one gather for all tasks.
+    """
+
+    def __init__(self, tasks: Sequence[Sequence[TransitionBatch]]) -> None:
+        """The shards of each task in order, N rows a task. Their vectors are kept as views, not copied.
+
+        Raises:
+            DatasetError: the tasks differ in their number of rows; learners sample all of them with one range.
+        """
+        lengths = {sum(map(len, shards)) for shards in tasks}
+        if len(lengths) > 1:
+            raise DatasetError(
+                f"The batches have {min(lengths)} to {max(lengths)} transitions; all tasks need the same number."
+            )
+        first = tasks[0][0]
+        sizes = [getattr(first, name).shape[1] for name in VECTORS]
+        self._widths = [*sizes, 2]
+        self.shape = torch.Size((len(tasks), lengths.pop(), sum(self._widths)))
+        self.scalars = torch.empty(*self.shape[:2], 2)  # reward | terminated
+        self._shards: list[list[_Shard]] = []
+        for scalars, shards in zip(self.scalars, tasks, strict=True):
+            views, start = [], 0
+            for shard in shards:
+                stop = start + len(shard)
+                scalars[start:stop, 0] = _view(shard.reward)
+                scalars[start:stop, 1] = _view(shard.terminated)
+                views.append(_Shard(start, stop, [_view(getattr(shard, name)) for name in VECTORS]))
+                start = stop
+            self._shards.append(views)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def gather(self, indices: Tensor, tasks: Tensor | None = None) -> Tensor:
+        """See `gather_rows`."""
+        rows = torch.empty(*indices.shape, self.shape[2])
+        *vectors, scalars = rows.split(self._widths, dim=-1)
+        scalars.copy_(gather_rows(self.scalars, indices, tasks))
+        chosen = range(len(self)) if tasks is None else tasks.tolist()
+        for task, index, *parts in zip(chosen, indices, *vectors, strict=True):
+            shards = self._shards[task]
+            if len(shards) == 1:
+                for column, part in zip(shards[0].columns, parts, strict=True):
+                    torch.index_select(column, 0, index, out=part)
+                continue
+            for shard in shards:
+                where = ((index >= shard.start) & (index < shard.stop)).nonzero().squeeze(1)
+                local = index[where] - shard.start
+                for column, part in zip(shard.columns, parts, strict=True):
+                    part.index_copy_(0, where, column.index_select(0, local))
+        return rows
+
+
+class _Shard(NamedTuple):
+    """Rows `start` to `stop` of a task: observations, actions and next observations."""
+
+    start: int
+    stop: int
+    columns: list[Tensor]
+
+
+Rows = Tensor | MappedRows
+
+
+def _view(array: np.ndarray) -> Tensor:
+    with warnings.catch_warnings():
+        # A memory map is read-only, which a tensor cannot be; nothing here writes into one.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
+        return torch.from_numpy(array)
+
+
+def gather_rows(rows: Rows, indices: Tensor, tasks: Tensor | None = None) -> Tensor:
+    """Of rows `[T, N, R]` those at `indices` `[n, m]`, as `[n, m, R]`.
+
+    Each line of `indices` is for one of `tasks` `[n]`, which may name a task twice; without them, for all in order.
+    """
+    if isinstance(rows, MappedRows):
+        return rows.gather(indices, tasks)
+    number, available, width = rows.shape
+    tasks = torch.arange(number, device=rows.device) if tasks is None else tasks
+    flat = rows.view(number * available, width).index_select(0, (indices + tasks.unsqueeze(1) * available).flatten())
     return flat.view(*indices.shape, width)
+
+
+def scalars_of(rows: Rows) -> Tensor:
+    """`reward | terminated` `[T, N, 2]` of all rows, not copied."""
+    return rows.scalars if isinstance(rows, MappedRows) else rows[..., -2:]

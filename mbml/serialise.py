@@ -61,8 +61,11 @@ def save_tree(path: str | Path, tree: Any) -> None:
         temporary.chmod(mode)
 
 
-def load_tree(path: str | Path) -> Any:
+def load_tree(path: str | Path, *, mapped: bool = False) -> Any:
     """Read what `save_tree` wrote; all tensors on the CPU.
+
+    With `mapped` they are views of a memory map of the file, which must stay as it is; writing into one changes this
+    process's copy alone.
 
     Raises:
         SerialiseError: the file is missing, damaged or was not written by `save_tree`.
@@ -72,8 +75,9 @@ def load_tree(path: str | Path) -> Any:
     try:
         with safe_open(path, framework="pt") as file:
             structure = (file.metadata() or {}).get(_METADATA_KEY)
-            # Copies, because the tensors are views of a memory map, which a network file system can lose.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            # Copies by default, because a network file system can lose a memory map.
+            views = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = views if mapped else {name: view.clone() for name, view in views.items()}
     except (SafetensorError, OSError) as error:
         raise SerialiseError(f"{path} is not a readable safetensors file ({error}).") from error
     if structure is None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from mbml.bcq import BCQ, BCQConfig, Teachers
 from mbml.meter import RunningMeans
 from mbml.rollout import EnvStack, run_episode
-from mbml.rows import RowLayout, gather_rows, sample_indices
+from mbml.rows import RowLayout, Rows, gather_rows, sample_indices
 from mbml.seeding import generator_of, seed_of
 
 _CHUNK = 100
@@ -42,7 +42,7 @@ class Teaching:
         self,
         config: TeachingConfig,
         layout: RowLayout,
-        rows: Tensor,
+        rows: Rows,
         make_envs: Callable[[int], EnvStack],
         tasks: Sequence[int],
         seed: int,

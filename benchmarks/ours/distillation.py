@@ -41,6 +41,7 @@ def plain_twin(learner: MultiTaskLearner) -> PlainDistiller:
     """A plain loop with the same weights, data, teachers and draws."""
     config, student, tables = learner.config, learner.config.student, learner.tables
     assert tables is not None
+    assert isinstance(learner.rows, Tensor)
     shapes = Shapes(
         learner.layout.observation_size,
         learner.layout.action_size,

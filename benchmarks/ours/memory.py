@@ -1,4 +1,7 @@
-"""Private memory of a process that holds the batches of ten ant_goal tasks, over that of `import torch` alone."""
+"""Private memory of a process that draws from the batches of ten ant_goal tasks, over that of `import torch` alone.
+
+Pages of the batches' own files do not count: they are page cache, of which a machine has one copy for all processes.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ import numpy as np
 from benchmarks.peers.protocol import Measure
 
 ENVIRONMENT, TASKS, HORIZON = "ant_goal", 10, 200
+BATCHES, BATCH_SIZE = 500, 128
 MIB = 1024**2
 
 
@@ -66,23 +70,35 @@ def _write(root: Path, transitions: int) -> float:
     return TASKS * transitions * (2 * s + a + 2) * 4 / MIB
 
 
-def _private() -> float:
-    """MiB that this process alone holds."""
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
+def _resident(root: Path) -> tuple[float, float]:
+    """MiB that this process alone holds but for the files in `root`, and MiB of those files that it has touched."""
+    private = mapped = 0
+    ours = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        name, value = line.split(maxsplit=1)
+        if not name.endswith(":"):  # the head of a mapping, with the path of its file
+            ours = str(root) in value
+        elif ours and name == "Rss:":
+            mapped += int(value.split()[0])
+        elif not ours and name.startswith("Private_"):
+            private += int(value.split()[0])
+    return private / 1024, mapped / 1024
 
 
 def _load(root: Path) -> dict[str, float]:
-    """The three stations: nothing but torch, the project's modules, the rows."""
+    """The stations: nothing but torch, the project's modules, the rows when batches from all over were drawn."""
     import torch
 
-    bare = _private()
+    bare, _ = _resident(root)
     from actors.artefacts import load_rows
+    from mbml.rows import gather_rows, sample_indices
 
-    imported = _private()
-    rows = load_rows([root], range(TASKS))
-    assert isinstance(rows, torch.Tensor)
-    return {"torch": bare, "imported": imported, "loaded": _private()}
+    imported, _ = _resident(root)
+    rows, generator = load_rows([root], range(TASKS)), torch.Generator().manual_seed(0)
+    for _ in range(BATCHES):
+        gather_rows(rows, sample_indices(TASKS, BATCH_SIZE, rows.shape[1], generator))
+    loaded, mapped = _resident(root)
+    return {"torch": bare, "imported": imported, "loaded": loaded, "mapped": mapped}
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mbml.context import ContextEncoder, Gaussian, kl_to_prior, set_posterior
 from mbml.losses import posterior_regulariser
 from mbml.nets import StackedMLP, adam, anneal, soft_update, step
-from mbml.rows import RowLayout, gather_rows, sample_indices
+from mbml.rows import RowLayout, Rows, gather_rows, sample_indices
 from mbml.sac import LOG_STD_MAX, LOG_STD_MIN, squashed_sample
 from mbml.serialise import load_tree, save_tree
 
@@ -102,7 +102,7 @@ class BatchPEARL:
         self,
         config: BatchPEARLConfig,
         layout: RowLayout,
-        rows: Tensor,
+        rows: Rows,
         generator: torch.Generator,
         context_generator: torch.Generator,
     ) -> None:
@@ -175,9 +175,7 @@ class BatchPEARL:
 
     def _draw(self, tasks: Tensor, count: int, generator: torch.Generator) -> Tensor:
         """`count` rows of each task drawn, `[T, count, row]`; a task that was drawn twice gives two such batches."""
-        available, width = self.rows.shape[1:]
-        indices = sample_indices(len(tasks), count, available, generator) + tasks.unsqueeze(1) * available
-        return gather_rows(self.rows.view(1, -1, width), indices.view(1, -1)).view(*indices.shape, width)
+        return gather_rows(self.rows, sample_indices(len(tasks), count, self.rows.shape[1], generator), tasks)
 
     @torch.no_grad()
     def _td_target(self, observation: Tensor, reward: Tensor, terminated: Tensor, z: Tensor) -> Tensor:

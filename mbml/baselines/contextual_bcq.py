@@ -14,7 +14,7 @@ from mbml.context import ContextEncoder, kl_to_prior, set_posterior
 from mbml.losses import posterior_regulariser
 from mbml.nets import StackedMLP, adam, anneal, select_stack, soft_update, step
 from mbml.policy import Student, StudentConfig
-from mbml.rows import RowLayout, Transitions, gather_rows, sample_indices
+from mbml.rows import RowLayout, Rows, Transitions, gather_rows, sample_indices
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class ContextualBCQ:
         self,
         config: ContextualBCQConfig,
         layout: RowLayout,
-        rows: Tensor,
+        rows: Rows,
         generator: torch.Generator,
         context_generator: torch.Generator,
     ) -> None:

@@ -24,7 +24,7 @@ from mbml.evaluate import evaluate_actor
 from mbml.meter import RunningMeans
 from mbml.nets import adam, soft_update, step
 from mbml.rollout import EnvStack
-from mbml.rows import RowLayout, Transitions
+from mbml.rows import RowLayout, Rows, Transitions, gather_rows, scalars_of
 from mbml.seeding import generator_of, seed_of
 
 ERROR_SCALE = 1e-3
@@ -100,11 +100,11 @@ def stretches(terminated: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class SegmentSampler:
-    """Draws segments of rows `[N, row]`: a uniformly random stretch, then a uniformly random place in it."""
+    """Draws segments of rows `[1, N, row]`: a uniformly random stretch, then a uniformly random place in it."""
 
-    def __init__(self, layout: RowLayout, rows: Tensor, length: int) -> None:
+    def __init__(self, rows: Rows, length: int) -> None:
         self.rows, self.length = rows, length
-        self.starts, self.lengths = stretches(layout.split(rows).terminated.flatten())
+        self.starts, self.lengths = stretches(scalars_of(rows)[0, :, 1])
 
     def draw(self, count: int, generator: torch.Generator) -> Segments:
         """So many segments."""
@@ -115,8 +115,9 @@ class SegmentSampler:
         time = torch.arange(self.length)
         mask = time < available.unsqueeze(1)
         index = torch.where(mask, (self.starts[stretch] + offset).unsqueeze(1) + time, 0)
-        weight = mask.to(self.rows.dtype).unsqueeze(-1)
-        return Segments(self.rows[index] * weight, weight)
+        rows = gather_rows(self.rows, index.view(1, -1)).view(*index.shape, -1)
+        weight = mask.to(rows.dtype).unsqueeze(-1)
+        return Segments(rows * weight, weight)
 
 
 class HalfSquare(nn.Module):
@@ -205,11 +206,11 @@ def standardised(x: Tensor, mask: Tensor) -> Tensor:
 
 
 class MetaGenRL:
-    """One agent and its learned objective on rows `[N, row]` of one task; `update` draws its own segments."""
+    """One agent and its learned objective on rows `[1, N, row]` of one task; `update` draws its own segments."""
 
-    def __init__(self, config: MetaGenRLConfig, layout: RowLayout, rows: Tensor, generator: torch.Generator) -> None:
+    def __init__(self, config: MetaGenRLConfig, layout: RowLayout, rows: Rows, generator: torch.Generator) -> None:
         self.config, self.layout, self.generator = config, layout, generator
-        self.sampler = SegmentSampler(layout, rows, config.segment_length)
+        self.sampler = SegmentSampler(rows, config.segment_length)
         self.policy = make_policy(layout, config.hidden, generator)
         critic_sizes = [layout.pair_size, *config.hidden, 1]
         self.critics = nn.ModuleList(normed_mlp(critic_sizes, nn.ReLU, generator) for _ in range(2))
@@ -339,7 +340,7 @@ def clipped_step(optimiser: torch.optim.Optimizer, loss: Tensor, network: nn.Mod
 
 
 class MetaGenRLTraining:
-    """The training of one agent on the rows `[N, row]` of its task: call `advance` until `finished`.
+    """The training of one agent on the rows `[1, N, row]` of its task: call `advance` until `finished`.
 
     Evaluations play the policy without noise; the authors' add noise of 0.1, and play uniform actions for 10K steps.
     """
@@ -348,7 +349,7 @@ class MetaGenRLTraining:
         self,
         config: MetaGenRLConfig,
         layout: RowLayout,
-        rows: Tensor,
+        rows: Rows,
         make_envs: Callable[[int], EnvStack],
         task: int,
         seed: int,

@@ -54,7 +54,7 @@ def test_rows_come_in_the_order_of_the_tasks_asked_for_from_several_collectors(t
     folders = [write_dataset(tmp_path / "b", {2: 6, 3: 6}), write_dataset(tmp_path / "a", {0: 6, 1: 6})]
     rows = load_rows(folders, [3, 0, 2])
     assert rows.shape == (3, 6, UMAZE.row_size)
-    assert UMAZE.split(rows).reward[:, 0, 0].tolist() == [3.0, 0.0, 2.0]
+    assert rows.scalars[:, 0, 0].tolist() == [3.0, 0.0, 2.0]
 
 
 def test_batches_of_different_length_are_refused(tmp_path):

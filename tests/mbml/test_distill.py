@@ -114,9 +114,10 @@ def test_the_learning_rate_falls_linearly_where_asked_and_is_constant_as_in_the_
 def test_full_model_separates_tasks_by_their_rewards():
     """Rows are alike in all tasks, rewards are 3 i: the triplet loss falls as z learns to read the reward."""
     learner = make_learner(spread=False, learning_rate=5e-3)
+    assert isinstance(learner.rows, torch.Tensor)
+    assert learner.tables is not None
     for j in range(K):
         learner.rows[j, :, -2] = 3.0 * j
-        assert learner.tables is not None
         learner.tables.reward[j] = 3.0 * j
     first = learner.update()["loss_triplet_valid"].item()
     for _ in range(150):

@@ -75,7 +75,7 @@ def test_pools_larger_than_a_chunk():
     rows = random_rows(K, 5_000)
     model = ensemble("reward", members=2, hidden=(2,))
     tables = relabel(rows, pool_indices(K, 5_000, 0, seeded()), LAYOUT, model, None, RelabelConfig())
-    tail = relabel(rows[:, 4_090:4_110], pool_indices(K, 20, 0, seeded()), LAYOUT, model, None, RelabelConfig())
+    tail = relabel(rows, tables.index[:, 4_090:4_110], LAYOUT, model, None, RelabelConfig())
     torch.testing.assert_close(tables.reward[..., 4_090:4_110], tail.reward)
     assert torch.equal(tables.eligible[..., 4_090:4_110], tail.eligible)
 
@@ -100,7 +100,10 @@ def test_true_rewards_of_umaze():
                 x, y = UMAZE.split(rows[j, t]).next_observation[:2].tolist()
                 expected = math.exp(-math.hypot(x - goal[0], y - goal[1]))
                 assert truth[i, j, t].item() == pytest.approx(expected, rel=1e-5)
-    tables = relabel_with_truth(rows, pool_indices(K, P, 0, seeded()), truth)
+    index = torch.tensor([[6, 0], [3, 3], [1, 5]])
+    pooled = true_rewards(rows, UMAZE, distribution.reward, tasks[1:], index)
+    assert torch.equal(pooled, truth[1:].gather(2, index.expand(2, -1, -1)))
+    tables = relabel_with_truth(pool_indices(K, P, 0, seeded()), truth)
     assert torch.equal(tables.reward, truth)
     assert torch.equal(tables.eligible, ~torch.eye(K, dtype=torch.bool).unsqueeze(-1).expand(K, K, P))
     assert tables.next_observation is None

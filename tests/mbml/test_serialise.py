@@ -68,6 +68,23 @@ def test_round_trip_is_exact(tmp_path: Path, tree):
     assert same(tree, load_tree(tmp_path / "tree.safetensors"))
 
 
+def test_a_mapped_tree_is_the_same_and_the_file_is_not_written(tmp_path: Path):
+    tree = {"table": torch.arange(1_000.0), "mask": torch.arange(7) % 2 == 0, "nothing": torch.empty(0, 3), "step": 3}
+    path = tmp_path / "tree.safetensors"
+    save_tree(path, tree)
+    mapped, other, copied = load_tree(path, mapped=True), load_tree(path, mapped=True), load_tree(path)
+    assert same(tree, mapped)
+    before = path.read_bytes()
+    mapped["table"].zero_()
+    assert path.read_bytes() == before
+    with path.open("r+b") as file:  # only what is read through the map sees another file
+        file.write(before.replace(np.float32(999).tobytes(), np.float32(-1).tobytes()))
+    assert other["table"][-1] == -1
+    assert copied["table"][-1] == 999
+    path.unlink()
+    assert other["table"][-1] == -1
+
+
 def test_keys_that_look_alike_stay_apart(tmp_path: Path):
     tree = {
         1: torch.tensor(1), "1": torch.tensor(2), "a.b": torch.tensor(3), "a": {"b": torch.tensor(4)},

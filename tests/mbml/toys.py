@@ -6,15 +6,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mbml import envs
 from mbml.context import Gaussian
+from mbml.data import Dataset, DatasetWriter, TransitionBatch
 from mbml.evaluate import make_envs
 from mbml.nets import StackedMLP
 from mbml.rollout import EnvStack
-from mbml.rows import RowLayout
+from mbml.rows import MappedRows, RowLayout
 from mbml.serialise import load_tree, save_tree
 
 LAYOUT = RowLayout(3, 2)
@@ -43,6 +45,29 @@ def random_rows(tasks: int, number: int, layout: RowLayout = LAYOUT, seed: int =
     rows[..., layout.observation_size : layout.pair_size].tanh_()
     rows[..., -1] = (torch.rand(tasks, number, generator=generator) < 0.2).float()
     return rows
+
+
+def on_disk(
+    root: Path, rows: Tensor, layout: RowLayout = LAYOUT, shard_rows: Sequence[int] = (1_000_000,)
+) -> MappedRows:
+    """The same rows `[T, N, row]` mapped from a dataset; the tasks take turns with the sizes of shards."""
+    number = rows.shape[1]
+    sizes = {"observation_size": layout.observation_size, "action_size": layout.action_size}
+    with DatasetWriter(root, environment="toy", horizon=number, collection={}, **sizes) as writer:
+        for task, own in enumerate(rows):
+            batch = layout.split(own)
+            columns = TransitionBatch(
+                *(part.contiguous().numpy() for part in batch[:3]),
+                reward=batch.reward.flatten().numpy(),
+                terminated=batch.terminated.flatten().bool().numpy(),
+                truncated=np.zeros(number, bool),
+                episode=np.zeros(number, np.int32),
+                step=np.arange(number, dtype=np.int32),
+            )
+            shard = shard_rows[task % len(shard_rows)]
+            writer.add_task(task, columns, parameter=None, label=str(task), shard_rows=shard)
+    dataset = Dataset.open(root)
+    return MappedRows([dataset.shards(task) for task in dataset.task_indices])
 
 
 def point_rows(number: int, seed: int = 0, tasks: int = 1) -> Tensor:

@@ -57,7 +57,7 @@ class NaiveMetaGenRL:
 
     def __init__(self, agent):
         self.config, self.layout = agent.config, agent.layout
-        self.rows, self.generator = agent.sampler.rows, clone(agent.generator)
+        self.rows, self.generator = agent.sampler.rows[0], clone(agent.generator)
         state = agent.state_dict()
         copied = in_double(MetaGenRL(agent.config, agent.layout, agent.sampler.rows.float(), seeded(5)))
         copied.load_state_dict(snapshot(state))

@@ -45,7 +45,7 @@ SMALL = MetaGenRLConfig(
 
 
 def learner(seed=0, config=SMALL, rows=None, layout=LAYOUT):
-    return MetaGenRL(config, layout, random_rows(1, 60)[0] if rows is None else rows, seeded(seed))
+    return MetaGenRL(config, layout, random_rows(1, 60) if rows is None else rows, seeded(seed))
 
 
 @pytest.mark.parametrize("changes", [{}, {"bonus_on_terminal": False, "clip": 1e-3}])
@@ -130,9 +130,9 @@ def test_stretches_end_with_terminal_rows_or_with_the_data():
 def test_a_segment_never_crosses_a_terminal_and_every_stretch_is_as_likely():
     flags = torch.zeros(40)
     flags[[2, 30]] = 1  # stretches of 3, 28 and 9 rows
-    rows = torch.zeros(40, LAYOUT.row_size)
-    rows[:, 0], rows[:, -1] = torch.arange(1, 41), flags
-    drawn, mask = SegmentSampler(LAYOUT, rows, 5).draw(6_000, seeded())
+    rows = torch.zeros(1, 40, LAYOUT.row_size)
+    rows[0, :, 0], rows[0, :, -1] = torch.arange(1, 41), flags
+    drawn, mask = SegmentSampler(rows, 5).draw(6_000, seeded())
     number, length = drawn[..., 0], mask.sum((1, 2)).long()
     assert torch.equal(drawn * (1 - mask), torch.zeros_like(drawn))
     firsts, counts = number[:, 0].long().unique(return_counts=True)
@@ -237,9 +237,9 @@ def wanted(observation):
 
 def bandit_rows(number):
     """Random rows whose reward is minus the squared distance of the action from the one wanted."""
-    rows = random_rows(1, number)[0]
+    rows = random_rows(1, number)
     batch = LAYOUT.split(rows)
-    rows[:, -2] = -(batch.action - wanted(batch.observation)).square().sum(-1)
+    rows[..., -2] = -(batch.action - wanted(batch.observation)).square().sum(-1)
     return rows
 
 
@@ -268,7 +268,7 @@ def test_the_objective_learns_to_raise_the_value_that_its_step_leaves():
 
 
 def test_paper_size_makes_a_round():
-    agent = learner(config=MetaGenRLConfig(), rows=random_rows(1, 300, UMAZE)[0], layout=UMAZE)
+    agent = learner(config=MetaGenRLConfig(), rows=random_rows(1, 300, UMAZE), layout=UMAZE)
     shapes = [tuple(p.shape) for p in agent.policy.parameters() if p.dim() == 2]
     assert shapes == [(350, 4), (350, 350), (2, 350)]
     assert [tuple(p.shape) for p in agent.critics[1].parameters() if p.dim() == 2] == [(350, 6), (350, 350), (1, 350)]
@@ -276,7 +276,7 @@ def test_paper_size_makes_a_round():
     assert all(torch.isfinite(value) for value in agent.update().values())
 
 
-ROWS = random_rows(1, 60, UMAZE)[0]
+ROWS = random_rows(1, 60, UMAZE)
 
 
 def make(config=SMALL, seed=0):
