@@ -9,6 +9,7 @@ from actors.artefacts import Checkpoint, env_maker, layout_of, load_rows, write_
 from actors.job import Job
 from actors.store import Output
 from actors.worker import Worker
+from mbml.rows import resident
 from mbml.serialise import save_tree
 from mbml.teaching import Teaching
 
@@ -21,9 +22,12 @@ class BCQTrainer(Worker):
         """Train, evaluate, keep every task's best checkpoint."""
         environment, horizon, tasks = (job.payload[k] for k in ("environment", "horizon", "tasks"))
         config, seed = job.payload["config"], job.payload["seed"]
-        rows = load_rows(inputs["collect"], tasks)
+        rows = resident(load_rows(inputs["collect"], tasks), self.device)
         make_envs = env_maker(environment, tasks, horizon)
-        teaching = Teaching(config, layout_of(environment), rows, make_envs, tasks, seed)
+        graphs = job.payload.get("cuda_graphs", False)
+        teaching = Teaching(
+            config, layout_of(environment), rows, make_envs, tasks, seed, self.device, cuda_graphs=graphs
+        )
         checkpoint = Checkpoint(out)
         state = checkpoint.load()
         if state is not None:

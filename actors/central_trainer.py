@@ -14,6 +14,7 @@ from mbml.baselines.batch_pearl import BatchPEARL, BatchPEARLConfig
 from mbml.baselines.contextual_bcq import ContextualBCQ, ContextualBCQConfig
 from mbml.distill import DistillConfig, MultiTaskLearner
 from mbml.meter import RunningMeans
+from mbml.rows import resident
 from mbml.seeding import generator_of
 
 _LOG_POINTS = 200
@@ -31,7 +32,7 @@ class CentralTrainer(Worker):
     def work(self, job: Job, out: Output, inputs: dict[str, list[Path]]) -> dict[str, Any]:
         """Train, leaving a snapshot every so many steps."""
         config = job.payload["config"]
-        learner = _learner(job, inputs)
+        learner = _learner(job, inputs, self.device)
         checkpoint = Checkpoint(out)
         state = checkpoint.load()
         curve: list[dict[str, float]] = []
@@ -58,17 +59,17 @@ class CentralTrainer(Worker):
         return {name: value for name, value in curve[-1].items() if name != "step"} if curve else {}
 
 
-def _learner(job: Job, inputs: dict[str, list[Path]]) -> Learner:
+def _learner(job: Job, inputs: dict[str, list[Path]], device: str) -> Learner:
     """The learner that the job's configuration describes; batches and contexts have a generator each."""
     config, tasks, seed = job.payload["config"], job.payload["tasks"], job.payload["seed"]
-    layout, rows = layout_of(job.payload["environment"]), load_rows(inputs["collect"], tasks)
-    generators = generator_of(seed, "distill", "batches"), generator_of(seed, "distill", "contexts")
+    layout, rows = layout_of(job.payload["environment"]), resident(load_rows(inputs["collect"], tasks), device)
+    generators = [generator_of(seed, "distill", purpose, device=device) for purpose in ("batches", "contexts")]
     match config:
         case DistillConfig():
             order, teachers = load_teachers(inputs["bcq"])
             assert order == list(tasks), f"teachers of tasks {order} cannot teach tasks {tasks}"
-            tables = load_tables(inputs["relabel"][0]) if inputs.get("relabel") else None
-            return MultiTaskLearner(config, layout, rows, teachers, tables, *generators)
+            tables = load_tables(inputs["relabel"][0]).to(device) if inputs.get("relabel") else None
+            return MultiTaskLearner(config, layout, rows, teachers.to(device), tables, *generators)
         case ContextualBCQConfig():
             return ContextualBCQ(config, layout, rows, *generators)
         case BatchPEARLConfig():

@@ -24,7 +24,8 @@ class Collector(Worker):
         environment, horizon, tasks = (job.payload[k] for k in ("environment", "horizon", "tasks"))
         config, seed = job.payload["config"], job.payload["seed"]
         layout = layout_of(environment)
-        collection = Collection(config, layout, env_maker(environment, tasks, horizon), tasks, seed)
+        make_envs, graphs = env_maker(environment, tasks, horizon), job.payload.get("cuda_graphs", False)
+        collection = Collection(config, layout, make_envs, tasks, seed, device=self.device, cuda_graphs=graphs)
         checkpoint = Checkpoint(out)
         state = checkpoint.load()
         if state is not None:

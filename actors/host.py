@@ -16,13 +16,13 @@ class Host:
     One process serves all kinds, because importing torch into another takes longer than many a job.
     """
 
-    def __init__(self, store_url: str, num_cpus: float = 1.0):
-        self._store_url, self._num_cpus = store_url, num_cpus
+    def __init__(self, store_url: str, num_cpus: float = 1.0, num_gpus: float = 0.0):
+        self._given = store_url, num_cpus, num_gpus
         self._worker: Worker | None = None
 
     def run(self, worker: type[Worker], job: Job) -> dict[str, Any]:
         """Make the job's artefact unless it is there; the metrics of `Worker.run`."""
-        self._worker = worker(self._store_url, self._num_cpus)
+        self._worker = worker(*self._given)
         try:
             return self._worker.run(job)
         finally:
@@ -49,4 +49,4 @@ def remote(store_url: str, *, num_cpus: float, num_gpus: float = 0.0, name: str 
     """
     options: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "name": name}
     options |= {"max_restarts": -1, "max_task_retries": 2, "concurrency_groups": {"progress": 1}}
-    return ray.remote(**options)(Host).remote(store_url, num_cpus)
+    return ray.remote(**options)(Host).remote(store_url, num_cpus, num_gpus)

@@ -9,9 +9,10 @@ from actors.artefacts import Checkpoint, layout_of, load_rows, write_lines
 from actors.job import Job
 from actors.store import Output
 from actors.worker import Worker
+from mbml.capture import captured
 from mbml.models import Ensemble, EnsembleConfig
 from mbml.nets import select_stack
-from mbml.rows import gather_rows, sample_indices
+from mbml.rows import gather_rows, resident, sample_indices
 from mbml.seeding import generator_of
 from mbml.serialise import save_tree
 
@@ -28,14 +29,14 @@ class ModelTrainer(Worker):
         tasks, seed = job.payload["tasks"], job.payload["seed"]
         configs: dict[str, EnsembleConfig] = job.payload["configs"]
         layout = layout_of(job.payload["environment"])
-        rows = load_rows(inputs["collect"], tasks)
+        rows = resident(load_rows(inputs["collect"], tasks), self.device)
         checkpoint = Checkpoint(out)
         state = checkpoint.load() or {"networks": {}, "curve": [], "history": []}
         total = sum(config.steps for config in configs.values())
         before = 0
         for target, config in configs.items():
             if target not in state["networks"]:
-                generator = generator_of(seed, "models", target, *tasks)
+                generator = generator_of(seed, "models", target, *tasks, device=self.device)
                 ensemble = Ensemble(config, layout, len(tasks), target, generator)  # pyright: ignore[reportArgumentType]
                 resumed = state.pop("running", None)
                 start = 0
@@ -43,11 +44,12 @@ class ModelTrainer(Worker):
                     ensemble.load_state_dict(resumed["ensemble"])
                     generator.set_state(resumed["generator"])
                     start = resumed["step"]
+                update = captured(ensemble, generator) if job.payload.get("cuda_graphs") else ensemble.update
                 every = max(1, config.steps // _LOG_POINTS)
                 history_every = max(1, config.steps // _SNAPSHOTS)
                 for done in range(start + 1, config.steps + 1):
                     indices = sample_indices(len(tasks), config.batch_size, rows.shape[1], generator)
-                    loss = ensemble.update(gather_rows(rows, indices))["loss"]
+                    loss = update(gather_rows(rows, indices))["loss"]
                     if done % every == 0:
                         mean = float(loss.mean())
                         state["curve"].append({"target": target, "step": done, "loss": mean})

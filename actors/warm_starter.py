@@ -21,6 +21,7 @@ from actors.store import Output
 from actors.worker import Worker
 from mbml.collect import Collection
 from mbml.policy import Student
+from mbml.rows import resident
 from mbml.sac import SAC
 from mbml.seeding import generator_of, seed_of
 from mbml.serialise import save_tree
@@ -50,8 +51,10 @@ class WarmStarter(Worker):
         payload = job.payload
         environment, tasks, config = payload["environment"], payload["tasks"], payload["config"]
         make_envs = env_maker(environment, tasks, payload["horizon"], "test")
-        learner = _learner(job)
-        collection = Collection(config, layout_of(environment), make_envs, tasks, payload["seed"], learner)
+        learner, graphs = _learner(job, self.device), payload.get("cuda_graphs", False)
+        collection = Collection(
+            config, layout_of(environment), make_envs, tasks, payload["seed"], learner, cuda_graphs=graphs
+        )
         checkpoint = Checkpoint(out)
         state = checkpoint.load()
         if state is None:
@@ -85,18 +88,18 @@ class WarmStarter(Worker):
         explored = explore(
             student, layout, envs, start.initial_steps, generator_of(seed, "warmstart", "policy", *tasks)
         )
-        losses = imitate(
-            learner.policy, layout, explored.rows, start.imitation, generator_of(seed, "warmstart", "imitate", *tasks)
-        )
+        rows = resident(explored.rows, self.device)
+        generator = generator_of(seed, "warmstart", "imitate", *tasks, device=self.device)
+        losses = imitate(learner.policy, layout, rows, start.imitation, generator)
         learner.start_from(critics_at(student, explored.z))
         return {"policy_return": explored.returns.tolist(), "imitation_loss": losses.tolist()}
 
 
-def _learner(job: Job) -> SAC:
+def _learner(job: Job, device: str) -> SAC:
     payload = job.payload
     layout, sac = layout_of(payload["environment"]), payload["config"].sac
     tasks, rate = payload["tasks"], payload["policy_rate"]
-    generator = generator_of(payload["seed"], "warmstart", "learner", *tasks)
+    generator = generator_of(payload["seed"], "warmstart", "learner", *tasks, device=device)
     if rate is None:
         return SAC(sac, layout, len(tasks), generator)
     return TwoBatchSAC(sac, layout, len(tasks), generator, rate)

@@ -18,6 +18,10 @@ from actors.store import Output, Store
 _RATE_MARKS = 60  # at least a second apart, so the rate is that of the last minute or so
 
 
+class DeviceError(RuntimeError):
+    """A job whose device is not the actor's; its artefact's key would not tell the truth."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """How far a job is."""
@@ -39,9 +43,13 @@ class Worker(ABC):
     finds in `out.path` what the earlier try left there and continues from its own checkpoint.
     """
 
-    def __init__(self, store_url: str, num_cpus: float = 1.0):
-        """Sets this process's torch threads from the CPUs that it was given (at least one)."""
+    def __init__(self, store_url: str, num_cpus: float = 1.0, num_gpus: float = 0.0):
+        """Sets this process's torch threads from the CPUs that it was given (at least one).
+
+        `device` is the GPU where it was given one, or a share, that torch can use; otherwise the CPU.
+        """
         self.store = Store(store_url)
+        self.device = "cuda" if num_gpus > 0 and torch.cuda.is_available() else "cpu"
         self.threads = max(1, int(num_cpus))
         torch.set_num_threads(self.threads)
         with suppress(RuntimeError):  # can be set once only, before torch's first parallel work
@@ -69,10 +77,15 @@ class Worker(ABC):
         Inputs that are `at_hand` are read from those directories, complete or not, and not from the store.
 
         Returns the work's metrics with `seconds` (of this try only) and `peak_memory_mb` (MiB).
-        Raises whatever the work raises; its partial files are kept.
+        Raises DeviceError for a job of another device, and whatever the work raises; its partial files are kept.
         """
         if self.store.complete(*job.artefact):
             return self.store.describe(*job.artefact).get("metrics", {})
+        if job.payload.get("device", "cpu") != self.device:
+            raise DeviceError(
+                f"{job.name} is to run on {job.payload.get('device', 'cpu')}, but this actor has {self.device} "
+                f"(torch {torch.__version__}); learner_gpus says how much of a GPU each learner gets."
+            )
         self._job, self._latest = job, None
         self._marks.clear()
         started = time.monotonic()

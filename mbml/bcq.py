@@ -9,11 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mbml.fused import perceptrons
 from mbml.nets import StackedMLP, adam, join_stacks, select_stack, soft_update, step
 from mbml.rows import RowLayout
 
 PERTURBATION = 0.05
 LATENT_CLAMP = 0.5
+_LARGE = 1 << 24
+"""Multiplications in a layer from which `perceptrons` makes up for its calls when acting."""
 
 
 @dataclass(frozen=True)
@@ -53,25 +56,37 @@ def perturbed(action: Tensor, perturbation: Tensor) -> Tensor:
     return (action + PERTURBATION * perturbation).clamp(-1.0, 1.0)
 
 
-def select_action(
-    observation: Tensor,
-    candidates: int,
-    decode: Callable[[Tensor], Tensor],
-    perturb: Callable[[Tensor, Tensor], Tensor],
-    value: Callable[[Tensor, Tensor], Tensor],
-) -> Tensor:
-    """BCQ's acting rule (Fig. 3): generate candidates, perturb them, take the one of highest value.
+def candidate_outputs(network: StackedMLP, observation: Tensor, own: Tensor, embedding: Tensor | None = None) -> Tensor:
+    """Outputs `[T, n * candidates, out]` of a network of `s | own`, or of `s | own | z`.
 
-    `observation` `[T, n, d]` may carry the task embedding; the functions map `[T, n * candidates, d]` (and actions).
-    Returns actions `[T, n, d_a]`.
+    Candidates differ in `own` `[T, n * candidates, d]` alone. What they share, `observation` `[T, n, d_s]` and
+    `embedding` `[T, n, Z]`, goes through the first layer once for all of them.
     """
-    repeated = observation.repeat_interleave(candidates, dim=1)
-    generated = decode(repeated)
-    actions = perturbed(generated, perturb(repeated, generated))
-    tasks, number = observation.shape[:2]
-    best = value(repeated, actions).view(tasks, number, candidates).argmax(-1)
-    actions = actions.view(tasks, number, candidates, -1)
-    return actions.gather(2, best[..., None, None].expand(-1, -1, 1, actions.shape[-1])).squeeze(2)
+    (first, *weights), (bias, *biases) = list(network.weights), list(network.biases)
+    begin, end = observation.shape[-1], observation.shape[-1] + own.shape[-1]
+    shared = torch.baddbmm(bias, observation, first[:, :begin])
+    if embedding is not None:
+        shared.baddbmm_(embedding, first[:, end:])
+    x = shared.repeat_interleave(own.shape[1] // shared.shape[1], dim=1)
+    x.baddbmm_(own, first[:, begin:end])
+    if x.is_cpu and x.shape[1] * x.shape[2] ** 2 >= _LARGE:
+        return perceptrons(x.relu_(), weights, biases)
+    for weight, bias in zip(weights, biases, strict=True):
+        x = torch.baddbmm(bias, x.relu_(), weight)
+    return x
+
+
+def select_action(
+    generated: Tensor, candidates: int, perturb: Callable[[Tensor], Tensor], value: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """BCQ's acting rule (Fig. 3): perturb the generated candidates, take the one of highest value.
+
+    The functions map actions `[T, n * candidates, d_a]`, the shape of `generated`. Returns actions `[T, n, d_a]`.
+    """
+    actions = perturbed(generated, perturb(generated))
+    best = value(actions).unflatten(1, (-1, candidates)).argmax(2, keepdim=True)
+    actions = actions.unflatten(1, (-1, candidates))
+    return actions.gather(2, best.expand(-1, -1, -1, actions.shape[-1])).squeeze(2)
 
 
 def variational_loss(
@@ -132,14 +147,15 @@ class Teachers:
 
     @torch.no_grad()
     def act(self, observation: Tensor, candidates: int, generator: torch.Generator) -> Tensor:
-        """Every teacher's action for its own observations `[K, n, d_s]`, `[K, n, d_a]`."""
+        """Every teacher's action for its own observations `[K, n, d_s]`, `[K, n, d_a]`; both are on the CPU."""
+        observation = observation.to(generator.device)
+        latent = clamped_latents((self.tasks, observation.shape[1] * candidates, 2 * self.action_size), generator)
         return select_action(
-            observation,
+            torch.tanh(candidate_outputs(self.decoder, observation, latent)),
             candidates,
-            lambda s: self.generate(s, clamped_latents((*s.shape[:2], 2 * self.action_size), generator)),
-            self.perturb,
-            lambda s, a: self.value(torch.cat([s, a], -1)),
-        )
+            lambda action: torch.tanh(candidate_outputs(self.perturbation, observation, action)),
+            lambda action: candidate_outputs(self.critic, observation, action),
+        ).cpu()
 
     def networks(self) -> dict[str, StackedMLP]:
         """The three stacked networks by name."""
@@ -148,6 +164,12 @@ class Teachers:
     def parameters(self) -> list[Tensor]:
         """All weights and biases, first axis the teachers."""
         return [p for network in self.networks().values() for p in network.parameters()]
+
+    def to(self, device: torch.device | str) -> Teachers:
+        """These teachers, moved to `device`."""
+        for network in self.networks().values():
+            network.to(device)
+        return self
 
     def state_dict(self) -> dict[str, Any]:
         """Weights and shapes; `load` rebuilds the teachers from it."""
@@ -160,7 +182,8 @@ class Teachers:
 
 
 class BCQ:
-    """T batch-constrained Q-learners side by side; `update` takes packed rows `[T, batch, row]`."""
+    """T batch-constrained Q-learners side by side, on the device of the generator; `update` takes packed rows
+    `[T, batch, row]`."""
 
     def __init__(self, config: BCQConfig, layout: RowLayout, tasks: int, generator: torch.Generator) -> None:
         self.config, self.layout, self.tasks, self.generator = config, layout, tasks, generator

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mbml.capture import captured
 from mbml.data import TransitionBatch
 from mbml.meter import RunningMeans
 from mbml.rollout import EnvStack, run_episode
@@ -55,18 +56,26 @@ class Collection:
         tasks: Sequence[int],
         seed: int | str,
         learner: SAC | None = None,
+        device: torch.device | str = "cpu",
+        *,
+        cuda_graphs: bool = False,
     ) -> None:
         """`make_envs(copies)` builds `copies` environments of each task, task by task; `tasks` are their indices.
 
-        Without a `learner` a new one starts from random networks.
+        Without a `learner` a new one starts from random networks on `device`. The rows are kept where the learner is;
+        with `cuda_graphs` an update on a GPU is one captured graph.
         """
         self.config, self.layout, self.tasks, self.seed = config, layout, list(tasks), seed
         number = len(self.tasks)
-        self.learner = learner or SAC(config.sac, layout, number, generator_of(seed, "collect", *self.tasks))
+        self.learner = learner or SAC(
+            config.sac, layout, number, generator_of(seed, "collect", *self.tasks, device=device)
+        )
+        generator = self.learner.generator
+        self._update = captured(self.learner, generator) if cuda_graphs else self.learner.update
         self.envs = make_envs(1)
         self.envs.seed([seed_of(seed, "collect", "environment", task) for task in self.tasks])
         self.evaluation_envs = make_envs(config.evaluation_episodes)
-        self.rows = torch.zeros(number, config.steps, layout.row_size)
+        self.rows = torch.zeros(number, config.steps, layout.row_size, device=generator.device)
         self.truncated = np.zeros((number, config.steps), dtype=bool)
         self.episode = np.zeros((number, config.steps), dtype=np.int32)
         self.step_in_episode = np.zeros((number, config.steps), dtype=np.int32)
@@ -119,7 +128,7 @@ class Collection:
             observation = self.envs.observation
         # The round ends here whatever the environments do: an episode still running is cut, which is no termination.
         last = self.collected + steps - 1
-        self.truncated[:, last] |= self.rows[:, last, -1].numpy() == 0
+        self.truncated[:, last] |= self.rows[:, last, -1].cpu().numpy() == 0
         self.collected += steps
 
     def _learn(self) -> dict[str, float]:
@@ -130,7 +139,7 @@ class Collection:
         means = RunningMeans()
         while self.updates_done < earned:
             indices = sample_indices(len(self.tasks), size, self.collected, self.learner.generator)
-            means.add(self.learner.update(gather_rows(self.rows, indices)))
+            means.add(self._update(gather_rows(self.rows, indices)))
             self.updates_done += 1
         return {name: float(value.mean()) for name, value in means.take().items()}
 
@@ -151,7 +160,7 @@ class Collection:
         """The finished batch of every task, in the order of collection."""
         result = []
         for i in range(len(self.tasks)):
-            parts = self.layout.split(self.rows[i])
+            parts = self.layout.split(self.rows[i].cpu())
             result.append(
                 TransitionBatch(
                     observation=parts.observation.numpy().copy(),
@@ -182,7 +191,7 @@ class Collection:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state_dict` was taken."""
+        """Continue exactly where `state_dict` was taken; with `cuda_graphs` before the first `advance` only."""
         self.learner.load_state_dict(state["learner"])
         self.envs.set_random_states(state["environments"])
         self.collected = end = state["rows"].shape[1]

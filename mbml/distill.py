@@ -84,7 +84,8 @@ class MultiTaskLearner:
     """The central learner: `update` draws its own batches from all tasks' rows and makes one step.
 
     Rows are `[K, N, row]`; `tables` may be None where the switches use no relabelled transition. Batches and contexts
-    have a generator each, so that ablations with one seed see the same batches.
+    have a generator each, so that ablations with one seed see the same batches. Rows, teachers, tables and both
+    generators are on one device.
     """
 
     def __init__(
@@ -173,8 +174,9 @@ class MultiTaskLearner:
         triplet = None
         if config.triplet == "hard_mining":
             triplet = hard_mining_triplet_loss(posteriors, config.margin, reduction=config.hard_reduction)
-        chosen = torch.randint(number, (self.tasks,), generator=self.context_generator)
-        everyone = torch.arange(self.tasks)
+        device = self.context_generator.device
+        chosen = torch.randint(number, (self.tasks,), generator=self.context_generator, device=device)
+        everyone = torch.arange(self.tasks, device=device)
         return _Contexts(Gaussian(*(p[everyone, chosen] for p in posteriors)), triplet, {})
 
     def _relabelled_contexts(self) -> _Contexts:
@@ -215,18 +217,19 @@ class MultiTaskLearner:
     def _partners(self) -> Tensor:
         """Other tasks j for every task i, `[K, P]`: all of them, or a random subset (unbiased for the mean)."""
         tasks, wanted = self.tasks, self.config.partners
-        others = torch.arange(tasks - 1).repeat(tasks, 1)
+        device = self.context_generator.device
+        others = torch.arange(tasks - 1, device=device).repeat(tasks, 1)
         if 0 < wanted < tasks - 1:
-            keys = torch.rand(tasks, tasks - 1, generator=self.context_generator)
+            keys = torch.rand(tasks, tasks - 1, generator=self.context_generator, device=device)
             others = keys.argsort(1)[:, :wanted]
-        return others + (others >= torch.arange(tasks).unsqueeze(1))
+        return others + (others >= torch.arange(tasks, device=device).unsqueeze(1))
 
     def _relabel(self, own: Tensor, indices: Tensor, partners: Tensor) -> tuple[Tensor, Tensor]:
         """Transitions of task j with task i's labels: the eligible ones `[n, d_c]` and the mask `[K, P, M]`."""
         tables = self.tables
         assert tables is not None
         pool = tables.reward.shape[-1]
-        task = torch.arange(self.tasks).view(-1, 1, 1)
+        task = torch.arange(self.tasks, device=own.device).view(-1, 1, 1)
         flat = (task * self.tasks + partners.unsqueeze(-1)) * pool + indices[partners]
         eligible = tables.eligible.view(-1)[flat]
         i, p, t = eligible.nonzero(as_tuple=True)
@@ -275,7 +278,7 @@ class MultiTaskLearner:
 
 def random_subset(mask: Tensor, count: Tensor | int, generator: torch.Generator) -> Tensor:
     """A uniformly random subset of the true entries along the last axis: `count` of them, or all where fewer."""
-    keys = torch.rand(mask.shape, generator=generator).masked_fill_(~mask, 2.0)
+    keys = torch.rand(mask.shape, generator=generator, device=mask.device).masked_fill_(~mask, 2.0)
     ranks = keys.argsort(-1).argsort(-1)
     return mask & (ranks < count)
 

@@ -114,16 +114,56 @@ def backward_trace(
     return _stacked(to_inputs) if separate else to_inputs[0]
 
 
+@torch.no_grad()
 def shared_scalars(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
     """Outputs `[T E, B, 1]` of one-hidden-layer networks, of which E in a row share each of the inputs `[T, B, in]`.
 
-    What they share makes their hidden layers one product. No gradient reaches `x`.
+    What they share makes their hidden layers one product. Without a graph.
     """
-    parameters = (*weights, *biases)
-    if torch.is_grad_enabled() and any(p.requires_grad for p in parameters):
-        return _SharedHidden.apply(x, *parameters)  # pyright: ignore[reportReturnType]
-    with torch.no_grad():
-        return _shared_forward(x, *parameters, keep=False)[0]
+    outputs = x.new_empty(len(x), x.shape[1], len(weights[0]) // len(x))
+    buffer = _hidden_buffer(x, weights)
+    for inputs, first, bias, second, output in zip(
+        x, *_by_group(len(x), weights[0], biases[0], weights[1]), outputs, strict=True
+    ):
+        hidden = _joined_hidden(inputs, _joined(first, bias))
+        torch.sum(torch.mul(hidden, second.squeeze(2), out=buffer), 2, out=output)
+    return outputs.transpose(1, 2).reshape(-1, x.shape[1], 1) + biases[1]
+
+
+@torch.no_grad()
+def shared_squares(
+    x: Tensor, target: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """Mean squared error `[T E]` of each network of `shared_scalars` for targets `[T, B, 1]`, and the gradients of
+    their sum in weights and biases, in this order.
+
+    With h the hidden layer, v its output weights and d the gradient in the output, the gradient in the first layer's
+    weights is G v, where G = x' [h > 0] d. The bias is the weight of an input that is always 1. That in v is h' d,
+    which is the sum over the inputs of W G: neither needs another pass over the hidden layers.
+    """
+    groups, rows, _ = x.shape
+    slopes = x.new_empty(groups, rows, len(weights[0]) // groups)
+    gradients = [torch.empty_like(p) for p in (*weights, *biases)]
+    buffer = _hidden_buffer(x, weights)
+    for inputs, wanted, first, bias, second, last, to_first, to_second, to_bias, slope in zip(
+        torch.nn.functional.pad(x, (0, 1), value=1.0),
+        target,
+        *_by_group(groups, weights[0], biases[0], weights[1], biases[1], *gradients[:3]),
+        slopes,
+        strict=True,
+    ):
+        joined, second = _joined(first, bias), second.squeeze(2)
+        hidden = _joined_hidden(inputs[:, :-1], joined)
+        torch.sum(torch.mul(hidden, second, out=buffer), 2, out=slope)
+        slope.add_(last.view(-1)).sub_(wanted).mul_(2 / rows)
+        _relu_gradient.grad_input(slope.unsqueeze(2).expand_as(hidden), hidden, 0, grad_input=buffer)
+        flow = buffer.flatten(1)
+        gradient = _product_for(inputs, flow)(inputs.t(), flow).view_as(joined)
+        torch.mul(gradient[:-1].transpose(0, 1), second.unsqueeze(1), out=to_first)
+        torch.mul(gradient[-1], second, out=to_bias.squeeze(1))
+        torch.sum(gradient.mul_(joined), 0, out=to_second.squeeze(2))
+    torch.sum(slopes, 1, out=gradients[3].view(groups, -1))
+    return (slopes * (rows / 2)).square().mean(1).flatten(), gradients
 
 
 class _Perceptrons(torch.autograd.Function):
@@ -184,57 +224,24 @@ def _inputs(x: Tensor, stack: int) -> list[Tensor]:
     return list(x.unbind()) * (stack // len(x))
 
 
-class _SharedHidden(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
-        y, ctx.hidden = _shared_forward(x, *parameters, keep=True)
-        ctx.save_for_backward(x, *parameters[:2])
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, first, second = ctx.saved_tensors
-        groups, rows = x.shape[:2]
-        first_gradient, second_gradient = torch.empty_like(first), torch.empty_like(second)
-        bias_gradient = first.new_empty(first.shape[0], 1, first.shape[2])
-        # One for all groups, so that it stays in the cache.
-        buffer = torch.empty_like(ctx.hidden[0])
-        by_group = [
-            t.unflatten(0, (groups, -1)).unbind()
-            for t in (gradients[0], first_gradient, bias_gradient.squeeze(1), second, second_gradient.squeeze(2))
-        ]
-        for rows_in, hidden, slope, to_first, to_bias, weight, to_second in zip(
-            x.unbind(), ctx.hidden, *by_group, strict=True
-        ):
-            members, width = to_bias.shape
-            slope = slope.transpose(0, 1).contiguous()
-            torch.sum(torch.mul(hidden, slope, out=buffer), 0, out=to_second)
-            torch.mul(slope, weight.squeeze(2), out=buffer)
-            _relu_gradient.grad_input(buffer, hidden, 0, grad_input=buffer)
-            torch.sum(buffer, 0, out=to_bias)
-            flow = buffer.view(rows, members * width)
-            gradient = _product_for(rows_in, flow)(rows_in.t(), flow)
-            to_first.copy_(gradient.view(-1, members, width).transpose(0, 1))
-        return None, first_gradient, second_gradient, bias_gradient, gradients[0].sum(1, keepdim=True)
+def _by_group(groups: int, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    return [tensor.unflatten(0, (groups, -1)).unbind() for tensor in tensors]
 
 
-def _shared_forward(
-    x: Tensor, first: Tensor, second: Tensor, first_bias: Tensor, second_bias: Tensor, *, keep: bool
-) -> tuple[Tensor, list[Tensor]]:
-    """Outputs, and to `keep` the hidden layer `[B, E, hidden]` of every group."""
-    groups = x.shape[0]
-    by_group = [t.unflatten(0, (groups, -1)).unbind() for t in (first, first_bias, second)]
-    outputs, kept = [], []
-    buffer = x.new_empty(x.shape[1], len(first) // groups, first.shape[2])
-    for rows, weight, bias, output in zip(x.unbind(), *by_group, strict=True):
-        joined = weight.transpose(0, 1).flatten(1)
-        hidden = _affine(rows, joined, bias.flatten(), _product_for(rows, joined), relu=True)
-        hidden = hidden.unflatten(1, (weight.shape[0], -1))
-        outputs.append(torch.mul(hidden, output.squeeze(2), out=buffer).sum(2).t())
-        if keep:
-            kept.append(hidden)
-    return torch.cat(outputs).unsqueeze(2) + second_bias, kept
+def _joined(weight: Tensor, bias: Tensor) -> Tensor:
+    """Weights `[E, in, hidden]` and biases `[E, 1, hidden]` as `[in + 1, E, hidden]`: what one product needs."""
+    return torch.cat([weight.transpose(0, 1), bias.transpose(0, 1)])
+
+
+def _joined_hidden(inputs: Tensor, joined: Tensor) -> Tensor:
+    """The hidden layers `[B, E, hidden]` of inputs `[B, in]`."""
+    weight, bias = joined[:-1].flatten(1), joined[-1].flatten()
+    return _affine(inputs, weight, bias, _product_for(inputs, weight), relu=True).unflatten(1, joined.shape[1:])
+
+
+def _hidden_buffer(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """For one group's hidden layers; used for all of them, so that it stays in the cache."""
+    return x.new_empty(x.shape[1], len(weights[0]) // len(x), weights[0].shape[2])
 
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor, product: Product, *, relu: bool) -> Tensor:

@@ -16,7 +16,10 @@ class RunningMeans:
 
     def add(self, values: dict[str, Tensor]) -> None:
         """One update's values; every update must have the same names and shapes."""
-        self.sums = {name: self.sums[name] + value if self.count else value for name, value in values.items()}
+        # Sums that were loaded are on the CPU, wherever the values are.
+        self.sums = {
+            name: self.sums[name].to(value.device) + value if self.count else value for name, value in values.items()
+        }
         self.count += 1
 
     def take(self) -> dict[str, Tensor]:

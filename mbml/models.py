@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mbml.fused import shared_scalars
+from mbml.fused import shared_scalars, shared_squares
 from mbml.nets import StackedMLP, adam, join_stacks, step
 from mbml.rows import RowLayout
 
@@ -49,23 +49,39 @@ class Ensemble:
         self.network = StackedMLP(tasks * config.members, sizes, generator=generator)
         self.optimiser = adam(self.network.parameters(), config.learning_rate)
 
+    @torch.no_grad()
     def predict(self, pair: Tensor) -> Tensor:
         """Every member's prediction `[T, E, n, out]` for pairs `[T, n, d_s + d_a]`."""
-        members = self.config.members
-        if self.network.sizes[2:] == (1,) and not pair.requires_grad:
+        if self._shares_hidden:
             shared = pair.expand(self.tasks, -1, -1)
-            predictions = shared_scalars(shared, list(self.network.weights), list(self.network.biases))
-            return predictions.unflatten(0, (self.tasks, members))
-        repeated = pair.unsqueeze(1).expand(-1, members, -1, -1).flatten(0, 1)
-        return self.network(repeated).unflatten(0, (self.tasks, members))
+            return self._by_task(shared_scalars(shared, list(self.network.weights), list(self.network.biases)))
+        return self._run(pair)
 
     def update(self, rows: Tensor) -> dict[str, Tensor]:
         """One step on rows `[T, batch, row]`: squared error, mean over batch and dimensions, summed over members."""
-        batch = self.layout.split(rows)
+        batch, pair = self.layout.split(rows), self.layout.pair(rows)
         target = batch.reward if self.target == "reward" else batch.next_observation
-        loss = (self.predict(self.layout.pair(rows)) - target.unsqueeze(1)).square().mean((2, 3))
+        if self._shares_hidden:
+            loss, gradients = shared_squares(pair, target, list(self.network.weights), list(self.network.biases))
+            for parameter, gradient in zip(self.network.parameters(), gradients, strict=True):
+                parameter.grad = gradient
+            self.optimiser.step()
+            return {"loss": self._by_task(loss).mean(1)}
+        loss = (self._run(pair) - target.unsqueeze(1)).square().mean((2, 3))
         step(self.optimiser, loss.sum())
         return {"loss": loss.detach().mean(1)}
+
+    @property
+    def _shares_hidden(self) -> bool:
+        return self.network.sizes[2:] == (1,)
+
+    def _run(self, pair: Tensor) -> Tensor:
+        members = self.config.members
+        return self._by_task(self.network(pair.unsqueeze(1).expand(-1, members, -1, -1).flatten(0, 1)))
+
+    def _by_task(self, values: Tensor) -> Tensor:
+        """Values `[T E, ...]` as `[T, E, ...]`."""
+        return values.unflatten(0, (self.tasks, self.config.members))
 
     @torch.no_grad()
     def mean_and_std(self, pair: Tensor) -> tuple[Tensor, Tensor]:

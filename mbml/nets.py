@@ -24,7 +24,7 @@ class StackedMLP(nn.Module):
 
     Initialisation (paper's code, section 0.2 of the specification): "rlkit" draws hidden weights from
     U(-1/sqrt(fan-out), 1/sqrt(fan-out)) with bias 0.1 and the output layer from U(-output_scale, output_scale);
-    "torch" is the default of `nn.Linear`.
+    "torch" is the default of `nn.Linear`. The network lives on the device of the generator.
     """
 
     def __init__(
@@ -39,10 +39,12 @@ class StackedMLP(nn.Module):
         super().__init__()
         self.stack = stack
         self.sizes = tuple(sizes)
+        device = generator.device
         weights, biases = [], []
         for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
             is_output = layer == len(sizes) - 2
-            weight, bias = torch.empty(stack, fan_in, fan_out), torch.empty(stack, 1, fan_out)
+            weight = torch.empty(stack, fan_in, fan_out, device=device)
+            bias = torch.empty(stack, 1, fan_out, device=device)
             if initialisation == "torch":
                 bound = 1.0 / math.sqrt(fan_in)
                 weight.uniform_(-bound, bound, generator=generator)
@@ -135,7 +137,7 @@ def join_stacks(networks: Sequence[StackedMLP]) -> StackedMLP:
 
 
 def _like(network: StackedMLP, parameters: list[Tensor]) -> StackedMLP:
-    result = StackedMLP(parameters[0].shape[0], network.sizes, generator=torch.Generator())
+    result = StackedMLP(parameters[0].shape[0], network.sizes, generator=torch.Generator()).to(parameters[0].device)
     with torch.no_grad():
         for target, value in zip(result.parameters(), parameters, strict=True):
             target.copy_(value)
@@ -145,7 +147,7 @@ def _like(network: StackedMLP, parameters: list[Tensor]) -> StackedMLP:
 def flatten_parameters(network: nn.Module) -> nn.Parameter:
     """Move a network's parameters into one tensor, whose parts they and their gradients become.
 
-    One kernel then serves all of them, in an optimiser and in averaging.
+    One kernel then serves all of them, in an optimiser and in averaging. Who resets the gradients must do so in place.
     """
     parameters = list(network.parameters())
     flat = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
@@ -169,7 +171,9 @@ def soft_update(targets: nn.Module, online: nn.Module, rate: float) -> None:
 
 def adam(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Adam:
     """Adam with the defaults of the paper (betas 0.9, 0.999; eps 1e-8; no decay), one fused kernel per tensor."""
-    return torch.optim.Adam(list(parameters), lr=learning_rate, fused=True)
+    listed = list(parameters)
+    # On a GPU a captured graph may hold the step, whose count is then part of it.
+    return torch.optim.Adam(listed, lr=learning_rate, fused=True, capturable=listed[0].is_cuda)
 
 
 def anneal(

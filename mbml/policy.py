@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from mbml.bcq import clamped_latents, select_action
+from mbml.bcq import candidate_outputs, clamped_latents, select_action
 from mbml.context import ContextEncoder, Gaussian, posterior
 from mbml.nets import StackedMLP
 from mbml.rows import RowLayout
@@ -50,43 +50,36 @@ class Student(nn.Module):
 
     def value(self, observation: Tensor, action: Tensor, z: Tensor) -> Tensor:
         """Q_D `[..., 1]` for parts of equal leading shape."""
-        return self._apply(self.value_network, observation, action, z)
+        return self._through(self.value_network, observation, action, z)
 
     def generate(self, observation: Tensor, latent: Tensor, z: Tensor) -> Tensor:
         """G_D, tanh outputs `[..., d_a]`."""
-        return torch.tanh(self._apply(self.decoder, observation, latent, z))
+        return torch.tanh(self._through(self.decoder, observation, latent, z))
 
     def perturb(self, observation: Tensor, action: Tensor, z: Tensor) -> Tensor:
         """Raw tanh output of xi_D `[..., d_a]`, before the factor 0.05."""
-        return torch.tanh(self._apply(self.perturbation, observation, action, z))
+        return torch.tanh(self._through(self.perturbation, observation, action, z))
 
     @staticmethod
-    def _apply(network: StackedMLP, *parts: Tensor) -> Tensor:
+    def _through(network: StackedMLP, *parts: Tensor) -> Tensor:
         joined = torch.cat(parts, dim=-1)
         return network(joined.flatten(0, -2).unsqueeze(0)).view(*joined.shape[:-1], -1)
 
     @torch.no_grad()
     def act(self, observation: Tensor, z: Tensor, generator: torch.Generator) -> Tensor:
         """Actions `[n, d_a]` for observations `[n, d_s]` under embeddings `[n, Z]` (Fig. 3)."""
-        size = self.layout.observation_size
+        candidates = self.config.acting_candidates
 
-        def parts(joined: Tensor) -> tuple[Tensor, Tensor]:
-            return joined[..., :size], joined[..., size:]
+        def run(network: StackedMLP, own: Tensor) -> Tensor:
+            return candidate_outputs(network, observation.unsqueeze(0), own, z.unsqueeze(0))
 
-        def decode(joined: Tensor) -> Tensor:
-            s, embedding = parts(joined)
-            return self.generate(s, clamped_latents((*s.shape[:-1], self.latent_size), generator), embedding)
-
-        def perturb(joined: Tensor, action: Tensor) -> Tensor:
-            s, embedding = parts(joined)
-            return self.perturb(s, action, embedding)
-
-        def value(joined: Tensor, action: Tensor) -> Tensor:
-            s, embedding = parts(joined)
-            return self.value(s, action, embedding)
-
-        joined = torch.cat([observation, z], -1).unsqueeze(0)
-        return select_action(joined, self.config.acting_candidates, decode, perturb, value).squeeze(0)
+        latent = clamped_latents((1, len(observation) * candidates, self.latent_size), generator)
+        return select_action(
+            torch.tanh(run(self.decoder, latent)),
+            candidates,
+            lambda action: torch.tanh(run(self.perturbation, action)),
+            lambda action: run(self.value_network, action),
+        ).squeeze(0)
 
     def save(self, path: Path, **notes: Any) -> None:
         """Write weights and shapes to one safetensors file; `notes` (JSON scalars) are kept beside them."""

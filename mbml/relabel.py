@@ -50,6 +50,10 @@ class RelabelTables:
         """The tables by name, for storage."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
+    def to(self, device: torch.device | str) -> RelabelTables:
+        """The same tables on `device`."""
+        return RelabelTables(**{name: value.to(device) for name, value in self.tensors().items()})
+
 
 def pool_indices(tasks: int, available: int, pool: int, generator: torch.Generator) -> Tensor:
     """Row numbers of the relabelling pool, `[tasks, P]`, sorted, without replacement; all rows when `pool` is 0."""

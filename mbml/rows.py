@@ -156,6 +156,21 @@ def gather_rows(rows: Rows, indices: Tensor, tasks: Tensor | None = None) -> Ten
     return flat.view(*indices.shape, width)
 
 
+def resident(rows: Rows, device: torch.device | str) -> Rows:
+    """Rows that a learner on `device` can draw from: for a GPU all of them are copied there, for a CPU they stay."""
+    return rows if torch.device(device).type == "cpu" else dense(rows, device)
+
+
+def dense(rows: Rows, device: torch.device | str) -> Tensor:
+    """A copy of rows `[T, N, R]`, which are on the CPU, in one tensor on `device`; made task by task."""
+    number, available, width = rows.shape
+    result = torch.empty(number, available, width, device=device)
+    everything = torch.arange(available).unsqueeze(0)
+    for task in range(number):
+        result[task] = gather_rows(rows, everything, torch.tensor([task]))[0]
+    return result
+
+
 def scalars_of(rows: Rows) -> Tensor:
     """`reward | terminated` `[T, N, 2]` of all rows, not copied."""
     return rows.scalars if isinstance(rows, MappedRows) else rows[..., -2:]

@@ -79,7 +79,7 @@ def squashed_sample(head: Tensor, generator: torch.Generator) -> tuple[Tensor, T
 
 
 class SAC:
-    """T soft actor-critics that share nothing but the batched matrix products.
+    """T soft actor-critics that share nothing but the batched matrix products, on the device of the generator.
 
     `update` takes packed rows `[T, batch, row]` of each learner's own task. The critics are stacked `[2T, ...]`: all
     first critics, then all second.
@@ -100,7 +100,9 @@ class SAC:
         # C14: the authors leave the targets at their own random start; copying is the default here.
         self.target_critics.load_state_dict(self.critics.state_dict())
         self.target_critics.requires_grad_(False)
-        self.log_alpha = nn.Parameter(torch.full((tasks, 1, 1), math.log(config.initial_alpha)))
+        self.log_alpha = nn.Parameter(
+            torch.full((tasks, 1, 1), math.log(config.initial_alpha), device=generator.device)
+        )
         networks = (self.policy, self.critics, self.target_critics)
         self._policy, self._critics, self._target_critics = map(flatten_parameters, networks)
         self.policy_optimiser = adam([self._policy], config.learning_rate)
@@ -109,11 +111,11 @@ class SAC:
 
     @torch.no_grad()
     def act(self, observation: Tensor, *, deterministic: bool = False) -> Tensor:
-        """Actions `[T, n, d_a]` for observations `[T, n, d_s]`; deterministic means `tanh(mean)`."""
-        head = self.policy(observation)
+        """Actions `[T, n, d_a]` for observations `[T, n, d_s]`, both on the CPU; deterministic means `tanh(mean)`."""
+        head = self.policy(observation.to(self.generator.device))
         if deterministic:
-            return torch.tanh(head.chunk(2, dim=-1)[0])
-        return squashed_sample(head, self.generator)[0]
+            return torch.tanh(head.chunk(2, dim=-1)[0]).cpu()
+        return squashed_sample(head, self.generator)[0].cpu()
 
     @torch.no_grad()
     def update(self, rows: Tensor) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mbml.bcq import BCQ, BCQConfig, Teachers
+from mbml.capture import captured
 from mbml.meter import RunningMeans
 from mbml.rollout import EnvStack, run_episode
 from mbml.rows import RowLayout, Rows, gather_rows, sample_indices
@@ -46,10 +47,18 @@ class Teaching:
         make_envs: Callable[[int], EnvStack],
         tasks: Sequence[int],
         seed: int,
+        device: torch.device | str = "cpu",
+        *,
+        cuda_graphs: bool = False,
     ) -> None:
-        """`make_envs(copies)` builds `copies` environments of each task, task by task; `tasks` are their indices."""
-        self.config, self.rows, self.tasks, self.seed = config, rows, list(tasks), seed
-        self.learner = BCQ(config.learner, layout, len(self.tasks), generator_of(seed, "bcq", *self.tasks))
+        """`make_envs(copies)` builds `copies` environments of each task, task by task; `tasks` are their indices.
+
+        The learner and `rows` are on `device`; with `cuda_graphs` an update there is one captured graph.
+        """
+        self.config, self.rows, self.tasks, self.seed, self.device = config, rows, list(tasks), seed, device
+        generator = generator_of(seed, "bcq", *self.tasks, device=device)
+        self.learner = BCQ(config.learner, layout, len(self.tasks), generator)
+        self._update = captured(self.learner, generator) if cuda_graphs else self.learner.update
         self.envs = make_envs(config.evaluation_episodes)
         self.best = self.learner.teachers()
         self.best_return = np.full(len(self.tasks), -np.inf)
@@ -72,7 +81,7 @@ class Teaching:
             indices = sample_indices(
                 len(self.tasks), config.learner.batch_size, self.rows.shape[1], self.learner.generator
             )
-            self._means.add(self.learner.update(gather_rows(self.rows, indices)))
+            self._means.add(self._update(gather_rows(self.rows, indices)))
             self.iteration += 1
         if self.iteration == due:
             self._evaluate_and_select()
@@ -97,7 +106,7 @@ class Teaching:
         self.envs.seed(
             [seed_of(self.seed, "bcq", "evaluation", t, self.iteration, c) for t in self.tasks for c in range(copies)]
         )
-        generator = generator_of(self.seed, "bcq", "acting", self.iteration, *self.tasks)
+        generator = generator_of(self.seed, "bcq", "acting", self.iteration, *self.tasks, device=self.device)
         policies = self.learner.teachers()
 
         def act(observation: Tensor) -> Tensor:
@@ -134,9 +143,9 @@ class Teaching:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state_dict` was taken."""
+        """Continue exactly where `state_dict` was taken; with `cuda_graphs` before the first `advance` only."""
         self.learner.load_state_dict(state["learner"])
-        self.best = Teachers.load(state["best"])
+        self.best = Teachers.load(state["best"]).to(self.device)
         self.best_return = np.array(state["best_return"])
         self.best_iteration = np.array(state["best_iteration"])
         self.iteration, self.curve = state["iteration"], state["curve"]

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from mbml.collect import CollectConfig
-from mbml.nets import StackedMLP, adam, soft_update, step
+from mbml.nets import StackedMLP, adam, soft_update
 from mbml.policy import AdaptivePolicy, Student
 from mbml.rollout import EnvStack, Step, run_episode
-from mbml.rows import RowLayout, gather_rows, sample_indices
+from mbml.rows import RowLayout, Rows, gather_rows, sample_indices
 from mbml.sac import LOG_STD_MAX, LOG_STD_MIN, SAC, SACConfig, Squashed
 
 ImitationTarget = Literal["action", "atanh"]
@@ -109,15 +109,18 @@ def imitation_loss(head: Tensor, action: Tensor, target: ImitationTarget) -> Ten
 
 
 def imitate(
-    policy: StackedMLP, layout: RowLayout, rows: Tensor, config: ImitationConfig, generator: torch.Generator
+    policy: StackedMLP, layout: RowLayout, rows: Rows, config: ImitationConfig, generator: torch.Generator
 ) -> Tensor:
-    """Fit T policies to the actions in rows `[T, N, row]`, in place; the last losses `[T]`."""
+    """Fit T policies to the actions in rows `[T, N, row]`, in place; the last losses `[T]`. All is on one device."""
     optimiser = adam(policy.parameters(), config.learning_rate)
-    losses = torch.zeros(len(rows))
+    losses = torch.zeros(len(rows), device=generator.device)
     for _ in range(config.steps):
         batch = layout.split(gather_rows(rows, sample_indices(len(rows), config.batch_size, rows.shape[1], generator)))
         losses = imitation_loss(policy(batch.observation), batch.action, config.target)
-        step(optimiser, losses.sum())
+        # Gradients stay where they are: SAC's are parts of one tensor (`flatten_parameters`).
+        optimiser.zero_grad(set_to_none=False)
+        losses.sum().backward()
+        optimiser.step()
     return losses.detach()
 
 
@@ -209,7 +212,7 @@ class TwoBatchSAC(SAC):
 
 def _part(network: StackedMLP, start: int, length: int) -> StackedMLP:
     """The members from `start` on, as a network of their own in the same memory."""
-    part = StackedMLP(length, network.sizes, generator=torch.Generator())
+    part = StackedMLP(length, network.sizes, generator=torch.Generator()).to(network.weights[0].device)
     for own, whole in zip(part.parameters(), network.parameters(), strict=True):
         own.data = whole.data[start : start + length]
         own.requires_grad_(whole.requires_grad)

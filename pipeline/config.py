@@ -82,6 +82,11 @@ class PipelineConfig:
     """SAC on the unseen tasks from the multi-task policy (command warmstart)."""
     distill_cpus: int = 1
     """Processors (and torch threads) of one multi-task learner."""
+    learner_gpus: float = 0.0
+    """GPUs, or a share of one, for each actor that trains SAC, BCQ, the ensembles or the multi-task learner; 0 trains
+    on the CPU."""
+    cuda_graphs: bool = False
+    """On a GPU, run each update of SAC, BCQ and the ensembles as one captured CUDA graph."""
 
     def check(self) -> None:
         """Raise ConfigError, one sentence, for values that cannot be run."""
@@ -108,6 +113,8 @@ class PipelineConfig:
             )
         if "ground_truth" in (*self.methods, self.relabel.source) and distribution.reward is None:
             raise ConfigError(f"ground_truth needs a reward function; {self.env} has {distribution.reward_note}.")
+        if self.cuda_graphs and not self.learner_gpus:
+            raise ConfigError("cuda_graphs is on, but learner_gpus is 0; give learner_gpus above 0 and at most 1.")
         for name in ("methods", "distill_seeds"):
             values = getattr(self, name)
             if len(set(values)) < len(values) or not values:
@@ -157,7 +164,7 @@ _RULES: dict[str, _Rule] = {
             "triplet_weight vae_kl_weight policy_regulariser target_noise target_noise_clip anneal cql_weight iql_beta",
             "snapshot",
         ),
-        _SHARE: ("discount tau minimum_weight final_learning_rate iql_expectile",),
+        _SHARE: ("discount tau minimum_weight final_learning_rate iql_expectile learner_gpus",),
         _PART: ("policy_rate",),
         _TARGET: ("target",),
         _SOURCE: ("source",),

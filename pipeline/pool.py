@@ -47,7 +47,10 @@ class Pool:
         self._room = _amounts(ray.cluster_resources())
 
     def kind(self, node: Node) -> Kind:
-        """What the node runs on: what it asks for, or else the largest machine there is; says so once."""
+        """What the node runs on: what it asks for, or else all CPUs of the largest machine there is; says so once.
+
+        Raises ClusterError where no machine has the GPUs.
+        """
         asked = (node.num_cpus, node.num_gpus)
         if asked not in self._kinds:
             self._kinds[asked] = self._fit(node)
@@ -99,13 +102,19 @@ class Pool:
         machines = [machine for machine in machines if machine[0] > 0]
         if not machines:
             raise ClusterError("The Ray cluster has no CPUs; start a node with some.")
-        with_gpu = [machine for machine in machines if machine[1] >= node.num_gpus]
-        gpus = node.num_gpus if with_gpu else max(machine[1] for machine in machines)
-        cpus = min(node.num_cpus, max(machine[0] for machine in machines if machine[1] >= gpus))
-        if (cpus, gpus) != (node.num_cpus, node.num_gpus):
+        gpus = node.num_gpus
+        fitting = [machine for machine in machines if machine[1] >= gpus]
+        if not fitting:
+            most = max(machine[1] for machine in machines)
+            raise ClusterError(
+                f"{node.worker.__name__} asks for {gpus:g} GPUs, but no machine has more than {most:g}; "
+                "give learner_gpus 0 to train on CPUs."
+            )
+        cpus = min(node.num_cpus, max(machine[0] for machine in fitting))
+        if cpus != node.num_cpus:
             self._log(
-                f"{node.worker.__name__} asks for {_in_words(node.num_cpus, node.num_gpus)}; the largest "
-                f"machine offers {_in_words(cpus, gpus)}, so it runs with that."
+                f"{node.worker.__name__} asks for {_in_words(node.num_cpus, gpus)}; the largest machine offers "
+                f"{_in_words(cpus, gpus)}, so it runs with that."
             )
         return Kind(cpus, gpus)
 

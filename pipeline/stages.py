@@ -199,9 +199,11 @@ def _add_run(result: Plan, config: PipelineConfig, variant: Variant, seed: int) 
             "config": learner,
             "seed": f"{config.seed}/{seed}",
             "threads": config.distill_cpus,
+            **learner_device(config, graphs=False),
         },
         inputs,
         num_cpus=config.distill_cpus,
+        num_gpus=config.learner_gpus,
     )
     payload = _evaluation(result, config)
     evaluations = {
@@ -250,6 +252,13 @@ def common_payload(config: PipelineConfig, *, horizon: bool = True) -> dict[str,
     return payload | {"horizon": config.horizon or envs.get(config.env).horizon} if horizon else payload
 
 
+def learner_device(config: PipelineConfig, *, graphs: bool = True) -> dict[str, Any]:
+    """What a GPU adds to a learner's payload, because it rounds otherwise; nothing for a CPU."""
+    if not config.learner_gpus:
+        return {}
+    return {"device": "cuda"} | ({"cuda_graphs": True} if graphs and config.cuda_graphs else {})
+
+
 def _collect_payload(config: PipelineConfig, tasks: list[int]) -> dict[str, Any]:
     return common_payload(config) | {"tasks": tasks, "config": config.collect}
 
@@ -275,9 +284,11 @@ Stacks = list[tuple[list[int], Reference]]
 def _stacked_jobs(
     result: Plan, stage: str, worker: type[Worker], config: PipelineConfig, payload: Any, inputs: dict[str, Stacks]
 ) -> Stacks:
-    """One job per stack of training tasks, reading only the inputs that hold its tasks; planned once for all runs."""
+    """One learner's job per stack of training tasks, reading only the inputs that hold its tasks; planned once for all
+    runs."""
     read = tuple((name, *_references(stacks)) for name, stacks in inputs.items())
-    decides = (stage, config.seed, config.horizon, getattr(config, stage), read)
+    device = learner_device(config)
+    decides = (stage, config.seed, config.horizon, getattr(config, stage), read, *device.items())
     if decides in result.stacks:
         return result.stacks[decides]
     jobs = result.stacks[decides] = []
@@ -287,7 +298,8 @@ def _stacked_jobs(
         tasks = result.train[start : start + size]
         name = f"{stage} tasks {tasks[0]}-{tasks[-1]}" if len(tasks) > 1 else f"{stage} task {tasks[0]}"
         needed = {k: list(dict.fromkeys(found[task] for task in tasks)) for k, found in holder.items()}
-        jobs.append((tasks, add_job(result, stage, name, worker, payload(config, tasks), needed)))
+        described = payload(config, tasks) | device
+        jobs.append((tasks, add_job(result, stage, name, worker, described, needed, num_gpus=config.learner_gpus)))
     return jobs
 
 
@@ -304,6 +316,7 @@ def add_job(
     inputs: dict[str, list[Reference]],
     *,
     num_cpus: int = 1,
+    num_gpus: float = 0.0,
 ) -> Reference:
     """Add one job to the plan unless it is there; what it computes decides its key, its name does not."""
     reference = stage, content_key(stage, payload, inputs)
@@ -313,5 +326,5 @@ def add_job(
         if result.names[name] > 1:  # the same stage under another configuration
             name += f" #{result.names[name]}"
         job = Job(stage=stage, name=name, key=reference[1], payload=payload, inputs=inputs)
-        result.jobs[reference] = Node(job, worker, num_cpus=num_cpus)
+        result.jobs[reference] = Node(job, worker, num_cpus=num_cpus, num_gpus=num_gpus)
     return reference

@@ -18,7 +18,7 @@ from pipeline.methods import METHODS
 from pipeline.publish import Log, make_folder, say_failures
 from pipeline.report.warmstart import table, write_warmstart
 from pipeline.scheduler import duration, execute
-from pipeline.stages import Plan, Reference, add_job, common_payload, plan
+from pipeline.stages import Plan, Reference, add_job, common_payload, learner_device, plan
 from pipeline.summarise import curves_of, task_table
 
 
@@ -108,9 +108,10 @@ def _arm(
             "config": online,
             "policy_rate": policy_rate,
             "start": start,
+            **learner_device(config),
         }
         label = f"{name} seed {seed} unseen tasks {tasks[0]}-{tasks[-1]}"
-        jobs.append(add_job(stages, "warmstart", label, WarmStarter, payload, inputs))
+        jobs.append(add_job(stages, "warmstart", label, WarmStarter, payload, inputs, num_gpus=config.learner_gpus))
     return Arm(name, seed, start.initial_steps if start else 0, jobs)
 
 

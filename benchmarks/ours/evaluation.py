@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import limit
 from benchmarks.ours.learners import seeded
-from benchmarks.peers.protocol import Measure
+from benchmarks.peers.protocol import Measure, rate
 from mbml import envs
 from mbml.envs import Task
 from mbml.evaluate import EvaluateConfig, evaluate_student, make_envs
@@ -85,3 +86,17 @@ def physics(environment: str, horizon: int) -> Measure:
         return {"value": steps / stepping, "steps": steps}
 
     return measure
+
+
+def evaluate_limit(library: limit.Library, environment: str, width: int, depth: int, stack: int) -> Measure:
+    """Environment steps per second of the products alone that `stack` tasks' actions take.
+
+    What the candidates of an observation share, `s` and `z`, goes through a first layer once.
+    """
+    distribution, config = envs.get(environment), StudentConfig()
+    actions, shared = distribution.action_size, distribution.observation_size + config.embedding_size
+    hidden, products = [width] * depth, limit.Products()
+    for own, out in ((2 * actions, actions), (actions, actions), (actions, 1)):  # decoder, perturbation, value
+        products.layers([shared, width], stack)
+        products.layers([own, *hidden, out], stack * config.acting_candidates)
+    return rate(products.step(library), stack)

@@ -129,7 +129,8 @@ class BatchPEARL:
         """
         config = self.config
         self._anneal()
-        tasks = torch.randint(len(self.rows), (config.tasks_per_step,), generator=self.generator)
+        generator = self.generator
+        tasks = torch.randint(len(self.rows), (config.tasks_per_step,), generator=generator, device=generator.device)
         belief = self._infer(tasks)
         z = belief.sample(self.generator).repeat_interleave(config.batch_size, dim=0).unsqueeze(0)
         # All sampled tasks share the networks: one long batch `[1, tasks * batch, row]`.

@@ -174,7 +174,7 @@ class ContextualBCQ:
     @property
     def policy(self) -> Student:
         """Copies of the networks that act now: it infers z, generates, perturbs and chooses by the first critic."""
-        student = Student(self.config.student, self.layout, torch.Generator())
+        student = Student(self.config.student, self.layout, torch.Generator()).to(self.generator.device)
         student.encoder.load_state_dict(self.encoder.state_dict())
         student.value_network = select_stack(self.critics, [0])
         student.decoder.load_state_dict(self.decoder.state_dict())

@@ -10,7 +10,7 @@ import torch
 
 from actors.job import Job
 from actors.store import Output, Store, StoreError
-from actors.worker import Progress, Worker
+from actors.worker import DeviceError, Progress, Worker
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,17 @@ def test_threads_follow_the_cpus(tmp_path):
         assert Doubler(str(tmp_path), num_cpus=2).threads == torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+@pytest.mark.parametrize("num_gpus", [0.0, 0.5])
+def test_without_a_gpu_a_worker_is_on_the_cpu_and_refuses_the_job_of_a_gpu(tmp_path, num_gpus):
+    worker = Doubler(str(tmp_path), num_gpus=num_gpus)
+    assert worker.device == "cpu"
+    worker.run(Job("one", "one a", "a", {"device": "cpu"}))
+    with pytest.raises(DeviceError, match=r"one b is to run on cuda, but .* cpu"):
+        worker.run(Job("one", "one b", "b", {"device": "cuda"}))
+    assert not Store(tmp_path).complete("one", "b")
 
 
 def test_the_rate_counts_only_what_this_process_did(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mbml import fused
-from mbml.fused import perceptrons, shared_scalars, worth_it
+from mbml.fused import perceptrons, shared_scalars, shared_squares, worth_it
 from mbml.nets import StackedMLP, batched_perceptrons
 from tests.mbml.toys import seeded
 
@@ -100,11 +100,18 @@ def test_parameters_changed_before_the_backward_pass_are_an_error():
 def test_members_that_share_inputs(rows, hidden, dtype):
     members, net = 4, network(12, [35, hidden, 1], dtype)
     x = torch.randn(3, rows, 40, generator=seeded(3))[..., :35].to(dtype)
-    repeated = x.repeat_interleave(members, 0)
-    assert_close(outcome(shared_scalars, net, x), plain(net, repeated))
-    with torch.no_grad():
-        y = shared_scalars(x, list(net.weights), list(net.biases))
-    torch.testing.assert_close(y.double(), plain(net, repeated)[0], rtol=1e-4, atol=1e-5)
+    weights, biases = list(net.weights), list(net.biases)
+    y = plain(net, x.repeat_interleave(members, 0))[0]
+    torch.testing.assert_close(shared_scalars(x, weights, biases).double(), y, rtol=1e-4, atol=1e-5)
+
+    target = torch.randn(3, rows, 1, generator=seeded(4)).to(dtype)
+    twin = network(12, net.sizes, torch.float64)
+    wanted, repeated = (t.double().repeat_interleave(members, 0) for t in (target, x))
+    expected = (twin(repeated) - wanted).square().mean((1, 2))
+    found, gradients = shared_squares(x, target, weights, biases)
+    assert_close(
+        [found, *gradients], [expected.detach(), *torch.autograd.grad(expected.sum(), list(twin.parameters()))]
+    )
 
 
 def test_a_pass_is_the_same_bits_every_time():

@@ -17,7 +17,7 @@ from mbml.data import Dataset, DatasetError, pack
 from mbml.distill import MultiTaskLearner
 from mbml.models import Ensemble, EnsembleConfig
 from mbml.relabel import RelabelConfig, pool_indices, relabel, true_rewards
-from mbml.rows import MappedRows, RowLayout, gather_rows, sample_indices, scalars_of
+from mbml.rows import MappedRows, RowLayout, dense, gather_rows, resident, sample_indices, scalars_of
 from tests.mbml.small_distill import SMALL, K, N, make_tables, teachers
 from tests.mbml.toys import LAYOUT, UMAZE, assert_same_bits, on_disk, random_rows, seeded
 
@@ -51,6 +51,17 @@ def test_a_batch_has_the_bits_of_the_dense_rows(tmp_path_factory, tasks, number,
     assert torch.equal(gather_rows(mapped, indices, chosen), expected)
     assert torch.equal(gather_rows(rows, indices, chosen), expected)
     assert torch.equal(scalars_of(mapped), scalars_of(rows))
+
+
+def test_rows_become_dense_for_a_gpu_alone(tmp_path: Path):
+    rows = random_rows(2, 50)
+    mapped = on_disk(tmp_path, rows, shard_rows=(20, 50))
+    assert torch.equal(dense(mapped, "cpu"), rows)
+    assert torch.equal(dense(rows, "cpu"), rows)
+    assert resident(mapped, "cpu") is mapped
+    there = resident(mapped, "meta")  # any device that is no CPU
+    assert isinstance(there, torch.Tensor)
+    assert (there.shape, there.is_meta) == (rows.shape, True)
 
 
 def test_vectors_stay_in_the_file(tmp_path: Path):

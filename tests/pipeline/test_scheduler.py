@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -13,6 +14,7 @@ import pytest
 from actors.job import Job
 from actors.store import Store, StoreError
 from actors.worker import Progress
+from pipeline.cluster import ClusterError
 from pipeline.graph import Graph, GraphError
 from pipeline.scheduler import Node, connect, duration, execute, progress_line
 from tests.pipeline.workers import Adder, Counter, OtherAdder
@@ -80,6 +82,10 @@ def test_lines_for_people():
 
 @pytest.mark.usefixtures("embedded_ray")
 class TestExecute:
+    def test_gpus_that_no_machine_has_are_refused(self, tmp_path):
+        with pytest.raises(ClusterError, match=r"Adder asks for 0\.5 GPUs, but no machine has more than 0; "):
+            execute([replace(node("a"), num_gpus=0.5)], str(tmp_path))
+
     def test_a_diamond_runs_in_order_and_afterwards_only_what_is_needed(self, tmp_path):
         store, lines = str(tmp_path), []
         outcome = execute(diamond(), store, log=lines.append)

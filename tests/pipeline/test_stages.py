@@ -44,6 +44,23 @@ def test_preset_name_and_place_do_not_change_keys():
     assert keys(config, "collect") == keys(replace(config, preset="mine"), "collect")
 
 
+def test_a_gpu_changes_the_learners_keys_and_where_they_run_but_no_key_of_a_cpu():
+    config = preset("umaze_goal", "laptop")
+    assert not any({"device", "cuda_graphs"} & node.job.payload.keys() for node in plan(config).nodes)
+    learners = ("collect", "bcq", "models", "distill")
+    shared, captured = (
+        plan(replace(config, learner_gpus=0.5, cuda_graphs=graphs)).jobs.values() for graphs in (False, True)
+    )
+    for node in shared:
+        assert node.num_gpus == (0.5 if node.job.stage in learners else 0.0)
+        assert node.job.payload.get("device") == ("cuda" if node.job.stage in learners else None)
+        assert node.job.key not in keys(config, node.job.stage)
+    with_graphs = {node.job.stage for node in captured if "cuda_graphs" in node.job.payload}
+    assert with_graphs == {"collect", "bcq", "models"}
+    whole = replace(config, learner_gpus=1.0)
+    assert keys(whole, "distill") == [node.job.key for node in shared if node.job.stage == "distill"]
+
+
 def test_ablations_share_everything_up_to_distillation_and_neither_needs_no_tables():
     config = replace(preset("umaze_goal", "laptop"), methods=("full", "neither"), distill_seeds=(0, 1, 2))
     result = plan(config)

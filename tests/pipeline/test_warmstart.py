@@ -100,6 +100,14 @@ def test_only_what_the_arms_need_is_planned():
     assert len(names) == len(set(names))
 
 
+def test_a_gpu_goes_to_every_arm_and_into_its_key():
+    on_cpu = {node.job.key for node in plan_warmstart(smoke()).nodes}
+    arms = [node for node in plan_warmstart(replace(smoke(), learner_gpus=0.5)).nodes if node.job.stage == "warmstart"]
+    assert arms
+    assert not on_cpu & {node.job.key for node in arms}
+    assert {(node.num_gpus, node.job.payload["device"]) for node in arms} == {(0.5, "cuda")}
+
+
 def test_arms_from_scratch_do_not_depend_on_the_multi_task_policy():
     one, other = smoke(), changed(smoke(), {"distill.margin": 7.0, "warmstart.initial_steps": 90})
     for first, second in zip(plan_warmstart(one).arms, plan_warmstart(other).arms, strict=True):
