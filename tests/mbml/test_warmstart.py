@@ -115,6 +115,19 @@ class TestImitation:
     def test_reproduces_the_actions(self):
         assert self.reproduced("atanh") < 0.05
 
+    def test_the_policy_goes_on_learning_by_reinforcement(self):
+        """With the very steps of a policy that was not imitated but given the same weights."""
+        imitated, given = (TwoBatchSAC(SMALL, LAYOUT, 2, generator(), 0.1) for _ in range(2))
+        imitate(imitated.policy, LAYOUT, self.shown(), ImitationConfig(steps=3, batch_size=8), generator(3))
+        given.policy.load_state_dict(imitated.policy.state_dict())
+        before = [p.clone() for p in imitated.policy.parameters()]
+        for seed in range(2):
+            for sac in (imitated, given):
+                sac.update(rows(2, 16, seed))
+        assert all(not torch.equal(p, q) for p, q in zip(imitated.policy.parameters(), before, strict=True))
+        for p, q in zip(imitated.policy.parameters(), given.policy.parameters(), strict=True):
+            assert torch.equal(p, q)
+
     def test_the_authors_target_shrinks_them(self):
         # Their mean before the tanh is the action itself, and the policy acts with its tanh (C20).
         table = self.shown()
