@@ -79,31 +79,27 @@ def backward_trace(
     trace: Trace,
     gradient: Tensor,
     weights: Sequence[Tensor],
-    into: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None,
+    into: Sequence[Tensor] | None = None,
     columns: slice | None = None,
 ) -> Tensor | None:
     """Gradients of a sum whose gradient in the outputs is `gradient` `[T, B, out]`.
 
-    Those of weights and biases are written `into` tensors of their shapes. Given `columns` of the inputs, returns
-    their gradient `[T, B, columns]`.
+    Those of weights and biases are written `into` tensors of their shapes, all weights first. Given `columns` of the
+    inputs, returns their gradient `[T, B, columns]`.
     """
-    separate = trace.separate
+    separate, layers = trace.separate, len(weights)
     products = [_product_for(trace.inputs[0], w) if separate else torch.bmm for w in weights]
-    flows = gradient.unbind() if separate else [gradient]
-    blocks = [w.unbind() if separate else [w] for w in weights]
-    if into is not None:
-        targets = [
-            list(zip(*((w.unbind(), b.unbind()) if separate else ([w], [b])), strict=True))
-            for w, b in zip(*into, strict=True)
-        ]
+    blocks = [_blocks(w, separate) for w in weights]
+    targets = None if into is None else [_blocks(t, separate) for t in into]
     to_inputs: list[Tensor] = []
-    for i, (flow, inputs, hidden) in enumerate(zip(flows, trace.inputs, trace.hidden, strict=True)):
-        for layer in reversed(range(len(weights))):
+    for i, (flow, inputs, hidden) in enumerate(
+        zip(_blocks(gradient, separate), trace.inputs, trace.hidden, strict=True)
+    ):
+        for layer in reversed(range(layers)):
             fed, product = hidden[layer - 1] if layer else inputs, products[layer]
-            if into is not None:
-                to_weight, to_bias = targets[layer][i]
-                _write(product, fed.mT, flow, to_weight)
-                torch.sum(flow, -2, keepdim=True, out=to_bias)
+            if targets is not None:
+                _write(product, fed.mT, flow, targets[layer][i])
+                torch.sum(flow, -2, keepdim=True, out=targets[layers + layer][i])
             if layer:
                 flow = product(flow, blocks[layer][i].mT)
                 _relu_gradient.grad_input(flow, fed, 0, grad_input=flow)
@@ -184,14 +180,14 @@ class _Perceptrons(torch.autograd.Function):
         traced, ctx.hidden = Trace(_inputs(x, stack), ctx.hidden), None
         into = None
         if to_weights:
-            into = [torch.empty_like(w) for w in weights], [w.new_empty(stack, 1, w.shape[2]) for w in weights]
+            into = [torch.empty_like(w) for w in weights] + [w.new_empty(stack, 1, w.shape[2]) for w in weights]
         columns = slice(None) if to_input else None
         input_gradient = backward_trace(traced, gradients[0], weights, into, columns)
         if input_gradient is not None and len(x) < stack:
             input_gradient = input_gradient.unflatten(0, (-1, len(x))).sum(0)
         if into is None:
             return input_gradient, *(None for _ in weights), *(None for _ in weights)
-        return input_gradient, *into[0], *into[1]
+        return input_gradient, *into
 
 
 def _run(
@@ -215,6 +211,11 @@ def _run(
         outputs.append(flow)
         kept.append(hidden)
     return _stacked(outputs) if separate else outputs[0], Trace(inputs, kept)
+
+
+def _blocks(stacked: Tensor, separate: bool) -> Sequence[Tensor]:
+    """What is worked on at a time: each member, or the whole stack."""
+    return stacked.unbind() if separate else [stacked]
 
 
 def _inputs(x: Tensor, stack: int) -> list[Tensor]:

@@ -60,6 +60,8 @@ class StackedMLP(nn.Module):
             biases.append(nn.Parameter(bias))
         self.weights = nn.ParameterList(weights)
         self.biases = nn.ParameterList(biases)
+        self.gradients: list[Tensor] = []
+        """Where `backward` writes, a tensor for each parameter; made at its first call if there are none."""
 
     def forward(self, x: Tensor, *, frozen: bool = False, first: int | None = None) -> Tensor:
         """Map `x` `[T or a divisor, B, in]` to `[T, B, out]`.
@@ -82,11 +84,11 @@ class StackedMLP(nn.Module):
 
     def backward(self, trace: Trace, gradient: Tensor) -> None:
         """Write the gradient of every parameter, given that of the loss in the outputs `[T, B, out]`."""
-        for p in self.parameters():
-            if p.grad is None:
-                p.grad = torch.empty_like(p)
-        gradients = [[p.grad for p in group if p.grad is not None] for group in (self.weights, self.biases)]
-        backward_trace(trace, gradient, list(self.weights), (gradients[0], gradients[1]))
+        if not self.gradients:
+            self.gradients = [torch.empty_like(p) for p in self.parameters()]
+        for p, place in zip(self.parameters(), self.gradients, strict=True):
+            p.grad = place  # an optimiser that has cleared its gradients, or autograd, has put another one there
+        backward_trace(trace, gradient, list(self.weights), self.gradients)
 
     def input_gradient(self, trace: Trace, gradient: Tensor, columns: slice = slice(None)) -> Tensor:
         """Gradient `[T, B, columns]` in each member's inputs, given that in the outputs `[T, B, out]`."""
@@ -144,10 +146,10 @@ def _like(network: StackedMLP, parameters: list[Tensor]) -> StackedMLP:
     return result
 
 
-def flatten_parameters(network: nn.Module) -> nn.Parameter:
-    """Move a network's parameters into one tensor, whose parts they and their gradients become.
+def flatten_parameters(network: StackedMLP) -> nn.Parameter:
+    """Move a network's parameters into one tensor, whose parts they and the gradients of its `backward` become.
 
-    One kernel then serves all of them, in an optimiser and in averaging. Who resets the gradients must do so in place.
+    One kernel then serves all of them, in an optimiser and in averaging.
     """
     parameters = list(network.parameters())
     flat = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
@@ -157,8 +159,7 @@ def flatten_parameters(network: nn.Module) -> nn.Parameter:
         p.data = part.view_as(p)
     if flat.requires_grad:
         flat.grad = torch.zeros_like(flat)
-        for p, part in zip(parameters, flat.grad.split(sizes), strict=True):
-            p.grad = part.view_as(p)
+        network.gradients = [part.view_as(p) for p, part in zip(parameters, flat.grad.split(sizes), strict=True)]
     return flat
 
 

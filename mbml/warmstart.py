@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mbml.collect import CollectConfig
-from mbml.nets import StackedMLP, adam, soft_update
+from mbml.nets import StackedMLP, adam, soft_update, step
 from mbml.policy import AdaptivePolicy, Student
 from mbml.rollout import EnvStack, Step, run_episode
 from mbml.rows import RowLayout, Rows, gather_rows, sample_indices
@@ -117,10 +117,7 @@ def imitate(
     for _ in range(config.steps):
         batch = layout.split(gather_rows(rows, sample_indices(len(rows), config.batch_size, rows.shape[1], generator)))
         losses = imitation_loss(policy(batch.observation), batch.action, config.target)
-        # Gradients stay where they are: SAC's are parts of one tensor (`flatten_parameters`).
-        optimiser.zero_grad(set_to_none=False)
-        losses.sum().backward()
-        optimiser.step()
+        step(optimiser, losses.sum())
     return losses.detach()
 
 
