@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mbml.fused import perceptrons
 from mbml.nets import StackedMLP, adam, join_stacks, select_stack, soft_update, step
+from mbml.products import affine
 from mbml.rows import RowLayout
 
 PERTURBATION = 0.05
@@ -72,7 +73,7 @@ def candidate_outputs(network: StackedMLP, observation: Tensor, own: Tensor, emb
     if x.is_cpu and x.shape[1] * x.shape[2] ** 2 >= _LARGE:
         return perceptrons(x.relu_(), weights, biases)
     for weight, bias in zip(weights, biases, strict=True):
-        x = torch.baddbmm(bias, x.relu_(), weight)
+        x = affine(x.relu_(), weight, bias)
     return x
 
 

@@ -5,33 +5,27 @@ Member after member, so that what one layer leaves is still in the cache when th
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_LARGE = 1 << 22
-"""Multiplications from which oneDNN's product is faster than the one behind `torch.mm`; a smaller one pays more for
-the call."""
-_NARROW = 8
-"""Width below which oneDNN is slower, whatever the size."""
+from mbml.products import layer, matmul, matmul_into
+
+_WORTH_IT = 1 << 20
+"""Multiplications of the largest layer from which member after member is faster than batched products."""
 _ROWS = 16
 """Many rows are padded to a multiple of this."""
 
-_onednn: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 _relu_gradient = torch.ops.aten.threshold_backward
-
-Product = Callable[..., Tensor]
 
 
 def worth_it(x: Tensor, weights: Sequence[Tensor]) -> bool:
     """Whether member after member is faster than batched products for inputs `[T or a divisor, B, in]`."""
-    # A quarter of what oneDNN needs: staying in the cache pays earlier.
     largest = max(weight.shape[1] * weight.shape[2] for weight in weights)
-    return _on_cpu(x) and x.shape[1] * largest >= _LARGE // 4
+    return x.is_cpu and x.dtype == torch.float32 and x.shape[1] * largest >= _WORTH_IT
 
 
 def perceptrons(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
@@ -64,6 +58,10 @@ class Trace(NamedTuple):
         """Whether it went member by member."""
         return self.inputs[0].ndim == 2
 
+    def rows(self, which: slice) -> Trace:
+        """That of some of the rows, for a gradient in their outputs only."""
+        return Trace([x[..., which, :] for x in self.inputs], [[h[..., which, :] for h in hs] for hs in self.hidden])
+
 
 @torch.no_grad()
 def forward_trace(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> tuple[Tensor, Trace]:
@@ -85,26 +83,29 @@ def backward_trace(
     """Gradients of a sum whose gradient in the outputs is `gradient` `[T, B, out]`.
 
     Those of weights and biases are written `into` tensors of their shapes, all weights first. Given `columns` of the
-    inputs, returns their gradient `[T, B, columns]`.
+    inputs, returns their gradient `[T, B, columns]`; if it is the only one, rows without a gradient cost nothing.
     """
     separate, layers = trace.separate, len(weights)
-    products = [_product_for(trace.inputs[0], w) if separate else torch.bmm for w in weights]
     blocks = [_blocks(w, separate) for w in weights]
     targets = None if into is None else [_blocks(t, separate) for t in into]
     to_inputs: list[Tensor] = []
     for i, (flow, inputs, hidden) in enumerate(
         zip(_blocks(gradient, separate), trace.inputs, trace.hidden, strict=True)
     ):
-        for layer in reversed(range(layers)):
-            fed, product = hidden[layer - 1] if layer else inputs, products[layer]
+        chosen = _rows_with_gradient(flow) if into is None and separate else None
+        if chosen is not None:
+            flow, hidden = flow[chosen], [h.index_select(0, chosen) for h in hidden]
+        for number in reversed(range(layers)):
+            fed = hidden[number - 1] if number else inputs
             if targets is not None:
-                _write(product, fed.mT, flow, targets[layer][i])
-                torch.sum(flow, -2, keepdim=True, out=targets[layers + layer][i])
-            if layer:
-                flow = product(flow, blocks[layer][i].mT)
+                matmul_into(targets[number][i], fed.mT, flow)
+                torch.sum(flow, -2, keepdim=True, out=targets[layers + number][i])
+            if number:
+                flow = matmul(flow, blocks[number][i].mT, varying=chosen is not None)
                 _relu_gradient.grad_input(flow, fed, 0, grad_input=flow)
             elif columns is not None:
-                to_inputs.append(product(flow, blocks[0][i][..., columns, :].mT))
+                flow = matmul(flow, blocks[0][i][..., columns, :].mT, varying=chosen is not None)
+                to_inputs.append(flow if chosen is None else _spread(flow, chosen, len(inputs)))
     if columns is None:
         return None
     return _stacked(to_inputs) if separate else to_inputs[0]
@@ -154,7 +155,7 @@ def shared_squares(
         slope.add_(last.view(-1)).sub_(wanted).mul_(2 / rows)
         _relu_gradient.grad_input(slope.unsqueeze(2).expand_as(hidden), hidden, 0, grad_input=buffer)
         flow = buffer.flatten(1)
-        gradient = _product_for(inputs, flow)(inputs.t(), flow).view_as(joined)
+        gradient = matmul(inputs.t(), flow).view_as(joined)
         torch.mul(gradient[:-1].transpose(0, 1), second.unsqueeze(1), out=to_first)
         torch.mul(gradient[-1], second, out=to_bias.squeeze(1))
         torch.sum(gradient.mul_(joined), 0, out=to_second.squeeze(2))
@@ -195,22 +196,32 @@ def _run(
 ) -> tuple[Tensor, Trace]:
     """Outputs, and to `keep` the outputs of the hidden layers."""
     stack, last = len(weights[0]), len(weights) - 1
+    layers = [(_blocks(w, separate), _blocks(b, separate)) for w, b in zip(weights, biases, strict=True)]
     if separate:
-        layers = [(w.unbind(), b.squeeze(1).unbind(), _product_for(x, w)) for w, b in zip(weights, biases, strict=True)]
         inputs = _inputs(x, stack)
     else:
-        layers = [([w], [b], torch.bmm) for w, b in zip(weights, biases, strict=True)]
         inputs = [x if len(x) == stack else x.repeat(stack // len(x), 1, 1)]
     outputs, kept = [], []
     for i, flow in enumerate(inputs):
         hidden = []
-        for layer, (weight, bias, product) in enumerate(layers):
-            flow = _affine(flow, weight[i], bias[i], product, relu=layer < last)
-            if keep and layer < last:
+        for number, (weight, bias) in enumerate(layers):
+            flow = layer(flow, weight[i], bias[i], relu=number < last)
+            if keep and number < last:
                 hidden.append(flow)
         outputs.append(flow)
         kept.append(hidden)
     return _stacked(outputs) if separate else outputs[0], Trace(inputs, kept)
+
+
+def _rows_with_gradient(gradient: Tensor) -> Tensor | None:
+    """Numbers of the rows of `[B, out]` that are not zero; None stands for all."""
+    chosen = gradient.any(1).nonzero().squeeze(1)
+    return chosen if len(chosen) < len(gradient) else None
+
+
+def _spread(some: Tensor, chosen: Tensor, rows: int) -> Tensor:
+    """The chosen ones of so many rows; the others are zero."""
+    return some.new_zeros(rows, some.shape[1]).index_copy_(0, chosen, some)
 
 
 def _blocks(stacked: Tensor, separate: bool) -> Sequence[Tensor]:
@@ -236,42 +247,12 @@ def _joined(weight: Tensor, bias: Tensor) -> Tensor:
 
 def _joined_hidden(inputs: Tensor, joined: Tensor) -> Tensor:
     """The hidden layers `[B, E, hidden]` of inputs `[B, in]`."""
-    weight, bias = joined[:-1].flatten(1), joined[-1].flatten()
-    return _affine(inputs, weight, bias, _product_for(inputs, weight), relu=True).unflatten(1, joined.shape[1:])
+    return layer(inputs, joined[:-1].flatten(1), joined[-1:].flatten(1), relu=True).unflatten(1, joined.shape[1:])
 
 
 def _hidden_buffer(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """For one group's hidden layers; used for all of them, so that it stays in the cache."""
     return x.new_empty(x.shape[1], len(weights[0]) // len(x), weights[0].shape[2])
-
-
-def _affine(x: Tensor, weight: Tensor, bias: Tensor, product: Product, *, relu: bool) -> Tensor:
-    if product is _onednn_product:
-        return _onednn(x, weight.t(), bias, "relu" if relu else "none", [], "")
-    y = torch.baddbmm(bias, x, weight) if product is torch.bmm else torch.addmm(bias, x, weight)
-    return y.relu_() if relu else y
-
-
-def _write(product: Product, a: Tensor, b: Tensor, out: Tensor) -> None:
-    if product is _onednn_product:
-        out.copy_(product(a, b))
-    else:
-        product(a, b, out=out)
-
-
-def _product_for(x: Tensor, weight: Tensor) -> Product:
-    """The faster product for a layer's output and for both of its gradients, which all have the same size."""
-    sizes = x.shape[-2], weight.shape[-2], weight.shape[-1]
-    is_large = math.prod(sizes) >= _LARGE and min(sizes) >= _NARROW
-    return _onednn_product if is_large and _onednn is not None and _on_cpu(x) else torch.mm
-
-
-def _on_cpu(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype == torch.float32
-
-
-def _onednn_product(a: Tensor, b: Tensor) -> Tensor:
-    return _onednn(a, b.t(), None, "none", [], "")
 
 
 def _stacked(members: list[Tensor]) -> Tensor:

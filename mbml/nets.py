@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mbml.fused import Trace, backward_trace, forward_trace, perceptrons, worth_it
+from mbml.products import affine
 
 Initialisation = Literal["rlkit", "torch"]
 
@@ -60,8 +61,15 @@ class StackedMLP(nn.Module):
             biases.append(nn.Parameter(bias))
         self.weights = nn.ParameterList(weights)
         self.biases = nn.ParameterList(biases)
+        self._layers = weights, biases  # plain lists: running through a ParameterList costs as much as a small product
         self.gradients: list[Tensor] = []
         """Where `backward` writes, a tensor for each parameter; made at its first call if there are none."""
+
+    def _apply(self, *arguments: Any, **options: Any) -> StackedMLP:
+        """Behind `to` and its like, which may put other parameters in place of these."""
+        super()._apply(*arguments, **options)
+        self._layers = list(self.weights), list(self.biases)
+        return self
 
     def forward(self, x: Tensor, *, frozen: bool = False, first: int | None = None) -> Tensor:
         """Map `x` `[T or a divisor, B, in]` to `[T, B, out]`.
@@ -69,7 +77,7 @@ class StackedMLP(nn.Module):
         With `frozen`, gradients reach `x` but not the parameters; with `first`, only the first so many members run.
         """
         stack = first or self.stack
-        weights, biases = list(self.weights), list(self.biases)
+        weights, biases = self._layers
         if frozen:
             weights, biases = [w.detach() for w in weights], [b.detach() for b in biases]
         if stack < self.stack:
@@ -80,19 +88,19 @@ class StackedMLP(nn.Module):
 
     def trace(self, x: Tensor) -> tuple[Tensor, Trace]:
         """The outputs of `forward` without a graph, and what the two methods below need for the gradients."""
-        return forward_trace(x, list(self.weights), list(self.biases))
+        return forward_trace(x, *self._layers)
 
     def backward(self, trace: Trace, gradient: Tensor) -> None:
         """Write the gradient of every parameter, given that of the loss in the outputs `[T, B, out]`."""
         if not self.gradients:
             self.gradients = [torch.empty_like(p) for p in self.parameters()]
-        for p, place in zip(self.parameters(), self.gradients, strict=True):
+        for p, place in zip((*self._layers[0], *self._layers[1]), self.gradients, strict=True):
             p.grad = place  # an optimiser that has cleared its gradients, or autograd, has put another one there
-        backward_trace(trace, gradient, list(self.weights), self.gradients)
+        backward_trace(trace, gradient, self._layers[0], self.gradients)
 
     def input_gradient(self, trace: Trace, gradient: Tensor, columns: slice = slice(None)) -> Tensor:
         """Gradient `[T, B, columns]` in each member's inputs, given that in the outputs `[T, B, out]`."""
-        found = backward_trace(trace, gradient, list(self.weights), columns=columns)
+        found = backward_trace(trace, gradient, self._layers[0], columns=columns)
         assert found is not None
         return found
 
@@ -119,9 +127,9 @@ def batched_perceptrons(x: Tensor, weights: Sequence[Tensor], biases: Sequence[T
     for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         if stack == 1:
             # Squeezed, because the gradient of an index is a tensor of zeros with the part copied into it.
-            x = torch.addmm(bias.squeeze(0), x.squeeze(0), weight.squeeze(0)).unsqueeze(0)
+            x = affine(x.squeeze(0), weight.squeeze(0), bias.squeeze(0)).unsqueeze(0)
         else:
-            x = torch.baddbmm(bias, x, weight)
+            x = affine(x, weight, bias)
         if layer < last:
             x = torch.relu_(x)
     return x

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mbml.fused import Trace
 from mbml.nets import Initialisation, StackedMLP, adam, flatten_parameters
-from mbml.rows import RowLayout
+from mbml.rows import RowLayout, Transitions
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
@@ -48,26 +48,33 @@ class Squashed(NamedTuple):
     """`[..., d_a]`"""
     log_density: Tensor
     """`[..., 1]`, with the authors' 1e-6 in the tanh correction (specification, section 1.2)."""
-    head: Tensor
+    log_std: Tensor
+    """As the head says, not clamped; this and the following `[..., d_a]`."""
     noise: Tensor
     std: Tensor
+    slope: Tensor
+    """Derivative of tanh at u."""
 
     @classmethod
     def draw(cls, head: Tensor, generator: torch.Generator) -> Squashed:
         """One draw for every row of `head`."""
         mean, log_std = head.chunk(2, dim=-1)
-        log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
-        std, noise = log_std.exp(), torch.randn(mean.shape, generator=generator, device=mean.device)
-        action = torch.tanh(mean + std * noise)
-        log_density = -0.5 * noise.square() - log_std - _HALF_LOG_TWO_PI - torch.log(1 - action.square() + 1e-6)
-        return cls(action, log_density.sum(-1, keepdim=True), head, noise, std)
+        clamped = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+        std, noise = clamped.exp(), torch.randn(mean.shape, generator=generator, device=mean.device)
+        action = torch.addcmul(mean, std, noise).tanh_()
+        slope = 1 - action.square()
+        surprise = torch.addcmul(clamped, noise, noise, value=0.5).add_((slope + 1e-6).log_())
+        log_density = -surprise.sum(-1, keepdim=True) - mean.shape[-1] * _HALF_LOG_TWO_PI
+        return cls(action, log_density, log_std, noise, std, slope)
+
+    def rows(self, which: slice) -> Squashed:
+        """Those of some of the rows `[T, n, ...]`."""
+        return Squashed(*(part[:, which] for part in self))
 
     def backward(self, to_action: Tensor, to_log_density: Tensor) -> Tensor:
         """Gradient in `head`, given those in the action `[..., d_a]` and its log-density (broadcast to `[..., 1]`)."""
-        slope = 1 - self.action.square()
-        to_mean = (to_action + to_log_density * 2 * self.action / (slope + 1e-6)) * slope
-        log_std = self.head.chunk(2, dim=-1)[1]
-        inside = (log_std >= LOG_STD_MIN) & (log_std <= LOG_STD_MAX)
+        to_mean = (to_action + 2 * to_log_density * self.action / (self.slope + 1e-6)) * self.slope
+        inside = (self.log_std >= LOG_STD_MIN) & (self.log_std <= LOG_STD_MAX)
         to_log_std = (to_mean * self.noise * self.std - to_log_density) * inside
         return torch.cat([to_mean, to_log_std], -1)
 
@@ -120,13 +127,15 @@ class SAC:
     @torch.no_grad()
     def update(self, rows: Tensor) -> dict[str, Tensor]:
         """One update of temperature, critics, policy and targets, in this order, on rows `[T, batch, row]`."""
-        batch = self.layout.split(rows)
-        head, trace = self.policy.trace(batch.observation)
-        drawn = Squashed.draw(head, self.generator)
+        batch, size = self.layout.split(rows), rows.shape[1]
+        # Both draws are the same policy's: one pass.
+        head, trace = self.policy.trace(torch.cat([batch.observation, batch.next_observation], 1))
+        both = Squashed.draw(head, self.generator)
+        drawn, after, trace = both.rows(slice(size)), both.rows(slice(size, None)), trace.rows(slice(size))
         self._step_alpha(drawn.log_density)
         alpha = self.log_alpha.detach().exp()
 
-        target = self._td_target(batch.next_observation, batch.reward, batch.terminated, alpha)
+        target = self._td_target(batch, after, alpha)
         critic_loss = self._step_critics(self.critics, self.critic_optimiser, self.layout.pair(rows), target)
         policy_loss = self._step_policy(batch.observation, drawn, trace, alpha)
         self._target_critics.lerp_(self._critics, self.config.tau)
@@ -142,10 +151,11 @@ class SAC:
         self.log_alpha.grad = (self.layout.action_size - log_density).mean((1, 2), keepdim=True)
         self.alpha_optimiser.step()
 
-    def _td_target(self, observation: Tensor, reward: Tensor, terminated: Tensor, alpha: Tensor) -> Tensor:
-        action, log_density = squashed_sample(self.policy(observation), self.generator)
-        values = self.target_critics(torch.cat([observation, action], -1)).unflatten(0, (2, self.tasks)).amin(0)
-        return reward + (1 - terminated) * self.config.discount * (values - alpha * log_density)
+    def _td_target(self, batch: Transitions, after: Squashed, alpha: Tensor) -> Tensor:
+        """Target `[T, batch, 1]` of both critics, given draws at the next observations."""
+        values = self.target_critics(torch.cat([batch.next_observation, after.action], -1))
+        value = values.unflatten(0, (2, self.tasks)).amin(0) - alpha * after.log_density
+        return batch.reward + (1 - batch.terminated) * self.config.discount * value
 
     @staticmethod
     def _step_critics(critics: StackedMLP, optimiser: torch.optim.Optimizer, pair: Tensor, target: Tensor) -> Tensor:

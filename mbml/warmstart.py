@@ -189,7 +189,7 @@ class TwoBatchSAC(SAC):
     def _step_critic(self, which: int, rows: Tensor, alpha: Tensor) -> Tensor:
         """One step of one critic towards the lesser of both targets, and of its own target; loss `[T]`."""
         batch, critic = self.layout.split(rows), self._halves[which]
-        target = self._td_target(batch.next_observation, batch.reward, batch.terminated, alpha)
+        target = self._td_target(batch, Squashed.draw(self.policy(batch.next_observation), self.generator), alpha)
         loss = self._step_critics(critic, self.critic_optimisers[which], self.layout.pair(rows), target)
         soft_update(self._target_halves[which], critic, self.config.tau)
         return loss

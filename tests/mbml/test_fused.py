@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mbml import fused
+from mbml import products
 from mbml.fused import perceptrons, shared_scalars, shared_squares, worth_it
 from mbml.nets import StackedMLP, batched_perceptrons
 from tests.mbml.toys import seeded
@@ -70,7 +70,7 @@ def test_strided_inputs():
 def test_the_plain_product_gives_the_same(monkeypatch):
     """Where torch comes without oneDNN."""
     net, x = network(2, [23, 128, 160, 4]), torch.randn(2, 256, 23, generator=seeded(3), requires_grad=True)
-    monkeypatch.setattr(fused, "_onednn", None)
+    monkeypatch.setattr(products, "_onednn", None)
     assert_close(outcome(perceptrons, net, x), plain(net, x))
 
 

@@ -121,7 +121,7 @@ def test_a_stack_is_separate_learners_written_a_row_at_a_time(tasks):
     for update in range(3):
         rows = random_rows(tasks, 12, seed=update)
         generator = clone(sac.generator)
-        noise, next_noise = (torch.randn(tasks, 12, 2, generator=generator) for _ in range(2))
+        noise, next_noise = torch.randn(tasks, 24, 2, generator=generator).chunk(2, dim=1)
         found = sac.update(rows)
         for task in range(tasks):
             expected = naive[task].update(rows[task], LAYOUT, noise[task], next_noise[task])
