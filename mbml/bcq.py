@@ -63,7 +63,7 @@ def candidate_outputs(network: StackedMLP, observation: Tensor, own: Tensor, emb
     Candidates differ in `own` `[T, n * candidates, d]` alone. What they share, `observation` `[T, n, d_s]` and
     `embedding` `[T, n, Z]`, goes through the first layer once for all of them.
     """
-    (first, *weights), (bias, *biases) = list(network.weights), list(network.biases)
+    (first, *weights), (bias, *biases) = network.layers
     begin, end = observation.shape[-1], observation.shape[-1] + own.shape[-1]
     shared = torch.baddbmm(bias, observation, first[:, :begin])
     if embedding is not None:

@@ -54,7 +54,7 @@ class Ensemble:
         """Every member's prediction `[T, E, n, out]` for pairs `[T, n, d_s + d_a]`."""
         if self._shares_hidden:
             shared = pair.expand(self.tasks, -1, -1)
-            return self._by_task(shared_scalars(shared, list(self.network.weights), list(self.network.biases)))
+            return self._by_task(shared_scalars(shared, *self.network.layers))
         return self._run(pair)
 
     def update(self, rows: Tensor) -> dict[str, Tensor]:
@@ -62,7 +62,7 @@ class Ensemble:
         batch, pair = self.layout.split(rows), self.layout.pair(rows)
         target = batch.reward if self.target == "reward" else batch.next_observation
         if self._shares_hidden:
-            loss, gradients = shared_squares(pair, target, list(self.network.weights), list(self.network.biases))
+            loss, gradients = shared_squares(pair, target, *self.network.layers)
             for parameter, gradient in zip(self.network.parameters(), gradients, strict=True):
                 parameter.grad = gradient
             self.optimiser.step()

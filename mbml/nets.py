@@ -61,14 +61,15 @@ class StackedMLP(nn.Module):
             biases.append(nn.Parameter(bias))
         self.weights = nn.ParameterList(weights)
         self.biases = nn.ParameterList(biases)
-        self._layers = weights, biases  # plain lists: running through a ParameterList costs as much as a small product
+        self.layers = weights, biases
+        """The same parameters in plain lists: running through a ParameterList costs as much as a small product."""
         self.gradients: list[Tensor] = []
         """Where `backward` writes, a tensor for each parameter; made at its first call if there are none."""
 
     def _apply(self, *arguments: Any, **options: Any) -> StackedMLP:
         """Behind `to` and its like, which may put other parameters in place of these."""
         super()._apply(*arguments, **options)
-        self._layers = list(self.weights), list(self.biases)
+        self.layers = list(self.weights), list(self.biases)
         return self
 
     def forward(self, x: Tensor, *, frozen: bool = False, first: int | None = None) -> Tensor:
@@ -77,7 +78,7 @@ class StackedMLP(nn.Module):
         With `frozen`, gradients reach `x` but not the parameters; with `first`, only the first so many members run.
         """
         stack = first or self.stack
-        weights, biases = self._layers
+        weights, biases = self.layers
         if frozen:
             weights, biases = [w.detach() for w in weights], [b.detach() for b in biases]
         if stack < self.stack:
@@ -88,19 +89,19 @@ class StackedMLP(nn.Module):
 
     def trace(self, x: Tensor) -> tuple[Tensor, Trace]:
         """The outputs of `forward` without a graph, and what the two methods below need for the gradients."""
-        return forward_trace(x, *self._layers)
+        return forward_trace(x, *self.layers)
 
     def backward(self, trace: Trace, gradient: Tensor) -> None:
         """Write the gradient of every parameter, given that of the loss in the outputs `[T, B, out]`."""
         if not self.gradients:
             self.gradients = [torch.empty_like(p) for p in self.parameters()]
-        for p, place in zip((*self._layers[0], *self._layers[1]), self.gradients, strict=True):
+        for p, place in zip((*self.layers[0], *self.layers[1]), self.gradients, strict=True):
             p.grad = place  # an optimiser that has cleared its gradients, or autograd, has put another one there
-        backward_trace(trace, gradient, self._layers[0], self.gradients)
+        backward_trace(trace, gradient, self.layers[0], self.gradients)
 
     def input_gradient(self, trace: Trace, gradient: Tensor, columns: slice = slice(None)) -> Tensor:
         """Gradient `[T, B, columns]` in each member's inputs, given that in the outputs `[T, B, out]`."""
-        found = backward_trace(trace, gradient, self._layers[0], columns=columns)
+        found = backward_trace(trace, gradient, self.layers[0], columns=columns)
         assert found is not None
         return found
 
