@@ -67,9 +67,22 @@ def connect(num_cpus: int | None = None, *, dashboard: bool = False) -> Iterator
                 signal.signal(number, handler)
 
 
-def largest_machine() -> int:
-    """CPUs of the machine of the connected Ray that has most of them."""
-    return max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+def largest_machine(who: str, num_gpus: float = 0.0) -> float:
+    """CPUs of the machine of the connected Ray that has most of them, among those with so many GPUs for `who`.
+
+    Raises ClusterError where there is none.
+    """
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    machines = [machine for machine in machines if machine.get("CPU", 0) > 0]
+    if not machines:
+        raise ClusterError("The Ray cluster has no CPUs; start a node with some.")
+    most = max(machine.get("GPU", 0.0) for machine in machines)
+    if most < num_gpus:
+        raise ClusterError(
+            f"{who} asks for {num_gpus:g} GPUs, but no machine has more than {most:g}; "
+            "give learner_gpus 0 to train on CPUs."
+        )
+    return max(machine["CPU"] for machine in machines if machine.get("GPU", 0.0) >= num_gpus)
 
 
 def _start(num_cpus: int | None, dashboard: bool) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import ray
 
 from actors.host import remote
-from pipeline.cluster import ClusterError
+from pipeline.cluster import largest_machine
 from pipeline.graph import Node
 
 _SLACK = 1e-6  # fractions of a CPU do not add up exactly
@@ -98,19 +98,8 @@ class Pool:
         return cpus <= self._room[0] + _SLACK and gpus <= self._room[1] + _SLACK
 
     def _fit(self, node: Node) -> Kind:
-        machines = [_amounts(machine["Resources"]) for machine in ray.nodes() if machine["Alive"]]
-        machines = [machine for machine in machines if machine[0] > 0]
-        if not machines:
-            raise ClusterError("The Ray cluster has no CPUs; start a node with some.")
         gpus = node.num_gpus
-        fitting = [machine for machine in machines if machine[1] >= gpus]
-        if not fitting:
-            most = max(machine[1] for machine in machines)
-            raise ClusterError(
-                f"{node.worker.__name__} asks for {gpus:g} GPUs, but no machine has more than {most:g}; "
-                "give learner_gpus 0 to train on CPUs."
-            )
-        cpus = min(node.num_cpus, max(machine[0] for machine in fitting))
+        cpus = min(node.num_cpus, largest_machine(node.worker.__name__, gpus))
         if cpus != node.num_cpus:
             self._log(
                 f"{node.worker.__name__} asks for {_in_words(node.num_cpus, gpus)}; the largest machine offers "

@@ -110,8 +110,9 @@ def _tune(sweep: Sweep, jobs: Plan, store: Store, out: Path, log: Log) -> dict[s
         for run in runs
     }
     # A trial that asks for more than any machine has would wait for ever.
-    cpus = min(jobs.config.distill_cpus, largest_machine())
-    trainable = tune.with_parameters(run_trial, work=work, store_url=store.url, cpus=cpus)
+    gpus = jobs.config.learner_gpus
+    cpus = int(min(jobs.config.distill_cpus, largest_machine("a trial", gpus)))
+    trainable = tune.with_parameters(run_trial, work=work, store_url=store.url, cpus=cpus, gpus=gpus)
     steps = max(max(run.evaluations) for run in runs)
     scheduler = None
     if sweep.asha:
@@ -120,7 +121,7 @@ def _tune(sweep: Sweep, jobs: Plan, store: Store, out: Path, log: Log) -> dict[s
             time_attr="step", metric="train_return", mode="max", max_t=steps, grace_period=grace, reduction_factor=2
         )
     results = tune.Tuner(
-        tune.with_resources(trainable, {"cpu": cpus}),
+        tune.with_resources(trainable, {"cpu": cpus, "gpu": gpus}),
         param_space={"trial": tune.grid_search([{"variant": label, "seed": seed} for label, seed in work])},
         tune_config=tune.TuneConfig(scheduler=scheduler, reuse_actors=True),
         run_config=tune.RunConfig(

@@ -25,13 +25,15 @@ class Work:
     probes: Job
 
 
-def run_trial(params: Mapping[str, Any], *, work: Mapping[tuple[str, int], Work], store_url: str, cpus: int) -> None:
+def run_trial(
+    params: Mapping[str, Any], *, work: Mapping[tuple[str, int], Work], store_url: str, cpus: int, gpus: float
+) -> None:
     """Make the artefacts that the variant and seed of `params["trial"]` still lack; report every evaluation to Tune.
 
     A trial that was stopped continues from the learner's checkpoint; one whose artefacts stand reports them at once.
     """
     jobs = work[params["trial"]["variant"], params["trial"]["seed"]]
-    trainer, evaluator = CentralTrainer(store_url, cpus), Evaluator(store_url, cpus)
+    trainer, evaluator = CentralTrainer(store_url, cpus, gpus), Evaluator(store_url, cpus)
     pending = sorted(jobs.evaluations)
 
     def evaluate(at_hand: dict[str, list[Path]] | None = None) -> None:
