@@ -14,6 +14,7 @@ from benchmarks.machine import describe
 from benchmarks.measure import measure
 from benchmarks.ours.orchestration import of_folder
 from benchmarks.process import processors
+from benchmarks.profiled import profile
 from benchmarks.registry import ROWS, Row
 from benchmarks.table import as_json, markdown, publish
 
@@ -43,8 +44,10 @@ class Options:
     """Folder of table.md, results.json and what the competitors printed."""
     peers: Path = _PEERS
     """Virtual environment of the peers."""
+    profile: bool = False
+    """Profile this project in the chosen rows (without --only: in all where that tells something), beside nobody."""
     publish: bool = False
-    """Measure nothing; put the table that is in --out into benchmarks/README.md."""
+    """Measure nothing; put the table, and the profile, that are in --out into benchmarks/README.md."""
     orchestration: Path | None = None
     """Measure nothing; say what share of the CPU time of the run whose report is in this folder no job used."""
 
@@ -53,8 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (2: bad input, 130: interrupted)."""
     options = tyro.cli(Options, prog="python -m benchmarks", description=_DESCRIPTION, args=arguments)
     try:
+        if options.rounds < 1 or options.seconds <= 0:
+            raise ValueError("--rounds must be at least 1 and --seconds above 0.")
         if options.publish:
-            publish(options.out / "table.md", Path(__file__).with_name("README.md"))
+            publish(options.out, Path(__file__).with_name("README.md"))
         elif options.orchestration is not None:
             cpus = len(processors(sys.maxsize))
             found = of_folder(options.orchestration, cpus)
@@ -62,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{found['value']:.1f} % of {found['wall_seconds']:.0f} s x {cpus} CPUs was used by no job "
                 f"(jobs: {found['cpu_seconds']:.0f} CPU seconds)."
             )
+        elif options.profile:
+            _profile(options)
         else:
             _run(options)
     except ValueError as error:
@@ -81,10 +88,22 @@ def chosen(names: Sequence[str]) -> list[Row]:
     return [ROWS[name] for name in names] or [row for row in ROWS.values() if row.by_default]
 
 
+def _profile(options: Options) -> None:
+    rows = chosen(options.only) if options.only else [row for row in ROWS.values() if row.profiled]
+    if senseless := [row.name for row in rows if not row.profiled]:
+        known = ", ".join(row.name for row in ROWS.values() if row.profiled)
+        raise ValueError(f"There is nothing to profile in {', '.join(senseless)}; choose from {known}.")
+    text = profile(rows, options.seconds, options.out, _log)
+    (options.out / "profile.md").write_text(text)
+    print(text, end="")
+
+
+def _log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def _run(options: Options) -> None:
     rows = chosen(options.only)
-    if options.rounds < 1 or options.seconds <= 0:
-        raise ValueError("--rounds must be at least 1 and --seconds above 0.")
     peers_python = options.peers.absolute() / "bin" / "python"
     out = options.out
     measured = measure(
@@ -93,7 +112,7 @@ def _run(options: Options) -> None:
         seconds=options.seconds,
         peers_python=peers_python,
         out=out,
-        log=lambda line: print(line, file=sys.stderr, flush=True),
+        log=_log,
     )
     machine = describe(peers_python)
     table = markdown(measured, machine, options.rounds, options.seconds)

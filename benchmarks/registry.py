@@ -35,6 +35,8 @@ class Row:
     """At most so many, where one takes long."""
     compared: bool = True
     """Whether the competitors do the same work."""
+    profiled: bool = False
+    """Whether a profile of the first competitor tells something."""
 
 
 def _learner(label: str, kind: Kind, function: str, *more: dict[str, Any]) -> Competitor:
@@ -77,6 +79,7 @@ _SAC_ROW = Row(
     True,
     "Observations of 17, actions of 6, automatic temperature, a replay buffer of 100,000. Both Stable-Baselines make "
     "50 updates in a call of `train`.",
+    profiled=True,
 )
 _STACKED_ROW = Row(
     "sac_stacked",
@@ -91,6 +94,7 @@ _STACKED_ROW = Row(
     ),
     True,
     "Updates of one task, added up over ten tasks that take turns or run stacked.",
+    profiled=True,
 )
 _BCQ_ROW = Row(
     "bcq",
@@ -107,6 +111,7 @@ _BCQ_ROW = Row(
     False,
     "400-300, VAE 750-750, 10 candidates, batch 100; observations of 27, actions of 8. This project and the plain loop "
     "draw their batches inside the clock.",
+    profiled=True,
 )
 
 
@@ -128,6 +133,7 @@ def _distillation(name: str, title: str, width: int, depths: list[int]) -> Row:
         "M = 64, B = 128, encoder 200 x 3, all nine partners of every task as in the authors' code, half of all "
         "relabelled transitions eligible. The plain loop encodes three sets per pair, one after the other; the "
         "products are those of encoding every transition once.",
+        profiled=True,
     )
 
 
@@ -143,6 +149,7 @@ _ENSEMBLES_ROW = Row(
     ),
     False,
     "One step of all 200 networks; observations of 27, actions of 8.",
+    profiled=True,
 )
 _EVALUATION_ROW = Row(
     "evaluation",
@@ -161,6 +168,7 @@ _EVALUATION_ROW = Row(
     "Two episodes of 200 steps per task, 10 candidate actions per step, untrained networks; physics alone is the "
     "environments' `step` under random actions, the products are those of choosing eight tasks' actions. Physics and "
     "products take turns: lock-step cannot exceed 1 / (1 / physics + 1 / products).",
+    profiled=True,
 )
 
 

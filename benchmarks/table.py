@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from benchmarks.measure import Measured, Result
 from benchmarks.registry import Row
 
-BEGIN, END = "<!-- table -->", "<!-- /table -->"
+PUBLISHED = ("table", "profile")
+"""Files NAME.md of a measurement, and their places in the README: `<!-- NAME -->` to `<!-- /NAME -->`."""
 _HEAD = ("what", "who", "median", "min to max", "compared")
 
 
@@ -128,12 +129,17 @@ def as_json(measured: Sequence[Measured]) -> list[dict[str, Any]]:
     ]
 
 
-def publish(table: Path, readme: Path) -> None:
-    """Put the text of `table` between the marks of `readme`; raises TableError where either is missing."""
-    if not table.exists():
-        raise TableError(f"There is no {table}; measure first.")
-    before, begin, rest = readme.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise TableError(f"{readme} has no place for the table, from {BEGIN} to {END}.")
-    readme.write_text(f"{before}{BEGIN}\n\n{table.read_text()}\n{END}{after}")
+def publish(out: Path, readme: Path) -> None:
+    """Put what was measured into `readme`; raises TableError where there is nothing, or no place for it."""
+    measured = {name: out / f"{name}.md" for name in PUBLISHED if (out / f"{name}.md").exists()}
+    if not measured:
+        raise TableError(f"There is no {' or '.join(f'{name}.md' for name in PUBLISHED)} in {out}; measure first.")
+    text = readme.read_text()
+    for name, file in measured.items():
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, found, rest = text.partition(begin)
+        _, closed, after = rest.partition(end)
+        if not found or not closed:
+            raise TableError(f"{readme} has no place for the {name}, from {begin} to {end}.")
+        text = f"{before}{begin}\n\n{file.read_text()}\n{end}{after}"
+    readme.write_text(text)

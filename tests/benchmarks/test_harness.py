@@ -14,6 +14,7 @@ from benchmarks.measure import Measured, Result, measure
 from benchmarks.ours.driver import configuration
 from benchmarks.ours.orchestration import OrchestrationError, of_folder, unused_share
 from benchmarks.peers.protocol import milliseconds, rate
+from benchmarks.profiled import KINDS, parts, profile
 from benchmarks.registry import ROWS, Competitor, Row
 from benchmarks.table import TableError, advantage, markdown, number, publish, summarise
 from pipeline.stages import plan
@@ -66,17 +67,21 @@ def test_a_table_without_its_first_competitor_compares_nothing():
 
 
 def test_publishing_replaces_what_is_between_the_marks(tmp_path):
-    readme, table = tmp_path / "README.md", tmp_path / "table.md"
-    readme.write_text("before\n<!-- table -->\nold\n<!-- /table -->\nafter\n")
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- table -->\nold\n<!-- /table -->\nafter\n<!-- profile --><!-- /profile -->")
     with pytest.raises(TableError, match="measure first"):
-        publish(table, readme)
-    table.write_text("new\n")
-    publish(table, readme)
-    publish(table, readme)
-    assert readme.read_text() == "before\n<!-- table -->\n\nnew\n\n<!-- /table -->\nafter\n"
+        publish(tmp_path, readme)
+    (tmp_path / "table.md").write_text("new\n")
+    publish(tmp_path, readme)
+    publish(tmp_path, readme)
+    begin = "before\n<!-- table -->\n\nnew\n\n<!-- /table -->\nafter\n<!-- profile -->"
+    assert readme.read_text() == begin + "<!-- /profile -->"
+    (tmp_path / "profile.md").write_text("parts\n")
+    publish(tmp_path, readme)
+    assert readme.read_text() == begin + "\n\nparts\n\n<!-- /profile -->"
     readme.write_text("no marks")
-    with pytest.raises(TableError, match="no place"):
-        publish(table, readme)
+    with pytest.raises(TableError, match="no place for the table"):
+        publish(tmp_path, readme)
 
 
 def test_rates_and_times_are_of_what_was_done():
@@ -105,6 +110,18 @@ def test_competitors_take_turns_in_processes_of_their_own(tmp_path):
     assert "make bench-peers" in theirs.failure
     assert [line.split()[0] for line in lines] == [f"{n}/6" for n in range(1, 7)]
     assert "left" in lines[0]
+
+
+def test_a_profile_accounts_for_all_of_the_time(tmp_path):
+    sizes = {"observation_size": 3, "action_size": 2, "hidden": [300, 300], "batch_size": 300, "tasks": 1}
+    answer = parts("benchmarks.ours.learners:sac", sizes | {"rows": 50, "stack": 1})(0.2)
+    assert set(answer["parts"]) == set(KINDS)
+    assert answer["parts"]["physics"] == 0
+    assert max(answer["parts"], key=answer["parts"].__getitem__) == "matrix products"
+    assert min(value for kind, value in answer["parts"].items() if kind != "physics") > 0
+    text = profile([ROWS["sac"]], 0.1, tmp_path, lambda line: None)
+    assert text.startswith("| ms a step | `sac` |")
+    assert text.count("\n") == len(KINDS) + 4
 
 
 @pytest.mark.parametrize("library", ["torch", "onednn"])
@@ -169,6 +186,8 @@ def test_bad_input_is_one_sentence(capsys, tmp_path):
     assert main(["--only", "sca", "--out", str(tmp_path)]) == 2
     assert "There is no row 'sca'; choose from sac," in capsys.readouterr().err
     assert main(["--only", "sac", "--rounds", "0", "--out", str(tmp_path)]) == 2
+    assert main(["--profile", "--only", "driver", "--out", str(tmp_path)]) == 2
+    assert "nothing to profile in driver; choose from sac," in capsys.readouterr().err
     assert main(["--publish", "--out", str(tmp_path / "none")]) == 2
 
 

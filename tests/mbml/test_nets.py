@@ -174,6 +174,18 @@ def test_traced_gradients_are_those_of_autograd(sizes, members):
         )
 
 
+def test_rows_without_a_gradient_have_none_in_the_inputs():
+    """Which are skipped where every member runs alone; one member here has no other rows, one has some."""
+    net = StackedMLP(3, [23, 128, 160, 1], generator=seeded(), output_scale=0.1)
+    x = torch.randn(3, 300, 23, generator=seeded(1), requires_grad=True)
+    weight = torch.randn(3, 300, 1, generator=seeded(2))
+    weight[0], weight[1, ::3] = 0, 0
+    (wanted,) = torch.autograd.grad((net(x) * weight).sum(), x)
+    found = net.input_gradient(net.trace(x.detach())[1], weight)
+    assert not found[0].any()
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_a_flattened_network_is_the_same_network():
     net, other = (StackedMLP(2, [3, 8, 2], generator=seeded()) for _ in range(2))
     flat = flatten_parameters(net)
