@@ -15,9 +15,9 @@ _NARROW = 16
 """A result of fewer columns is computed as the transpose of one with so few rows: two to four times as fast."""
 _FEW = 32
 """Unless it has no more rows than this."""
-_LARGE = 1 << 22
-"""Multiplications from which oneDNN's product is faster than the one behind `torch.mm`; a smaller one pays more for
-the call."""
+_LARGE = 1 << 25
+"""Multiplications from which oneDNN's product is faster than the one behind `torch.mm`. Alone it is from an eighth of
+that on, but not among an update's other work."""
 
 _onednn: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 

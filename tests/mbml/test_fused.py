@@ -39,7 +39,7 @@ def assert_close(found, expected):
 
 
 # Layers on both sides of the size from which oneDNN multiplies, narrow ones, and rows that have to be padded.
-@pytest.mark.parametrize(("rows", "sizes"), [(7, [5, 8, 6, 3]), (256, [23, 128, 192, 1]), (701, [11, 64, 80, 12])])
+@pytest.mark.parametrize(("rows", "sizes"), [(7, [5, 8, 6, 3]), (256, [23, 128, 192, 1]), (701, [11, 256, 192, 12])])
 @pytest.mark.parametrize("stack", [1, 3])
 @pytest.mark.parametrize("to_input", [False, True])
 def test_a_pass_and_its_gradients_are_those_of_the_plain_form(rows, sizes, stack, to_input):
@@ -69,7 +69,7 @@ def test_strided_inputs():
 
 def test_the_plain_product_gives_the_same(monkeypatch):
     """Where torch comes without oneDNN."""
-    net, x = network(2, [23, 128, 160, 4]), torch.randn(2, 256, 23, generator=seeded(3), requires_grad=True)
+    net, x = network(2, [23, 512, 256, 4]), torch.randn(2, 256, 23, generator=seeded(3), requires_grad=True)
     monkeypatch.setattr(products, "_onednn", None)
     assert_close(outcome(perceptrons, net, x), plain(net, x))
 
