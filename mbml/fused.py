@@ -14,18 +14,20 @@ from torch.autograd.function import once_differentiable
 
 from mbml.products import layer, matmul, matmul_into
 
-_WORTH_IT = 1 << 20
-"""Multiplications of the largest layer from which member after member is faster than batched products."""
+_WORTH_IT = 1 << 21
+"""Multiplications of the largest layer from which member after member is faster than batched products and autograd."""
+_WORTH_IT_TRACED = 1 << 22
+"""And than batched products without autograd."""
 _ROWS = 16
 """Many rows are padded to a multiple of this."""
 
 _relu_gradient = torch.ops.aten.threshold_backward
 
 
-def worth_it(x: Tensor, weights: Sequence[Tensor]) -> bool:
+def worth_it(x: Tensor, weights: Sequence[Tensor], least: int = _WORTH_IT) -> bool:
     """Whether member after member is faster than batched products for inputs `[T or a divisor, B, in]`."""
     largest = max(weight.shape[1] * weight.shape[2] for weight in weights)
-    return x.is_cpu and x.dtype == torch.float32 and x.shape[1] * largest >= _WORTH_IT
+    return x.is_cpu and x.dtype == torch.float32 and x.shape[1] * largest >= least
 
 
 def perceptrons(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
@@ -69,7 +71,7 @@ def forward_trace(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]
 
     For learners that know the gradient of their loss: no graph is built.
     """
-    return _run(x, weights, biases, separate=worth_it(x, weights), keep=True)
+    return _run(x, weights, biases, separate=worth_it(x, weights, _WORTH_IT_TRACED), keep=True)
 
 
 @torch.no_grad()
