@@ -155,7 +155,7 @@ def _laptop_base(env: str) -> PipelineConfig:
         value_hidden=(256, 256, 256), decoder_hidden=(256, 256, 256), perturbation_hidden=(256, 256, 256)
     )
     schedule: dict[str, Any] = {
-        "steps": 5_000,
+        "steps": 8_000,
         "snapshot_every": 1_000,
         "batch_size": 64,
         "learning_rate": 1e-3,
@@ -258,7 +258,7 @@ def _laptop(env: str) -> PipelineConfig:
             return base
         case "half_cheetah_vel":
             # A fifth of the paper's horizon: five times the resets, the same speed to reach.
-            short = {f"{learner}.steps": 4_000 for learner in ("distill", "contextual_bcq", "batch_pearl")}
+            short = {f"{learner}.steps": 8_000 for learner in ("distill", "contextual_bcq", "batch_pearl")}
             online = {"warmstart.online.steps": 30_000, "warmstart.online.tasks_per_actor": 4}
             return changed(_adjust(longer, horizon=200, steps=60_000), short | online)
         case "walker_param":
