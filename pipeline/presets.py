@@ -258,7 +258,7 @@ def _laptop(env: str) -> PipelineConfig:
             return base
         case "half_cheetah_vel":
             # A fifth of the paper's horizon: five times the resets, the same speed to reach.
-            short = {f"{learner}.steps": 8_000 for learner in ("distill", "contextual_bcq", "batch_pearl")}
+            short = {f"{learner}.steps": 4_000 for learner in ("distill", "contextual_bcq", "batch_pearl")}
             online = {"warmstart.online.steps": 30_000, "warmstart.online.tasks_per_actor": 4}
             return changed(_adjust(longer, horizon=200, steps=60_000), short | online)
         case "walker_param":
