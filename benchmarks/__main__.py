@@ -13,7 +13,7 @@ import tyro
 from benchmarks.machine import describe
 from benchmarks.measure import measure
 from benchmarks.ours.orchestration import of_folder
-from benchmarks.process import processors
+from benchmarks.process import Failed, processors
 from benchmarks.profiled import profile
 from benchmarks.registry import ROWS, Row
 from benchmarks.table import as_json, markdown, publish
@@ -53,7 +53,7 @@ class Options:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code (2: bad input, 130: interrupted)."""
+    """Run the command line; returns the exit code (1: a failed profile, 2: bad input, 130: interrupted)."""
     options = tyro.cli(Options, prog="python -m benchmarks", description=_DESCRIPTION, args=arguments)
     try:
         if options.rounds < 1 or options.seconds <= 0:
@@ -74,6 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Failed as failure:
+        print(f"error: what was to be profiled failed: {failure}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nInterrupted; no table was written.", file=sys.stderr)
         return 130

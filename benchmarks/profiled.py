@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,7 @@ KINDS = (*_KINDS, _PASSES, _PHYSICS, _PYTHON)
 
 def parts(target: str, arguments: Mapping[str, Any]) -> Measure:
     """Milliseconds per call of the competitor `module:function`, without a profiler, and under it by kind of work."""
-    module, _, name = target.partition(":")
-    measure = getattr(importlib.import_module(module), name)(**arguments)
+    measure = pkgutil.resolve_name(target)(**arguments)
 
     def profiled(seconds: float) -> dict[str, Any]:
         alone = measure(seconds)

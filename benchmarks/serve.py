@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
+import pkgutil
 import sys
 
 import torch
@@ -13,5 +13,4 @@ from benchmarks.peers.protocol import serve
 
 if __name__ == "__main__":
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    module, _, name = sys.argv[1].partition(":")
-    serve(getattr(importlib.import_module(module), name), json.loads(sys.argv[2]))
+    serve(pkgutil.resolve_name(sys.argv[1]), json.loads(sys.argv[2]))

@@ -48,11 +48,10 @@ def matmul(a: Tensor, b: Tensor, *, varying: bool = False) -> Tensor:
 
 def matmul_into(place: Tensor, a: Tensor, b: Tensor) -> None:
     """Write `a @ b` into `place`. Without a graph, and without oneDNN, which can write into its own memory only."""
-    product = torch.mm if a.ndim == 2 else torch.bmm
     if _is_narrow(a, b):
-        place.copy_(product(b.mT, a.mT).mT)
+        place.copy_(matmul(a, b))
     else:
-        product(a, b, out=place)
+        (torch.mm if a.ndim == 2 else torch.bmm)(a, b, out=place)
 
 
 def _is_narrow(a: Tensor, b: Tensor) -> bool:

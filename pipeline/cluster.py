@@ -72,8 +72,7 @@ def largest_machine(who: str, num_gpus: float = 0.0) -> float:
 
     Raises ClusterError where there is none.
     """
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    machines = [machine for machine in machines if machine.get("CPU", 0) > 0]
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
     if not machines:
         raise ClusterError("The Ray cluster has no CPUs; start a node with some.")
     most = max(machine.get("GPU", 0.0) for machine in machines)

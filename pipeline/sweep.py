@@ -109,8 +109,8 @@ def _tune(sweep: Sweep, jobs: Plan, store: Store, out: Path, log: Log) -> dict[s
         )
         for run in runs
     }
-    # A trial that asks for more than any machine has would wait for ever.
     gpus = jobs.config.learner_gpus
+    # A trial that asks for more than any machine has would wait for ever.
     cpus = int(min(jobs.config.distill_cpus, largest_machine("a trial", gpus)))
     trainable = tune.with_parameters(run_trial, work=work, store_url=store.url, cpus=cpus, gpus=gpus)
     steps = max(max(run.evaluations) for run in runs)
