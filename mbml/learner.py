@@ -1,0 +1,99 @@
+"""What every learner has in common: its state, its learning rate, its count of updates, and that it stays finite."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+_Part = nn.Module | nn.Parameter | torch.optim.Optimizer | torch.Generator
+
+
+class NotFinite(ValueError):
+    """A loss or a weight that is NaN or infinite; the message names step and term."""
+
+
+class Learner(ABC):
+    """Networks and how one update changes them.
+
+    Every public attribute that is a network, a parameter, an optimiser or a generator belongs to the state, as does
+    `steps_done`; what begins with an underscore is a view of those, or somebody else's. So saving, loading,
+    annealing and the checks of the contract (tests/mbml/test_contract.py) exist once.
+    """
+
+    config: Any
+    """Frozen dataclass. `steps`, `learning_rate` and `final_learning_rate`, where it has them, are the annealing."""
+    steps_done: int = 0
+    unregistered: ClassVar[frozenset[str]] = frozenset()
+    """Public parts that belong to somebody else and are not saved, such as teachers."""
+
+    @abstractmethod
+    def update(self, *arguments: Any) -> dict[str, Tensor]:
+        """One update; its losses by name, detached. Nothing is read back from the device."""
+
+    def parts(self) -> dict[str, _Part]:
+        """Networks, parameters, optimisers and generators by the name of their attribute."""
+        return {
+            name: part
+            for name, part in vars(self).items()
+            if isinstance(part, _Part) and not name.startswith("_") and name not in self.unregistered
+        }
+
+    def optimisers(self) -> list[torch.optim.Optimizer]:
+        """All optimisers."""
+        return [part for part in self.parts().values() if isinstance(part, torch.optim.Optimizer)]
+
+    def anneal(self) -> None:
+        """Set every learning rate: it falls linearly to `final_learning_rate` of its start at the last step."""
+        config = self.config
+        progress = min(1.0, self.steps_done / config.steps)
+        rate = config.learning_rate * (1.0 - (1.0 - config.final_learning_rate) * progress)
+        for optimiser in self.optimisers():
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+
+    def check_finite(self) -> None:
+        """Raise NotFinite if a weight is not finite: such networks never become an artefact."""
+        for name, part in self.parts().items():
+            tensors = part.parameters() if isinstance(part, nn.Module) else [part]
+            if any(isinstance(t, Tensor) and not bool(t.isfinite().all()) for t in tensors):
+                raise NotFinite(f"weights of {name} are not finite after {self.steps_done} updates; {_REMEDY}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that an update reads or changes. The tensors are the learner's own, not copies."""
+        state: dict[str, Any] = {"steps_done": self.steps_done}
+        for name, part in self.parts().items():
+            match part:
+                case torch.Generator():
+                    state[name] = part.get_state()
+                case nn.Parameter():
+                    state[name] = part.detach()
+                case _:
+                    state[name] = part.state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue exactly where `state_dict` was taken."""
+        self.steps_done = state["steps_done"]
+        for name, part in self.parts().items():
+            match part:
+                case torch.Generator():
+                    part.set_state(state[name])
+                case nn.Parameter():
+                    with torch.no_grad():
+                        part.copy_(state[name])
+                case _:
+                    part.load_state_dict(state[name])
+
+
+_REMEDY = "a smaller learning rate, or data on another scale, may help."
+
+
+def check_losses(losses: Mapping[str, Tensor], step: int) -> None:
+    """Raise NotFinite, naming step and term, if a loss is NaN or infinite."""
+    for name, value in losses.items():
+        if not bool(value.isfinite().all()):
+            raise NotFinite(f"{name} is not finite within the updates up to {step}; {_REMEDY}")

@@ -1,0 +1,72 @@
+"""Frozen configurations: types whose bounds stand beside the field, checks by pydantic, changes by dotted path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+Count = Annotated[int, Field(ge=1, lt=2**63)]
+"""1, 2, 3, ..."""
+Whole = Annotated[int, Field(ge=0, lt=2**63)]
+"""0, 1, 2, ..."""
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+"""From 0 to 1."""
+Part = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+"""Above 0, at most 1."""
+Widths = tuple[Count, ...]
+"""Units of each hidden layer."""
+
+_Config = TypeVar("_Config")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message says what would be right."""
+
+
+def changed(config: _Config, changes: Mapping[str, Any]) -> _Config:
+    """A copy of a (nested) frozen dataclass with the values at dotted paths replaced.
+
+    Raises KeyError with the part of a path that is no field.
+    """
+    for path, value in changes.items():
+        config = _replaced(config, path.split("."), value)
+    return config
+
+
+def _replaced(node: Any, path: list[str], value: Any) -> Any:
+    if not is_dataclass(node) or path[0] not in {item.name for item in fields(node)}:
+        raise KeyError(path[0])
+    if len(path) > 1:
+        value = _replaced(getattr(node, path[0]), path[1:], value)
+    return replace(node, **{path[0]: value})  # pyright: ignore[reportArgumentType]
+
+
+def check_fields(config: Any, prefix: str = "") -> None:
+    """Raise ConfigError, one sentence, for the first field of a (nested) dataclass that is out of its bounds."""
+    for item in fields(config):
+        path, value = f"{prefix}{item.name}", getattr(config, item.name)
+        if is_dataclass(value):
+            check_fields(value, f"{path}.")
+            continue
+        try:
+            TypeAdapter(hints(type(config))[item.name]).validate_python(value)
+        except ValidationError as error:
+            raise ConfigError(f"{path} is {value!r}; it should be {in_words(error)}.") from None
+
+
+def hints(config: type) -> dict[str, Any]:
+    """The type of every field, bounds included."""
+    from typing import get_type_hints
+
+    return get_type_hints(config, include_extras=True)
+
+
+def in_words(error: ValidationError) -> str:
+    """What the first fault of a value should have been, such as "greater than or equal to 1"."""
+    message = error.errors()[0]["msg"]
+    return message.removeprefix("Input should be ").removeprefix("a valid ").lower()
