@@ -23,7 +23,7 @@ class Entry:
     """What it is, in half a sentence, for help and reports."""
     make: Callable[..., Any]
     """Its factory, by the contract of the concept."""
-    config: type = type(None)
+    config: type | None = None
     """Its frozen configuration, whose defaults are the authors'."""
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Preset -> what it changes of the configuration's defaults, by dotted path."""
