@@ -9,9 +9,9 @@ from actors.store import Store
 from pipeline.cluster import connect
 from pipeline.config import PipelineConfig
 from pipeline.publish import Log, make_folder, publish, say_failures
+from pipeline.results import gather
 from pipeline.scheduler import duration, execute
 from pipeline.stages import plan
-from pipeline.summarise import summarise
 
 
 def run(config: PipelineConfig, store_url: str, out: Path, log: Log, *, num_cpus: int | None, dashboard: bool) -> int:
@@ -30,7 +30,7 @@ def run(config: PipelineConfig, store_url: str, out: Path, log: Log, *, num_cpus
         outcome = execute(jobs.nodes, store_url, log=log, poll_seconds=15.0)
     if not outcome.complete:
         return say_failures(outcome, store_url, log)
-    publish(summarise(jobs, store, outcome), out, log)
+    publish(gather(jobs, store, outcome), out, log)
     log(f"Took {duration(time.monotonic() - started)}. Report: {out / 'report.html'}")
     return 0
 
@@ -38,8 +38,8 @@ def run(config: PipelineConfig, store_url: str, out: Path, log: Log, *, num_cpus
 def report(config: PipelineConfig, store_url: str, out: Path, log: Log) -> int:
     """Write the report of a finished run again, from its artefacts alone."""
     config.check()
-    summary = summarise(plan(config), Store(store_url), None)
+    results = gather(plan(config), Store(store_url))
     make_folder(out)
-    publish(summary, out, log)
+    publish(results, out, log)
     log(f"Report: {out / 'report.html'}")
     return 0

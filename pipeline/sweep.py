@@ -13,9 +13,9 @@ from actors.store import Store
 from pipeline.cluster import connect, largest_machine
 from pipeline.config import ConfigError, PipelineConfig
 from pipeline.publish import Log, make_folder, publish, say_failures
+from pipeline.results import Results, gather
 from pipeline.scheduler import Outcome, duration, execute
 from pipeline.stages import Plan, Run, plan
-from pipeline.summarise import summarise
 from pipeline.sweep_config import Sweep, runnable
 
 # Ray Tune would write its own pictures of the run to the terminal, and turn Ctrl-C into a normal end.
@@ -50,7 +50,7 @@ def run_sweep(
             return say_failures(outcome, store_url, log)
         failed = _tune(sweep, jobs, store, out, log)
     if not failed or finished_runs(jobs, store):
-        publish(sweep_summary(sweep, jobs, store, outcome), out, log)
+        publish(sweep_results(sweep, jobs, store, outcome), out, log)
     for name, reason in failed.items():
         log(f"FAILED   {name}: {reason}")
     if failed:
@@ -70,8 +70,8 @@ def finished_runs(jobs: Plan, store: Store) -> list[Run]:
     return [run for run in jobs.runs if all(store.complete(*reference) for reference in run.artefacts())]
 
 
-def sweep_summary(sweep: Sweep, jobs: Plan, store: Store, outcome: Outcome | None = None) -> dict[str, Any]:
-    """The summary of the finished trials; a trial that was stopped early is left out.
+def sweep_results(sweep: Sweep, jobs: Plan, store: Store, outcome: Outcome | None = None) -> Results:
+    """The results of the finished trials; a trial that was stopped early is left out.
 
     Raises ConfigError where no trial has finished.
     """
@@ -83,8 +83,9 @@ def sweep_summary(sweep: Sweep, jobs: Plan, store: Store, outcome: Outcome | Non
             f"run it first: make sweep SWEEP={sweep.name} ENV={jobs.config.env}."
         )
     kept = [variant for variant in jobs.variants if variant in [run.variant for run in finished]]
-    summary = summarise(dataclasses.replace(jobs, runs=finished, variants=kept), store, outcome)
-    return summary | {"sweep": {"name": sweep.name, "description": sweep.description}}
+    results = gather(dataclasses.replace(jobs, runs=finished, variants=kept), store, outcome)
+    about = {"sweep": {"name": sweep.name, "description": sweep.description}}
+    return dataclasses.replace(results, run=results.run | about)
 
 
 def _tune(sweep: Sweep, jobs: Plan, store: Store, out: Path, log: Log) -> dict[str, str]:

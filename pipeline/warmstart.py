@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from actors.artefacts import read_json
 from actors.store import Store
 from actors.warm_starter import Start, WarmStarter
-from mbml import envs
 from pipeline.cluster import connect
 from pipeline.config import ConfigError, PipelineConfig
 from pipeline.graph import Node
 from pipeline.methods import METHODS
-from pipeline.publish import Log, make_folder, say_failures
-from pipeline.report.warmstart import table, write_warmstart
+from pipeline.publish import Log, make_folder, publish, say_failures
+from pipeline.report.warmstart import warmstart_page
+from pipeline.results import gather_warmstart
 from pipeline.scheduler import duration, execute
 from pipeline.stages import Plan, Reference, add_job, common_payload, learner_device, plan
-from pipeline.summarise import curves_of, task_table
 
 
 @dataclass(frozen=True)
@@ -126,47 +123,6 @@ def _needed(stages: Plan, wanted: list[Reference]) -> list[Node]:
     return [node for reference, node in stages.jobs.items() if reference in found]
 
 
-def summarise(jobs: WarmStartPlan, store: Store) -> dict[str, Any]:
-    """What `pipeline.report.warmstart` draws: the curves of every arm, and plain SAC's on the training tasks.
-
-    Raises StoreError when an artefact is missing.
-    """
-    stages, config = jobs.stages, jobs.stages.config
-    distribution = envs.get(config.env)
-
-    def folders(references: list[Reference]) -> list[Path]:
-        return [store.fetch(*reference) for reference in references]
-
-    return {
-        "environment": config.env,
-        "paper_name": distribution.paper_name,
-        "preset": config.preset,
-        "seed": config.seed,
-        "horizon": config.horizon or distribution.horizon,
-        "parameter": distribution.parameter,
-        "config": asdict(config),
-        "tasks": {split: task_table(config.env, split, getattr(stages, split)) for split in ("train", "test")},
-        "warmstart": [_summary(arm, config, folders(arm.jobs)) for arm in jobs.arms],
-        "training_curves": curves_of(folders(stages.artefacts["collect"]), "step"),
-    }
-
-
-def _summary(arm: Arm, config: PipelineConfig, folders: list[Path]) -> dict[str, Any]:
-    curves = curves_of(folders, "step")
-    for curve in curves:
-        curve["step"] = [step + arm.initial_steps for step in curve["step"]]
-    starts = [read_json(folder / "start.json") for folder in folders]
-    return {
-        "arm": arm.name,
-        "seed": arm.seed,
-        "initial_steps": arm.initial_steps,
-        "warmup_steps": config.warmstart.online.warmup_steps,
-        "curves": curves,
-        "policy_return": [value for start in starts for value in start["policy_return"]] if arm.initial_steps else None,
-        "imitation_loss": [v for start in starts for v in start["imitation_loss"]] if arm.initial_steps else None,
-    }
-
-
 def run(
     config: PipelineConfig,
     store_url: str,
@@ -189,11 +145,7 @@ def run(
         outcome = execute(jobs.nodes, store_url, log=log, poll_seconds=15.0)
     if not outcome.complete:
         return say_failures(outcome, store_url, log)
-    summary = summarise(jobs, store) | {
-        "cost": [asdict(stage) for stage in outcome.cost],
-        "wall_seconds": outcome.wall_seconds,
-    }
-    write_warmstart(summary, out, axis=axis, comparison=comparison)
-    log(table(summary))
-    log(f"Took {duration(time.monotonic() - started)}. Report: {out / 'report.md'}")
+    results = gather_warmstart(jobs, store, outcome)
+    publish(replace(results, run=results.run | {"axis": axis, "comparison": comparison}), out, log, warmstart_page)
+    log(f"Took {duration(time.monotonic() - started)}. Report: {out / 'report.html'}")
     return 0
