@@ -41,17 +41,17 @@ def publish(results: Results, out: Path, log: Log, page: Callable[[Results, Path
 
 
 def _write_curves(table: pd.DataFrame, out: Path) -> None:
-    """TensorBoard events and `curves.jsonl`: everything that has a step, as its mean over tasks where a multi-task
-    policy has several, otherwise per task."""
+    """TensorBoard events and `curves.jsonl`: everything that has a step; scores as their mean over tasks."""
     rows = table[table["step"].notna() & ~table["metric"].isin(["reference", "selected"])]
-    alone = rows["task"].map("/task-{:03d}".format, na_action="ignore").where(rows["metric"] != "score").fillna("")
-    tags = rows["method"] + rows["seed"].map("/seed-{}".format, na_action="ignore").fillna("")
-    tags += "/" + rows["metric"] + ("_" + rows["split"]).fillna("") + alone
+    rows = rows.assign(task=rows["task"].where(rows["metric"] != "score"))
+    words = {"method": "{}", "seed": "seed-{}", "metric": "{}", "split": "{}", "task": "task-{:03d}"}
     shutil.rmtree(out / "tensorboard", ignore_errors=True)
     with (out / "curves.jsonl").open("w") as lines, SummaryWriter(str(out / "tensorboard")) as writer:
-        for (tag, step), value in rows["value"].groupby([tags, rows["step"]]).mean().items():  # pyright: ignore[reportGeneralTypeIssues]
-            writer.add_scalar(tag, value, step)
-            lines.write(json.dumps({"tag": tag, "step": int(step), "value": value}) + "\n")
+        for row in rows.groupby([*words, "step"], dropna=False)["value"].mean().reset_index().to_dict("records"):
+            tag = "/".join(word.format(row[name]) for name, word in words.items() if pd.notna(row[name]))
+            line = {"tag": tag, "step": int(row["step"]), "value": row["value"]}
+            writer.add_scalar(tag, line["value"], line["step"])
+            lines.write(json.dumps(line) + "\n")
 
 
 def say_failures(outcome: Outcome, store_url: str, log: Log) -> int:

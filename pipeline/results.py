@@ -135,13 +135,19 @@ def cube(rows: pd.DataFrame, *axes: str, **levels: Sequence[int]) -> tuple[list[
     return ranges, values
 
 
-def tidy(metric: str, values: Any, **columns: Any) -> pd.DataFrame:
-    """Rows of one metric: nested lists of numbers, one column that is a list per axis; other columns are constant."""
-    axes = {name: column for name, column in columns.items() if isinstance(column, list | range)}
-    array = np.asarray(values, dtype=np.float64).ravel()
-    index = pd.MultiIndex.from_product(axes.values(), names=axes) if axes else pd.RangeIndex(len(array))
-    constant = {name: column for name, column in columns.items() if name not in axes}
-    return pd.DataFrame({"value": array}, index=index).reset_index(drop=not axes).assign(metric=metric, **constant)
+def tidy(metric: str, axes: str, values: Any, **columns: Any) -> pd.DataFrame:
+    """Rows of one metric from nested lists of numbers; `axes` names the columns that are their axes, outermost first.
+
+    A column of an axis is a list, the others are constant. Raises ResultsError where lengths do not agree.
+    """
+    array, names = np.asarray(values, dtype=np.float64), axes.split()
+    levels = [columns[name] for name in names]
+    if array.shape != tuple(map(len, levels)):
+        raise ResultsError(f"{metric}: values of shape {array.shape} do not fit {axes or 'a single number'}.")
+    index = pd.MultiIndex.from_product(levels, names=names) if names else pd.RangeIndex(1)
+    constant = {name: column for name, column in columns.items() if name not in names}
+    frame = pd.DataFrame({"value": array.ravel()}, index=index).reset_index(drop=not names)
+    return frame.assign(metric=metric, **constant)
 
 
 def table_of(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
@@ -171,10 +177,10 @@ def gather(plan: Plan, store: Store, outcome: Outcome | None = None) -> Results:
     parts.append(_last(sac).assign(metric="reference"))
     for choice in (row for folder in teachers for row in read_json(folder / "selected.json")):
         where = {"method": "teacher", "split": "train", "task": choice["task"]}
-        parts.append(tidy("selected", [choice["return"]], step=choice.get("step", choice.get("iteration")), **where))
+        parts.append(tidy("selected", "", choice["return"], step=choice.get("step", choice.get("iteration")), **where))
     rllib = [row["return"] for folder in folders(artefacts["rllib"]) for row in read_json(folder / "returns.json")]
     for name, row in zip(config.rllib.algorithms, np.reshape(rllib, (-1, len(plan.train))), strict=True):
-        parts.append(tidy("reference", row, method=f"rllib_{name}", split="train", task=plan.train))
+        parts.append(tidy("reference", "task", row, method=f"rllib_{name}", split="train", task=plan.train))
     for seed, folder in zip(config.distill_seeds, folders(artefacts.get("metagenrl", [])), strict=False):
         parts.append(_curves([folder], method="metagenrl", split="train", seed=seed))
     notes: dict[str, Any] = {}
@@ -202,7 +208,7 @@ def gather_warmstart(jobs: WarmStartPlan, store: Store, outcome: Outcome | None 
         parts.append(curves.assign(step=curves["step"] + arm.initial_steps))
         for metric in ("policy_return", "imitation_loss") if arm.initial_steps else ():
             values = [value for folder in folders for value in read_json(folder / "start.json")[metric]]
-            parts.append(tidy(metric, values, task=plan.test, **where))
+            parts.append(tidy(metric, "task", values, task=plan.test, **where))
     warmup = plan.config.warmstart.online.warmup_steps
     arms = {arm.name: {"initial_steps": arm.initial_steps, "warmup_steps": warmup} for arm in jobs.arms}
     return Results(table_of(parts), _about(plan, outcome) | {"arms": arms})
@@ -265,8 +271,8 @@ def _references(plan: Plan, file: Path) -> list[pd.DataFrame]:
             levels["blind_teacher_bound"] = table[bound]
         levels["best_teacher"] = table.max(axis=0)
         where: dict[str, Any] = {"split": split, "task": found[split]["task"]}
-        parts += [tidy("reference", row, method=name, **where) for name, row in levels.items()]
-        parts.append(tidy("teacher_return", table.T, method="teacher", index=list(plan.train), **where))
+        parts += [tidy("reference", "task", row, method=name, **where) for name, row in levels.items()]
+        parts.append(tidy("teacher_return", "index task", table, method="teacher", index=plan.train, **where))
     return parts
 
 
@@ -281,25 +287,25 @@ def _learner(run: Run, trained: Path, evaluations: dict[int, Path], probes: Path
         scores = read_json(folder / "scores.json")
         for split in [split for split in SPLITS if split in scores]:
             at = where | {"split": split, "task": scores[split]["task"]}
-            parts.append(tidy("score", scores[split]["score"], step=step, **at))
+            parts.append(tidy("score", "task", scores[split]["score"], step=step, **at))
     probe = read_json(probes / "probes.json")
     for split in [split for split in SPLITS if split in scores]:
         tasks, episodes = scores[split]["task"], np.array(scores[split]["episodes"])
         number = list(range(1, episodes.shape[1] + 1))
-        parts.append(tidy("episode_return", episodes, split=split, task=tasks, index=number, **where))
+        parts.append(tidy("episode_return", "task index", episodes, split=split, task=tasks, index=number, **where))
     contexts = {"train": probe["posterior_mean"], "test": [[mean] for mean in scores["test"]["posterior_mean"]]}
     for split, means in contexts.items():
         tasks = probe["train"] if split == "train" else scores["test"]["task"]
         for dimension, values in enumerate(np.moveaxis(np.array(means), -1, 0)):  # [tasks, contexts]
             at = where | {"split": split, "task": tasks, "index": list(range(values.shape[1]))}
-            parts.append(tidy(f"posterior_{dimension}", values, **at))
-    parts += [tidy(f"swap_{name}", [value], **where) for name, value in (probe["reward_swap"] or {}).items()]
+            parts.append(tidy(f"posterior_{dimension}", "task index", values, **at))
+    parts += [tidy(f"swap_{name}", "", value, **where) for name, value in (probe["reward_swap"] or {}).items()]
     share = probe["identification"]
-    parts.append(tidy("identified", share, split="train", index=list(range(1, len(share) + 1)), **where))
+    parts.append(tidy("identified", "index", share, split="train", index=list(range(1, len(share) + 1)), **where))
     own = {f"foreign_{name}": values for name, values in (probe["foreign_contexts"] or {}).items()}
     for metric, values in (own | {"last_trajectory": probe["last_trajectory"]}).items():
         if values is not None:
-            parts.append(tidy(metric, values, split="test", task=scores["test"]["task"], **where))
+            parts.append(tidy(metric, "task", values, split="test", task=scores["test"]["task"], **where))
     return parts
 
 
@@ -308,8 +314,8 @@ def _relabelling(plan: Plan, run: Run, folder: Path) -> tuple[list[pd.DataFrame]
     found = read_json(folder / "diagnostics.json")
     where: dict[str, Any] = {"method": run.variant.label, "split": "train", "task": plan.train}
     names = [name for name in ("share", "error_eligible", "error_all") if found.get(name) is not None]
-    parts = [tidy(f"relabel_{name}", found[name], index=list(plan.train), **where) for name in names]
+    parts = [tidy(f"relabel_{name}", "task index", found[name], index=plan.train, **where) for name in names]
     for row in found["training"] or []:
-        parts.append(tidy("relabel_training_error", row["error"], step=row["step"], **where))
-        parts.append(tidy("relabel_training_kept", [row["kept"]], step=row["step"], method=run.variant.label))
+        parts.append(tidy("relabel_training_error", "task", row["error"], step=row["step"], **where))
+        parts.append(tidy("relabel_training_kept", "", row["kept"], step=row["step"], method=run.variant.label))
     return parts, {"threshold": found["threshold"], "error_note": found["error_note"]}

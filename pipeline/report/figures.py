@@ -54,7 +54,7 @@ def comparison(results: Results) -> Figure:
     look = colours(names) | {name: reference(name).colour for name in scores if name not in names}
     made, (left, right) = panels(2, 2, 0.3 * len(scores) + 0.6, share="y")
     places = np.arange(len(scores))
-    for place, (name, values) in zip(places, scores.items(), strict=True):
+    for place, (name, values) in enumerate(scores.items()):
         interval(left, place, statistics.pooled_iqm(values), look[name])
         if len(values) > 1:
             single = statistics.iqm(values, axis=1)
@@ -72,7 +72,7 @@ def comparison(results: Results) -> Figure:
     return made
 
 
-def interval(axes: Axes, place: float, found: statistics.Estimate, colour: str) -> None:
+def interval(axes: Axes, place: int, found: statistics.Estimate, colour: str) -> None:
     """An estimate as a point on its interval."""
     axes.plot([found.low, found.high], [place, place], color=colour, linewidth=2.2, zorder=3)
     axes.plot(found.value, place, "o", color=colour, markersize=6, zorder=4)
@@ -156,7 +156,7 @@ def _task_map(axes: Axes, scores: dict[str, np.ndarray], references: dict[str, n
 
 def cell_values(axes: Axes, image: AxesImage) -> None:
     """Numbers in the cells of a map, white on dark ones."""
-    table = np.ma.filled(image.get_array(), math.nan)  # pyright: ignore[reportArgumentType]
+    table = np.ma.MaskedArray(image.get_array()).filled(math.nan)
     whole = np.nanmax(table) - np.nanmin(table) >= 10
     for (row, column), value in np.ndenumerate(table):
         if math.isfinite(value):
@@ -313,15 +313,13 @@ def cost(results: Results) -> Figure:
     if rows.empty:
         raise MissingData("No times or memory of the stages were recorded.")
     made, (left, right) = panels(2, 2, 0.34 * len(rows) + 0.7, share="y")
-    rows["name"] = [
-        row.stage + (f"\n({row.reused} of {row.jobs} reused)" if row.reused else "") for row in rows.itertuples()
-    ]
+    names = [x["stage"] + f"\n({x['reused']} of {x['jobs']} reused)" * bool(x["reused"]) for x in results.run["cost"]]
     seconds, memory = rows["wall_seconds"].astype(float), rows["peak_memory_mb"].astype(float)
     for axes, values, written, title, unit in (
         (left, seconds, seconds.map(duration), "Wall time", "seconds"),
-        (right, memory, memory.map(lambda value: f"{value:,.0f} MB" if value == value else "–"), "Peak memory", "MB"),
+        (right, memory, memory.map("{:,.0f} MB".format, na_action="ignore").fillna("–"), "Peak memory", "MB"),
     ):
-        bars = axes.barh(rows["name"], values.fillna(0), 0.65, color="#0072B2")
+        bars = axes.barh(names, values.fillna(0), 0.65, color="#0072B2")
         axes.bar_label(bars, list(written), fontsize=8, padding=3)
         axes.set_title(title)
         axes.set_xlabel(unit)

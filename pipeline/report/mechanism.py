@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -107,7 +108,7 @@ def foreign_contexts(results: Results) -> Figure:
         for source, face in (("nearest", colour), ("farthest", "white")):
             values = cube(results.rows(f"foreign_{source}", method=name), "seed", "task")[1].mean(axis=1)
             means.append(values.mean())
-            mark = {"color": colour, "markerfacecolor": face}
+            mark: dict[str, Any] = {"color": colour, "markerfacecolor": face}
             axes.plot(means[-1], place, "o", markersize=8, markeredgewidth=1.6, zorder=3, **mark)
             entries[f"{source} task's transitions"] = key(INK, "", "o")
             entries[f"{source} task's transitions"].set_markerfacecolor(INK if face == colour else "white")

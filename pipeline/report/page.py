@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import markupsafe
 import pandas as pd
 
 from pipeline.report import tables
@@ -22,11 +23,10 @@ WIDTH = 100
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text whose index is its first column; `details`: only the page shows it, folded."""
+    """A table of text whose index is its first column."""
 
     title: str
     frame: pd.DataFrame
-    details: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Page:
     """Everything that a report says, in its order."""
 
     title: str
-    verdict: Sequence[str]
+    verdict: Sequence[str] = ()
     facts: dict[str, str] = field(default_factory=dict)
     protocol: str = ""
     tables: Sequence[Table] = ()
@@ -47,23 +47,26 @@ class Page:
         """Sentences and tables for the terminal."""
         parts = [*self.verdict, ", ".join(f"{name} {value}" for name, value in self.facts.items()), self.protocol]
         parts = [textwrap.fill(part, WIDTH, break_on_hyphens=False) for part in parts]
-        parts += [_text(table) for table in self.tables if not table.details]
+        parts += [_text(table) for table in self.tables]
         parts += [textwrap.fill(note, WIDTH, break_on_hyphens=False) for note in self.notes]
-        return (
-            "\n\n".join(part for part in [*parts, *(_text(t) for t in self.appendix if not t.details)] if part) + "\n"
-        )
+        return "\n\n".join(part for part in [*parts, *(_text(t) for t in self.appendix)] if part) + "\n"
 
     def markdown(self) -> str:
         """The same as Markdown, with the pictures."""
-        first, *others = self.verdict
         facts = ", ".join(f"{name} {value}" for name, value in self.facts.items())
-        parts = [f"# {self.title}", facts and f"{facts}.", f"**{first}**", *others, self.protocol]
-        parts += [_markdown(table) for table in self.tables if not table.details]
+        parts = [
+            f"# {self.title}",
+            facts and f"{facts}.",
+            *(f"**{sentence}**" for sentence in self.verdict[:1]),
+            *self.verdict[1:],
+            self.protocol,
+        ]
+        parts += [_markdown(table) for table in self.tables]
         parts += [note.replace("*", "\\*") for note in self.notes]
         for drawn in self.pictures:
             image = f"![{drawn.entry.title}]({drawn.file.name})\n\n" if drawn.file else ""
             parts.append(f"## {drawn.entry.title}\n\n{image}{drawn.text}")
-        parts += [_markdown(table) for table in self.appendix if not table.details]
+        parts += [_markdown(table) for table in self.appendix]
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def html(self) -> str:
@@ -99,7 +102,7 @@ def _markdown(table: Table) -> str:
 
 
 def _html(frame: pd.DataFrame) -> Any:
-    return jinja2.utils.markupsafe.Markup(frame.to_html(border=0))  # pandas escapes the cells
+    return markupsafe.Markup(frame.to_html(border=0))  # pandas escapes the cells
 
 
 def draw(results: Results, sections: Sequence[str], out: Path) -> list[Picture]:
@@ -112,8 +115,6 @@ def run_page(results: Results, out: Path) -> Page:
     found = [
         Table(f"Return on {title}", frame) for title, frame in tables.split_tables(results, tables.headline).items()
     ]
-    for title, frame in tables.split_tables(results, tables.seeds).items():
-        found.append(Table(f"Each seed, {title}", frame, details=True))
     if len(frame := tables.diagnostics(results)):
         found.append(Table("Diagnostics, mean (lowest to highest seed)", frame))
     tasks = tables.split_tables(results, tables.per_task).items()

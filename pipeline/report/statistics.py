@@ -29,7 +29,7 @@ UNKNOWN = Estimate(math.nan, math.nan, math.nan)
 
 def iqm(values: np.ndarray, axis: int | None = None) -> np.ndarray:
     """Interquartile mean: a quarter of the values (rounded down) is dropped at either end."""
-    return stats.trim_mean(values, 0.25, axis=axis)
+    return stats.trim_mean(values, 0.25, axis=axis)  # pyright: ignore[reportArgumentType]
 
 
 def shares(count: int, generator: np.random.Generator, resamples: int = RESAMPLES) -> np.ndarray:

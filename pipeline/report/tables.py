@@ -10,7 +10,7 @@ import pandas as pd
 
 from pipeline.report import statistics
 from pipeline.report.wording import ABSENT, SIMPLE, duration, method_name, reference, score, with_interval
-from pipeline.results import SPLITS, Results, cube
+from pipeline.results import SPLITS, Results
 
 EPOCHS = {"last": "last", "best": "best*"}
 
@@ -60,23 +60,6 @@ def filled(frame: pd.DataFrame) -> pd.DataFrame:
     """Without the columns that say nothing; dashes where a cell is not known."""
     frame = frame.fillna(ABSENT)
     return frame.loc[:, (frame != ABSENT).any()]
-
-
-def seeds(results: Results, split: str) -> pd.DataFrame:
-    """One row per seed and epoch, where a method has several seeds."""
-    rows = {}
-    for name in results.methods("score", split=split):
-        numbers = cube(results.rows("score", method=name, split=split), "seed", "step", "task")[0][0]
-        for epoch, written in EPOCHS.items() if len(numbers) > 1 else ():
-            step, scores = at_epoch(results, name, split, epoch)
-            for seed, row in zip(numbers, scores, strict=True):
-                rows[f"{method_name(name)}, {written}, seed {seed}"] = {
-                    "step": str(step),
-                    "mean": score(float(row.mean()), decimals(results)),
-                    "std tasks": score(float(row.std()), decimals(results)),
-                    "IQM (95 %)": with_interval(statistics.pooled_iqm(row[None]), decimals(results)),
-                }
-    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def per_task(results: Results, split: str) -> pd.DataFrame:
@@ -231,12 +214,19 @@ def settings(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, st
 
 def evaluations(results: Results) -> pd.DataFrame:
     """One row per variant, seed and step, with what the variant changes and mean and IQM of both splits."""
-    rows = results.table[results.table["metric"] == "score"]
-    wide = rows.groupby(["method", "seed", "step", "split"])["value"].agg(mean="mean", iqm=statistics.iqm).unstack()
+    rows = results.rows("score")
+    rows = rows.assign(method=pd.Categorical(rows["method"], results.methods("score")))  # for their order
+    wide = (
+        rows.groupby(["method", "seed", "step", "split"], observed=True)["value"]
+        .agg(mean="mean", iqm=statistics.iqm)
+        .unstack()
+    )
     wide.columns = [f"{split}_{what}" for what, split in wide.columns]
     wide = wide.reset_index().rename(columns={"method": "variant"})
     variants = {variant["label"]: variant for variant in results.run["variants"]}
-    changes = pd.DataFrame([{"method": v["method"], **v["changes"]} for v in variants.values()], index=list(variants))
+    changes = pd.DataFrame(
+        [{"method": v["method"], **v["changes"]} for v in variants.values()], list(variants), dtype=object
+    )
     about = {name: results.run[name] for name in ("environment", "preset")} | {"data_seed": results.run["seed"]}
     table = wide.assign(**about).join(changes, on="variant")
     return table[[*about, "variant", *changes.columns, *wide.columns.drop("variant")]]

@@ -39,12 +39,14 @@ def equal_steps(found: dict[str, Arm], drawn: Draws, places: int) -> pd.DataFram
     if not low < high:
         return pd.DataFrame()
     fine = np.unique([low, high, *(step for arm in found.values() for step in arm.step if low < step < high)])
-    at = np.linspace(low, high, POINTS)
+    at: np.ndarray = np.linspace(low, high, POINTS)
     values = {}
     for name, arm in found.items():
         curves = np.apply_along_axis(lambda curve, arm=arm: np.interp(fine, arm.step, curve), -1, arm.returns)
         points = np.apply_along_axis(lambda curve: np.interp(at, fine, curve), -1, curves)
-        values[name] = np.concatenate([points, np.trapezoid(curves, fine)[..., None] / (high - low)], axis=-1)
+        values[name] = np.concatenate(
+            [points, np.asarray(np.trapezoid(curves, fine) / (high - low))[..., None]], axis=-1
+        )
     columns = {}
     for name, arm in found.items():
         mean = values[name].mean(axis=(0, 1))
@@ -62,34 +64,50 @@ def _steps(steps: float, arm: Arm) -> str:
     return f"not within {arm.step[-1]:,.0f}" if math.isinf(steps) else ABSENT if math.isnan(steps) else f"{steps:,.0f}"
 
 
-def _verdict(found: dict[str, Arm], speeds: dict[tuple[str, str, bool], Speed], places: int) -> list[str]:
-    """The headline per cold arm: to stay above the level, and beside it the first crossing; then the level."""
+def _took(goal: str, one: Speed, warm: Arm, cold: Arm) -> str:
+    """How much faster, or who gets there at all."""
+    steps = f"{_steps(one.warm_steps, warm)} against {_steps(one.cold_steps, cold)} environment steps per task"
+    missed = {arm.title: math.isinf(end) for arm, end in ((warm, one.warm_steps), (cold, one.cold_steps))}
+    if any(missed.values()):
+        did = ", ".join(f"{title} {'did not' if failed else 'did'}" for title, failed in missed.items())
+        return f"To {goal}: {did} ({steps})."
+    ratio = with_interval(one.ratio, 2)
+    return f"To {goal}, {warm.title} took {ratio} times the steps of {cold.title}: {steps}, every one counted."
+
+
+def _verdict(
+    found: dict[str, Arm], speeds: dict[tuple[str, str, bool], Speed], equal: pd.DataFrame, places: int
+) -> list[str]:
+    """The headline per cold arm: to stay above the level, and the first crossing; the lead at equal steps; the "
+    "level."""
     if absent := [arm_title(name) for name in (PLAIN, WARM) if name not in found]:
         return [f"No headline, for want of an arm: {' and '.join(absent)}."]
-    mean = found[PLAIN].mean
+    mean, warm = found[PLAIN].mean, found[WARM]
     before, final = score(mean[0], places), score(mean[-1], places)
     if math.isnan(level(mean)):
-        return [
+        sentences = [
             f"Plain SAC did not improve (mean return {before} before learning, {final} at its end), so there is no "
             "level to reach and no ratio of steps."
         ]
-    sentences = []
-    for cold in [name for name in (PLAIN, TWO_BATCHES) if name in found]:
-        stay, first = (speeds[WARM, cold, stay] for stay in (True, False))
-        took = f"{_steps(stay.warm_steps, found[WARM])} against {_steps(stay.cold_steps, found[cold])}"
+    else:
+        sentences = []
+        for name in [name for name in (PLAIN, TWO_BATCHES) if name in found]:
+            stay, first = (speeds[WARM, name, stay] for stay in (True, False))
+            sentences += [
+                _took(f"reach {PERCENT} of plain SAC's improvement and stay above it", stay, warm, found[name]),
+                _took("cross it for the first time, which noise brings forward", first, warm, found[name]),
+                f"Task by task the median ratio is {score(stay.task_ratio, 2)}, and {warm.title} stays above the "
+                f"task's own level on {stay.tasks[0]} of {stay.tasks[1]} tasks on which plain SAC improved; it does "
+                f"not stay above the level in {stay.warm_missed:.1%} of resamples.",
+            ]
         sentences.append(
-            f"To reach {PERCENT} of plain SAC's improvement and stay above it, {found[WARM].title} took "
-            f"{with_interval(stay.ratio, 2)} times the environment steps of {found[cold].title}: {took} per task, "
-            f"every one counted; in {stay.warm_missed:.1%} of resamples it never stays there. To the first crossing, "
-            f"which noise brings forward: {with_interval(first.ratio, 2)} times. Task by task, the median is "
-            f"{score(stay.task_ratio, 2)}, and it stays above the task's own level on {stay.tasks[0]} of "
-            f"{stay.tasks[1]} tasks on which plain SAC improved."
+            f"The level is {score(float(level(mean)), places)}: {PERCENT} of the way from the mean return of "
+            f"{found[PLAIN].title} before learning ({before}) to that at its end ({final})."
         )
-    return [
-        *sentences,
-        f"Level: {score(float(level(mean)), places)}, which is {PERCENT} of the way from the mean return of "
-        f"{found[PLAIN].title} before learning ({before}) to that at its end ({final}).",
-    ]
+    if len(equal):
+        lead = equal[f"lead of {warm.title} (95 %)"].iloc[-1]
+        sentences.insert(1, f"Over the steps that all arms share, {warm.title} leads by {lead} on average.")
+    return sentences
 
 
 def warmstart_page(results: Results, out: Path) -> Page:
@@ -129,14 +147,15 @@ def warmstart_page(results: Results, out: Path) -> Page:
     }
     labels = [f"{t}: {label}" for t, label in zip(results.tasks("test"), results.labels("test"), strict=True)]
     tasks = pd.DataFrame({arm.title: arm.returns[..., -1].mean(axis=0) for arm in found.values()}, index=labels)
+    equal = equal_steps(found, drawn, places)
     made = [
         Table("Return of the policies, and steps to the level", filled(pd.DataFrame.from_dict(ends, orient="index"))),
-        Table("Return at equal numbers of environment steps", equal_steps(found, drawn, places)),
+        Table("Return at equal numbers of environment steps", equal),
         Table("Steps to the level, relative", pd.DataFrame.from_dict(ratios, orient="index")),
     ]
     return Page(
         title=f"{results.title}: SAC from the multi-task policy on unseen tasks",
-        verdict=_verdict(found, speeds, places),
+        verdict=_verdict(found, speeds, equal, places),
         facts=facts(results),
         tables=[table for table in made if len(table.frame)],
         notes=_notes(found),

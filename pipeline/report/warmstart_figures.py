@@ -23,6 +23,7 @@ from pipeline.report.warmstart_numbers import (
     TWO_BATCHES,
     WARM,
     Arm,
+    arm_title,
     arms,
     crossing,
     level,
@@ -49,7 +50,7 @@ def shown(results: Results, names: tuple[str, ...]) -> tuple[list[Arm], Arm | No
         plain = training_arm(results, next(iter(found.values())).warmup_steps)
         found, names = found | ({TRAINING: plain} if plain else {}), (TRAINING, *names[1:])
     if absent := [name for name in names if name not in found]:
-        raise MissingData(f"The figure needs an arm that was not run: {', '.join(absent)}.")
+        raise MissingData(f"The figure needs an arm that was not run: {'; '.join(map(arm_title, absent))}.")
     return [found[name] for name in names], plain
 
 
