@@ -4,7 +4,7 @@ import base64
 import io
 import math
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -183,42 +183,12 @@ def band(axes: Axes, x: np.ndarray, scores: np.ndarray, colour: str, crowd: bool
     return key(colour, marker="o", width=2)
 
 
-def levels(axes: Axes, values: dict[str, float]) -> None:
-    """Horizontal lines at the level of each reference, named right of the axes; names never overlap."""
-    known = sorted((value, name) for name, value in values.items() if math.isfinite(value))
-    for value, name in known:
-        axes.axhline(value, color=reference(name).colour, linestyle=reference(name).dash, linewidth=1.2, zorder=1.5)
-    axes.autoscale_view()
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high)
-    rows = axes.get_subplotspec().get_gridspec().nrows  # type: ignore[union-attr]
-    inches = axes.get_figure().get_figheight() / rows * 0.75  # type: ignore[union-attr]
-    heights = apart([value for value, _ in known], (high - low) * 0.15 / inches, high)
-    for (value, name), height in zip(known, heights, strict=True):
-        line = {"arrowstyle": "-", "color": reference(name).colour, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 0}
-        axes.annotate(
-            reference(name).short,
-            xy=(1, value),
-            xytext=(1.04, height),
-            xycoords=("axes fraction", "data"),
-            color=reference(name).colour,
-            fontsize=8,
-            verticalalignment="center",
-            annotation_clip=False,
-            arrowprops=line,
-        )
-
-
-def apart(values: Iterable[float], gap: float, high: float) -> list[float]:
-    """Ascending values moved as little as needed to lie at least `gap` apart, and not above `high`."""
-    placed: list[float] = []
-    for value in values:
-        placed.append(max(value, placed[-1] + gap) if placed else value)
-    ceiling = high
-    for index in reversed(range(len(placed))):
-        placed[index] = min(placed[index], ceiling)
-        ceiling = placed[index] - gap
-    return placed
+def levels(axes: Axes, references: dict[str, np.ndarray]) -> dict[str, Line2D]:
+    """Horizontal lines at the mean over tasks of each reference; returns their legend entries."""
+    looks = {name: reference(name) for name in references}
+    for name, look in looks.items():
+        axes.axhline(references[name].mean(), color=look.colour, linestyle=look.dash, linewidth=1.2, zorder=1.5)
+    return {look.short: key(look.colour, look.dash, width=1.2) for look in looks.values()}
 
 
 def method_rows(axes: Axes, names: list[str]) -> np.ndarray:

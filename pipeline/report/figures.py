@@ -89,7 +89,7 @@ def learning(results: Results) -> Figure:
     """
     splits = shown(results)
     made, grid = panels(len(splits), 1, 2.9, share="xy")
-    entries, lines = {}, {}
+    entries = {}
     for (split, names), axes in zip(splits.items(), grid, strict=True):
         for name in names:
             steps, scores = results.scores(name, split)
@@ -101,15 +101,7 @@ def learning(results: Results) -> Figure:
                 axes.plot(steps, scores.mean(axis=2).T, color=colour, linewidth=1, linestyle=":")
         axes.set_title(f"Return on {SPLITS[split]}")
         axes.set_ylabel("return")
-        lines[split] = {name: values.mean() for name, values in results.references(split).items() if name != "sac"}
-    ends = [level for values in lines.values() for level in values.values()]
-    for axes in (
-        grid if ends else ()
-    ):  # the panels share one y axis: all levels must be in range before names are placed
-        axes.update_datalim([(0, min(ends)), (0, max(ends))], updatex=False)
-        axes.autoscale_view()
-    for split, axes in zip(splits, grid, strict=True):
-        levels(axes, lines[split])
+        entries |= levels(axes, {name: row for name, row in results.references(split).items() if name != "sac"})
     grid[-1].set_xlabel("distillation step")
     step_axis(grid[-1], ticks=8)
     legend(made, entries)

@@ -1,6 +1,5 @@
 """Figures of why it works or not: what the posterior follows and names, task posteriors, relabelling."""
 
-import math
 import textwrap
 from typing import Any
 
@@ -11,7 +10,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from pipeline.report.drawing import INK, WIDTH, MissingData, figure, key, legend, method_rows, panels, step_axis
+from pipeline.report.drawing import INK, MissingData, figure, key, legend, method_rows, panels, step_axis
 from pipeline.report.figures import cell_values
 from pipeline.report.wording import colours, method_name
 from pipeline.results import Results, cube
@@ -138,20 +137,13 @@ def posteriors(results: Results) -> Figure:
     }
     width = len(next(iter(features.values())))
     parts = 2 if width == 2 else 1
-    beside = len(names) == 1  # the parts of the parameter stand side by side, otherwise one below the other
-    across = min(len(names), 2 if len(names) <= 4 else 4)
-    lines = math.ceil(len(names) / across)
-    height = lines * (3.1 if across <= 2 else 2.2) * (1 if beside else parts)
-    made = Figure(figsize=(WIDTH, height + 0.4), layout="constrained")
-    blocks = made.subfigures(1 if beside else parts, parts if beside else 1, squeeze=False)
-    for part, block in enumerate(np.ravel(blocks)):
-        grid = list(np.ravel(block.subplots(lines, across, squeeze=False)))
-        for spare in grid[len(names) :]:
-            spare.remove()
+    panel = [(part, name) for part in range(parts) for name in names]
+    across = 2 if len(panel) <= 8 else 4
+    made, grid = panels(len(panel), across, 3.1 if across == 2 else 2.2)
+    for (part, name), axes in zip(panel, grid, strict=True):
         colour = {task: value[part] for task, value in features.items()}
-        drawn = [_scatter(axes, name, rows, colour, across > 2) for axes, name in zip(grid, names, strict=False)]
-        bar = block.colorbar(drawn[0], ax=grid[: len(names)], aspect=25 * lines, pad=0.02)
-        bar.set_label(results.run["parameter"] + (f", part {part + 1}" if width > 1 else ""), fontsize=8)
+        bar = made.colorbar(_scatter(axes, name, rows, colour, across > 2), ax=axes, pad=0.02)
+        bar.set_label(results.run["parameter"] + (f", part {part + 1}" if width > 1 else ""), fontsize=7)
     legend(made, {"training task": key(INK, "", "o"), "unseen task": key(INK, "", "^")})
     return made
 

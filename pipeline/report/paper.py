@@ -75,7 +75,8 @@ def objective_gap(results: Results) -> Figure:
     top.set_ylabel("L_Q")
     entries = _returns(bottom, results, ["neither"], "train")
     bottom.set_title("Return on training tasks")
-    levels(bottom, {name: row.mean() for name, row in results.references("train").items() if name == "own_teacher"})
+    own = {name: row for name, row in results.references("train").items() if name == "own_teacher"}
+    entries |= levels(bottom, own)
     legend(made, entries)
     return made
 

@@ -78,8 +78,7 @@ def _took(goal: str, one: Speed, warm: Arm, cold: Arm) -> str:
 def _verdict(
     found: dict[str, Arm], speeds: dict[tuple[str, str, bool], Speed], equal: pd.DataFrame, places: int
 ) -> list[str]:
-    """The headline per cold arm: to stay above the level, and the first crossing; the lead at equal steps; the "
-    "level."""
+    """Per cold arm how soon the warm start stays above the level and first crosses it; its lead at equal steps."""
     if absent := [arm_title(name) for name in (PLAIN, WARM) if name not in found]:
         return [f"No headline, for want of an arm: {' and '.join(absent)}."]
     mean, warm = found[PLAIN].mean, found[WARM]

@@ -8,11 +8,9 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.patheffects import withStroke
 
 from pipeline.report.drawing import INK, MissingData, figure, key, legend, panels, step_axis
 from pipeline.report.statistics import mean_interval
@@ -39,6 +37,7 @@ _LINES = (
     "from where on a mean curve stays above the level. The paper shows one seed, shades one standard deviation over "
     "tasks, and hides 10,000 steps of SAC and 20,000 of the warm start."
 )
+_RING: dict = {"marker": "o", "linestyle": "", "markerfacecolor": "none", "markeredgewidth": 1.8}
 _COLD = {PLAIN: reference("sac").colour, TRAINING: reference("sac").colour, TWO_BATCHES: "#6e6e6e"}
 
 
@@ -74,7 +73,7 @@ def _draw(results: Results, names: tuple[str, ...], title: str) -> Figure:
     made, (axes,) = panels(1, 1, 3.7)
     goal = math.nan if plain is None else float(level(plain.mean))
     entries = {}
-    for place, arm in enumerate(drawn):
+    for arm in drawn:
         x, kept = points(arm, axis)
         colour, dash = _colour(arm.name), "--" if arm.name == TRAINING else "-"
         axes.plot(x, arm.mean[kept], color=colour, linestyle=dash, linewidth=2, zorder=3, marker="o", markersize=3)
@@ -85,11 +84,13 @@ def _draw(results: Results, names: tuple[str, ...], title: str) -> Figure:
             axes.axhline(arm.policy_return, color=colour, linestyle=":", linewidth=1.3, zorder=1.5)
             entries[f"{arm.title.removeprefix('SAC from ')} itself (no RL)"] = key(colour, ":", width=1.3)
         if math.isfinite(goal):
-            _mark(axes, x, arm.mean[kept], goal, colour, place)
+            reached = float(crossing(x, arm.mean[kept], np.array(goal), stay=True))
+            height = float(np.interp(reached, x, arm.mean[kept]))  # above the goal where the curve starts there
+            axes.plot([reached], [height], zorder=5, color=colour, markersize=9, **_RING)
     if math.isfinite(goal):
         axes.axhline(goal, color=INK, linestyle=(0, (6, 4)), linewidth=0.8, zorder=1.5)
         axes.annotate(f"{PERCENT} level", (1.01, goal), xycoords=("axes fraction", "data"), va="center", fontsize=8)
-        entries["stays above the level from here on"] = Line2D([], [], **_ring(INK, 6))
+        entries["stays above the level from here on"] = Line2D([], [], color=INK, markersize=6, **_RING)
     entries["95 % interval of the mean"] = Patch(color=INK, alpha=0.18, linewidth=0)
     axes.set_title(f"{results.title}: {title}")
     axes.set_ylabel("average return")
@@ -100,30 +101,9 @@ def _draw(results: Results, names: tuple[str, ...], title: str) -> Figure:
     return made
 
 
-def _mark(axes: Axes, x: np.ndarray, mean: np.ndarray, goal: float, colour: str, place: int) -> None:
-    """A ring with the step from which the mean stays at the goal; the texts of close rings do not overlap."""
-    reached = float(crossing(x, mean, np.array(goal), stay=True))
-    if not math.isfinite(reached):
-        return
-    height = float(np.interp(reached, x, mean))  # above the goal where the curve starts there
-    axes.plot(reached, height, zorder=5, **_ring(colour, 9))
-    above = place == 1 and reached > max(x[0], 1)  # left of a curve's first point there is no room
-    beside = {"xytext": (-6, 6), "ha": "right"} if above else {"xytext": (7, -14 - 5 * place), "ha": "left"}
-    written = f"{reached:.0f}" if reached < 1000 else f"{reached / 1000:.3g}K"
-    text = axes.annotate(
-        written, (reached, height), textcoords="offset points", color=colour, fontweight="bold", **beside
-    )
-    text.set(fontsize=8.5, zorder=6, path_effects=[withStroke(linewidth=2.5, foreground="white")])
-
-
 def _colour(name: str) -> str:
     method = name.removeprefix("warm_")
     return _COLD.get(name) or colours([method])[method]
-
-
-def _ring(colour: str, size: float) -> dict:
-    face = {"markerfacecolor": "none", "markeredgecolor": colour, "markeredgewidth": 1.8}
-    return {"marker": "o", "linestyle": "", "markersize": size, **face}
 
 
 def _note(names: tuple[str, ...]) -> Callable[[Results], str]:

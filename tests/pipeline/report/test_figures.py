@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from pipeline.report import paper
-from pipeline.report.drawing import FIGURES, MissingData, apart, draw, picture
+from pipeline.report.drawing import FIGURES, MissingData, draw, picture
 from pipeline.report.mechanism import plane
 from pipeline.report.page import SECTIONS
 from pipeline.report.wording import colours
@@ -87,7 +87,7 @@ def test_learning_draws_the_means_and_the_references(two):
     heights = [y(line)[0] for line in axes.lines if len(y(line)) == 2]
     for values in two.references("test").values():
         assert values.mean() in heights
-    assert {text.get_text() for text in axes.texts} >= {"random", "blind", "nearest"}
+    assert set(entries(draw("learning", two))) >= {"random", "blind", "nearest", "own teacher", "full"}
 
 
 def test_comparison_sets_the_first_method_against_every_row(two):
@@ -157,7 +157,7 @@ def test_figure_2_has_the_loss_above_the_return_on_training_tasks(many):
     top, bottom = draw("figure-02", many).axes
     assert top.get_yscale() == "log"
     np.testing.assert_allclose(y(bottom.lines[0]), many.scores("neither", "train")[1].mean(axis=(0, 2)))
-    assert "own teacher" in [text.get_text() for text in bottom.texts]
+    assert "own teacher" in entries(bottom.get_figure())
 
 
 def test_figure_5_has_a_line_a_seed_and_the_level_of_full(two):
@@ -180,10 +180,3 @@ def test_figure_11_needs_two_margins(synthetic):
     assert to_rgba(figure.axes[0].lines[0].get_color()) != to_rgba(figure.axes[0].lines[1].get_color())
     with pytest.raises(MissingData, match="triplet_margin"):
         draw("figure-11", synthetic.results(("margin=2",)))
-
-
-def test_names_beside_lines_keep_order_gap_and_ceiling():
-    placed = apart([1.0, 1.1, 1.2, 9.9], 0.5, 10.0)
-    assert placed == sorted(placed)
-    assert min(np.diff(placed)) >= 0.5 - 1e-9
-    assert placed[-1] <= 10
