@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from actors.artefacts import read_json, read_lines, snapshot_of
-from actors.store import Store
+from actors.host import Host
+from actors.stage import STAGES as REGISTRY
+from actors.stage import Ref
 from mbml.data import Dataset
 from mbml.serialise import load_tree
+from mbml.settings import changed
 from mbml.transitions import DTYPES
-from pipeline.config import PipelineConfig
-from pipeline.methods import METHODS, changed
+from pipeline.config import RunConfig
+from pipeline.methods import METHODS
+from pipeline.plan import Plan, plan, plan_warmstart
 from pipeline.presets import preset
-from pipeline.stages import STAGE_VERSIONS, Plan, Reference, plan
-from pipeline.warmstart import plan_warmstart
 
 Arrays = dict[str, Any]
 """By name: tensors, arrays, numbers, None, and lists and dicts of them."""
@@ -38,12 +40,12 @@ STAGES: dict[str, tuple[str, ...]] = {
 }
 """The stages that the traces know, and which of them each one reads; a stage comes after those."""
 
-_TODAY = {"teach": "bcq", "references": "evaluate"}
+_TODAY = {"baseline": "distill"}
 """Stages whose code names differ."""
 
 _LEARNING: dict[str, Any] = {
     # Ten times the preset's, so that a wrong gradient shows after a few steps.
-    **{f"{learner}.learning_rate": 3e-3 for learner in ("distill", "contextual_bcq", "batch_pearl", "bcq.learner")},
+    **{f"{learner}.learning_rate": 3e-3 for learner in ("distill", "contextual_bcq", "batch_pearl", "bcq")},
     "warmstart.imitation.learning_rate": 3e-3,
     "models.reward.members": 3,
     # Some labels pass the filter and some do not.
@@ -56,11 +58,11 @@ _WIDE: dict[str, Any] = {
     "collect.sac.batch_size": 256,
     "collect.steps": 140,
     "collect.epoch_steps": 10,
-    "bcq.learner.hidden": (128, 128),
-    "bcq.learner.vae_hidden": (128, 128),
-    "bcq.learner.batch_size": 256,
-    "bcq.iterations": 4,
-    "bcq.evaluation_every": 2,
+    "bcq.hidden": (128, 128),
+    "bcq.vae_hidden": (128, 128),
+    "bcq.batch_size": 256,
+    "teach.iterations": 4,
+    "teach.evaluation_every": 2,
     "models.reward.hidden": (128, 128),
     "models.reward.batch_size": 256,
     "models.reward.steps": 10,
@@ -84,7 +86,8 @@ _COLLECT_ONLY = {"half_cheetah_vel", "ant_goal", "humanoid_dir"}
 
 def versions() -> dict[str, int]:
     """The version of every stage that the traces know."""
-    return {stage: STAGE_VERSIONS[_TODAY.get(stage, stage)] for stage in STAGES}
+    found = {stage.name: stage.version for stage in REGISTRY.values()}
+    return {stage: found[_TODAY.get(stage, stage)] for stage in STAGES}
 
 
 def make(folder: Path) -> Iterator[tuple[str, Any]]:
@@ -100,7 +103,7 @@ def make(folder: Path) -> Iterator[tuple[str, Any]]:
         yield from _run(env, plan(_config(env, train_tasks=2, horizon=_SHORT)), folder)
 
 
-def _config(env: str, **sizes: Any) -> PipelineConfig:
+def _config(env: str, **sizes: Any) -> RunConfig:
     return changed(preset(env, "smoke"), _LEARNING | sizes)
 
 
@@ -114,31 +117,32 @@ def _run(run: str, jobs: Plan, folder: Path) -> Iterator[tuple[str, Any]]:
     yield from _read(run, jobs, names, folder)
 
 
-def _run_warmstart(run: str, config: PipelineConfig, folder: Path) -> Iterator[tuple[str, Any]]:
+def _run_warmstart(run: str, config: RunConfig, folder: Path) -> Iterator[tuple[str, Any]]:
     """SAC on the unseen tasks; what it starts from is in the store already, and traced."""
     warm = plan_warmstart(config)
     names = {job: f"warmstart/{arm.name}" for arm in warm.arms for job in arm.jobs}
-    yield from _read(run, warm.stages, names, folder)
+    yield from _read(run, warm, names, folder)
 
 
-def _names(jobs: Plan) -> dict[Reference, str]:
+def _names(jobs: Plan) -> dict[Ref, str]:
     """`stage/which one` of every artefact of a plan; what methods share has the name of the first."""
-    names: dict[Reference, str] = {}
+    names: dict[Ref, str] = {}
 
-    def stacks(stage: str, references: list[Reference], method: str = "") -> None:
+    def stacks(stage: str, references: list[Ref], method: str = "") -> None:
         for reference in references:
-            tasks = jobs.jobs[reference].job.payload["tasks"]
+            spec = jobs.jobs[reference].spec
+            tasks = spec.tasks if hasattr(spec, "tasks") else (spec.task,)
             label = f"tasks {tasks[0]}-{tasks[-1]}" if len(tasks) > 1 else f"task {tasks[0]}"
             names.setdefault(reference, f"{stage}/{method}{label}")
 
     stacks("collect", jobs.artefacts["collect"])
-    stacks("teach", jobs.artefacts["bcq"])
+    stacks("teach", jobs.artefacts["teach"])
     stacks("metagenrl", jobs.artefacts.get("metagenrl", []))
     names.update(dict.fromkeys(jobs.artefacts["references"], "references"))
     for run in jobs.runs:
         label = run.variant.label
         if run.relabel is not None:
-            stacks("models", list(jobs.jobs[run.relabel].job.inputs["models"]), f"{label}/")
+            stacks("models", list(jobs.jobs[run.relabel].spec.trained), f"{label}/")
             names.setdefault(run.relabel, f"relabel/{label}")
         kind = "distill" if METHODS[run.variant.method].learner == "distill" else "baseline"
         names[run.trained] = f"{kind}/{label}"
@@ -147,13 +151,13 @@ def _names(jobs: Plan) -> dict[Reference, str]:
     return names
 
 
-def _read(run: str, jobs: Plan, names: Mapping[Reference, str], folder: Path) -> Iterator[tuple[str, Any]]:
-    store = Store(folder)
-    for reference, node in jobs.jobs.items():
+def _read(run: str, jobs: Plan, names: Mapping[Ref, str], folder: Path) -> Iterator[tuple[str, Any]]:
+    host = Host(str(folder))
+    for reference, job in jobs.jobs.items():
         if reference not in names:
             continue
-        node.worker(store.url).run(node.job)
-        for what, value in _READERS[reference[0]](store.fetch(*reference)).items():
+        host.run(job)
+        for what, value in _READERS[reference.stage](host.store.fetch(*reference)).items():
             yield f"{run}/{names[reference]}/{what}", value
 
 
@@ -163,7 +167,6 @@ def _collect(folder: Path) -> Arrays:
     return {
         **{name: [getattr(batch, name) for batch in batches] for name in DTYPES},
         "task parameter": [dataset.meta(index)["parameter"] for index in dataset.task_indices],
-        "policy": _weights(load_tree(folder / "policies.safetensors")["policy"]),
         **_curves(folder / "curves.jsonl"),
     }
 
@@ -203,7 +206,6 @@ def _relabel(folder: Path) -> Arrays:
         "eligible": tables["eligible"],
         **({"next_observation": tables["next_observation"]} if "next_observation" in tables else {}),
         "eligible share": found["share"],
-        "reward std": found["reward_std"],
         **{name: value for name, value in errors.items() if value is not None},
     }
 
@@ -226,12 +228,16 @@ def _metagenrl(folder: Path) -> Arrays:
 
 
 def _evaluate(folder: Path) -> Arrays:
-    if (folder / "references.json").exists():
-        found = read_json(folder / "references.json")
-        wanted = {name: name.replace("_", " ") for name in ("random", "zero_action", "teachers")}
-    else:
-        found = read_json(folder / "scores.json")
-        wanted = {"score": "score", "episodes": "episodes", "posterior_mean": "posterior mean"}
+    found = read_json(folder / "scores.json")
+    return _both(found, {"score": "score", "episodes": "episodes", "posterior_mean": "posterior mean"})
+
+
+def _references(folder: Path) -> Arrays:
+    found = read_json(folder / "references.json")
+    return _both(found, {name: name.replace("_", " ") for name in ("random", "zero_action", "teachers")})
+
+
+def _both(found: dict[str, Any], wanted: Mapping[str, str]) -> Arrays:
     return {f"{split} {ours}": found[split][name] for split in ("test", "train") for name, ours in wanted.items()}
 
 
@@ -249,7 +255,6 @@ def _probe(folder: Path) -> Arrays:
 
 def _warmstart(folder: Path) -> Arrays:
     return {
-        "policy": _weights(load_tree(folder / "policies.safetensors")["policy"]),
         **{f"start {name.replace('_', ' ')}": value for name, value in read_json(folder / "start.json").items()},
         **_curves(folder / "curves.jsonl"),
     }
@@ -257,17 +262,17 @@ def _warmstart(folder: Path) -> Arrays:
 
 _READERS: dict[str, Callable[[Path], Arrays]] = {
     "collect": _collect,
-    "bcq": _teach,
+    "teach": _teach,
     "models": _models,
     "relabel": _relabel,
     "distill": _learner,
-    "baseline": _learner,
     "metagenrl": _metagenrl,
     "evaluate": _evaluate,
+    "references": _references,
     "probe": _probe,
     "warmstart": _warmstart,
 }
-"""By today's stage."""
+"""By stage."""
 
 
 def _weights(network: Mapping[str, Any]) -> Any:
