@@ -1,4 +1,4 @@
-"""Configuration of a run: what is computed (this decides the artefacts' keys) and nothing about where."""
+"""Configuration of a run: what is computed (this decides the artefacts' keys), and apart from it where."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mbml.evaluate import EvaluateConfig
 from mbml.models import EnsembleConfig
 from mbml.registry import PRESETS
 from mbml.relabel import RelabelConfig
-from mbml.settings import ConfigError, Count, Share, Whole, changed, check_fields
+from mbml.settings import ConfigError, Count, Positive, Share, Whole, changed, check_fields
 from mbml.warmstart import WarmStartConfig
 from pipeline.methods import METHODS
 from pipeline.today import ENCODERS, ENTRIES, STUDENTS, TEACHERS
 
-__all__ = ["ConfigError", "ModelsConfig", "RunConfig"]
+__all__ = ["ConfigError", "ModelsConfig", "Place", "RunConfig"]
 
 if TYPE_CHECKING:
     Preset = Method = Teacher = Encoder = Student = str
@@ -28,6 +28,25 @@ else:
     Preset, Method, Teacher, Encoder, Student = (
         Literal[tuple(names)] for names in (PRESETS, METHODS, TEACHERS, ENCODERS, STUDENTS)
     )
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run keeps its things; it does not change what is computed."""
+
+    store: str = "runs/store"
+    """Folder or fsspec URL (s3://, gs://, file://) of the artefacts; runs share it and reuse each other's."""
+    out: str = ""
+    """Folder of the report; by default runs/<env>-<preset>-seed<seed>, for a sweep with its name behind it."""
+    num_cpus: Count | None = None
+    """Processors of the embedded Ray; by default all. A cluster (RAY_ADDRESS) has its own."""
+    dashboard: bool = False
+    """Also start the Ray dashboard (embedded Ray; needs the packages of ray[default])."""
+    most_pending: Count = 8
+    """Actors of a size that are asked of a cluster before it has placed one of them; a cluster that grows by demand
+    grows for those."""
+    patience: Positive = 1800.0
+    """Seconds to wait for a cluster that has no room."""
 
 
 @dataclass(frozen=True)

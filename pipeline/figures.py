@@ -7,26 +7,29 @@ from pathlib import Path
 from typing import Any
 
 from actors.store import Store
-from pipeline.config import ConfigError, PipelineConfig
+from pipeline.config import ConfigError, RunConfig
+from pipeline.plan import plan
 from pipeline.publish import Log, make_folder
 from pipeline.report.paper import FIGURES, write_figures
-from pipeline.sweep import plan_sweep, sweep_summary
-from pipeline.sweep_config import load_sweep, sweep_defaults
+from pipeline.run import Place
+from pipeline.sweep import sweep_summary
+from pipeline.sweep_config import load_sweep, runnable, sweep_defaults
 
 
-def draw(config: PipelineConfig, store_url: str, out: Path, log: Log) -> int:
+def draw(config: RunConfig, place: Place, out: Path, log: Log) -> int:
     """Draw every figure whose sweep is finished into `out`; `log` hears of each, and what the others need.
 
     Raises ConfigError where no figure can be drawn.
     """
-    store = Store(store_url)
+    store = Store(place.store)
     names = list(dict.fromkeys(figure.sweep for figure in FIGURES.values()))
     summaries: dict[str, dict[str, Any]] = {}
     for name in names:
         sweep = load_sweep(name)
         with suppress(ValueError):  # not run here, or not possible in this environment
-            plan = plan_sweep(sweep, sweep_defaults(sweep, config), lambda line: None)
-            summaries[name] = sweep_summary(sweep, plan, store)
+            changed = sweep_defaults(sweep, config)
+            jobs = plan(changed, runnable(sweep, changed, lambda line: None))
+            summaries[name] = sweep_summary(sweep, jobs, store)
     if not summaries:
         raise ConfigError(
             f"No sweep of {config.env} is finished in {store.url}; run one of {', '.join(names)} first: "

@@ -22,6 +22,7 @@ from actors.stages.rllib import RLlib
 from actors.stages.teach import Teach
 from actors.stages.warmstart import Start, WarmStart
 from mbml import envs
+from mbml.models import EnsembleConfig, Target
 from mbml.settings import changed
 from pipeline.config import ConfigError, RunConfig
 from pipeline.methods import METHODS, Variant
@@ -218,7 +219,7 @@ class _Planner:
 
     def tables(self, config: RunConfig, collected: Stacks) -> Ref:
         """Ensembles and the relabelling tables that they make; true rewards need no ensemble."""
-        configs = {"reward": config.models.reward}
+        configs: dict[Target, EnsembleConfig] = {"reward": config.models.reward}
         if envs.get(config.env).varies == "dynamics":
             configs["next_observation"] = config.models.next_observation
         trained: Stacks = {}
@@ -239,7 +240,7 @@ class _Planner:
         kind = METHODS[variant.method].learner
         learner = getattr(config, kind)
         collected, teachers = self.data(config)
-        tables, taught = None, ()
+        tables, taught = None, tuple[Ref, ...]()
         if kind == "distill":
             taught = _refs(teachers)
             if learner.union_context or learner.triplet == "relabelled":
@@ -260,7 +261,7 @@ class _Planner:
                 **where,
             )
             trained = self.add(spec, f"distill {label}", config.distill_cpus, config.learner_gpus)
-            protocol = self.protocol(config) | {"trained": trained}
+            protocol: dict[str, Any] = {**self.protocol(config), "trained": trained}
             evaluations = {
                 step: self.add(Evaluate(**protocol, step=step), f"evaluate {label} step {step}")
                 for step in _snapshots(learner)
@@ -341,4 +342,5 @@ def _batched(tasks: tuple[int, ...], size: int) -> list[tuple[int, ...]]:
 
 
 def _in_words(tasks: tuple[int, ...]) -> str:
-    return f"tasks {tasks[0]}-{tasks[-1]}" if len(tasks) > 1 else f"task {tasks[0]}"
+    first, *others = tasks
+    return f"tasks {first}-{others[-1]}" if others else f"task {first}"

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from actors.artefacts import read_json, read_lines, tasks_of
+from actors.stage import Ref
 from actors.store import Store
 from mbml import envs
 from mbml.evaluate import nearest_tasks
+from pipeline.plan import Plan, Trained
 from pipeline.report.statistics import summarise as statistics
 from pipeline.scheduler import Outcome
-from pipeline.stages import Plan, Reference, Run
 
 
 def summarise(plan: Plan, store: Store, outcome: Outcome | None = None) -> dict[str, Any]:
@@ -26,12 +27,12 @@ def summarise(plan: Plan, store: Store, outcome: Outcome | None = None) -> dict[
     config = plan.config
     distribution = envs.get(config.env)
 
-    def folders(references: Iterable[Reference]) -> list[Path]:
+    def folders(references: Iterable[Ref]) -> list[Path]:
         return [store.fetch(*reference) for reference in references]
 
     references = _references(plan, read_json(folders(plan.artefacts["references"])[0] / "references.json"))
     evaluation = [_evaluation(run, folders(run.evaluations.values())) for run in plan.runs]
-    bcq = folders(plan.artefacts["bcq"])
+    bcq = folders(plan.artefacts["teach"])
     references["train"]["bcq"] = [s["return"] for s in _selected(bcq)]
     sac = curves_of(folders(plan.artefacts["collect"]), "step")
     references["train"]["sac"] = [curve["return"][-1] for curve in sac]
@@ -50,7 +51,7 @@ def summarise(plan: Plan, store: Store, outcome: Outcome | None = None) -> dict[
         "parameter": distribution.parameter,
         "protocol": config.evaluate.protocol(),
         "config": asdict(config),
-        "tasks": {split: task_table(config.env, split, getattr(plan, split)) for split in ("train", "test")},
+        "tasks": {split: task_table(config.env, split, list(getattr(plan, split))) for split in ("train", "test")},
         "collect": {"curves": sac},
         "bcq": {"curves": curves_of(bcq, "iteration"), "selected": _selected(bcq)},
         "variants": [asdict(variant) for variant in plan.variants],
@@ -114,14 +115,14 @@ def _rllib(plan: Plan, folders: list[Path]) -> dict[str, list[float]]:
     return {f"rllib_{name}": row.tolist() for name, row in zip(plan.config.rllib.algorithms, table, strict=True)}
 
 
-def _losses(run: Run, folder: Path) -> dict[str, Any]:
+def _losses(run: Trained, folder: Path) -> dict[str, Any]:
     rows = read_lines(folder / "losses.jsonl")
     names = list(rows[0]) if rows else []
     columns = {name: [row[name] for row in rows] for name in names}
     return {"method": run.variant.label, "seed": run.seed, "loss_triplet": None, **columns}
 
 
-def _evaluation(run: Run, folders: list[Path]) -> dict[str, Any]:
+def _evaluation(run: Trained, folders: list[Path]) -> dict[str, Any]:
     scores = [read_json(folder / "scores.json") for folder in folders]
     result: dict[str, Any] = {"method": run.variant.label, "seed": run.seed, "step": [s["step"] for s in scores]}
     for split in ("test", "train"):
@@ -171,7 +172,7 @@ def _headline(evaluation: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def _posteriors(plan: Plan, run: Run, evaluation: Path, probe: dict[str, Any]) -> dict[str, Any]:
+def _posteriors(plan: Plan, run: Trained, evaluation: Path, probe: dict[str, Any]) -> dict[str, Any]:
     """Posteriors of own contexts of the training tasks, and those reached by own rollouts in the unseen tasks."""
     unseen = read_json(evaluation / "scores.json")["test"]
     contexts = [
@@ -184,7 +185,7 @@ def _posteriors(plan: Plan, run: Run, evaluation: Path, probe: dict[str, Any]) -
     return {"method": run.variant.label, "seed": run.seed, "split": split, "task": task, "mean": mean}
 
 
-def _reward_swap(runs: list[Run], probes: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
+def _reward_swap(runs: list[Trained], probes: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
     rows = [
         {"method": run.variant.label, "seed": run.seed, **probe["reward_swap"]}
         for run, probe in zip(runs, probes, strict=True)
