@@ -71,6 +71,7 @@ class Run:
     ) -> None:
         """`upload` copies what is in `out` to a remote store; `watch` hears of `out` whenever a process advanced."""
         self.out, self.inputs, self.device, self.report = out, inputs, device, report
+        self.checkpoint_seconds = CHECKPOINT_SECONDS
         self._upload, self._watch = upload, watch
         self._checkpoint = out / _CHECKPOINT
 
@@ -93,7 +94,7 @@ class Run:
             metrics = process.advance()
             self.report(process.done, process.total, process.unit, **metrics)
             self._watch(self.out)
-            if time.monotonic() - saved >= CHECKPOINT_SECONDS:
+            if time.monotonic() - saved >= self.checkpoint_seconds:
                 save_tree(self._checkpoint, process.state_dict())
                 self._upload()
                 saved = time.monotonic()

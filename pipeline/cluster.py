@@ -40,7 +40,8 @@ def connect(num_cpus: int | None = None, *, dashboard: bool = False) -> Iterator
     """Ray for the length of a `with` block; yields a sentence that says where it runs.
 
     With RAY_ADDRESS set, joins that cluster and ships this source tree to it. Otherwise starts Ray in child
-    processes and stops them at the end, however the block ends. SIGTERM becomes KeyboardInterrupt inside.
+    processes and stops them at the end, however the block ends. SIGTERM becomes KeyboardInterrupt inside. A Ray that
+    runs in this process already is used and left as it is.
 
     Args:
         num_cpus: CPUs of the embedded Ray; all that this process may use if None. A cluster has its own.
@@ -51,6 +52,14 @@ def connect(num_cpus: int | None = None, *, dashboard: bool = False) -> Iterator
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = _address()
+    if ray.is_initialized() and not address:
+        yield f"the Ray of this process, {resources()}"
+        return
+    if address and not _healthy(address):
+        raise ClusterError(
+            f"No Ray cluster answers at RAY_ADDRESS={address}: give host:port of a running one with the same "
+            f"Ray ({ray.__version__}) and token, or unset RAY_ADDRESS to run Ray inside this process."
+        )
     on_main_thread = threading.current_thread() is threading.main_thread()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -117,11 +126,6 @@ def _start(num_cpus: int | None, dashboard: bool) -> str:
 
 
 def _join(address: str) -> str:
-    if not _healthy(address):
-        raise ClusterError(
-            f"No Ray cluster answers at RAY_ADDRESS={address}: give host:port of a running one with the same "
-            f"Ray ({ray.__version__}) and token, or unset RAY_ADDRESS to run Ray inside this process."
-        )
     ray.init(address, runtime_env=_runtime_env(), log_to_driver=False, logging_level=logging.ERROR)
     return f"Ray cluster at {address}, {sum(node['Alive'] for node in ray.nodes())} nodes, {resources()}"
 

@@ -32,7 +32,8 @@ _SILENCE = 15.0  # seconds after which it is said again what is running
 def run_sweep(sweep: Sweep, config: RunConfig, place: Place, out: Path, log: Log) -> int:
     """Run every trial that is missing, then write table, figures and report into `out`; returns the exit code."""
     jobs = plan(config, runnable(sweep, config, log))
-    title = f"sweep {sweep.name}, {title_of(config)}, {len(jobs.variants)} variants, {len(jobs.runs)} trials; shared by them"
+    compared = f"{len(jobs.variants)} variants, {len(jobs.runs)} trials"
+    title = f"sweep {sweep.name}, {title_of(config)}, {compared}; before them"
 
     def finish(store: Store, outcome: Outcome) -> str:
         publish(sweep_summary(sweep, jobs, store, outcome), out, log)

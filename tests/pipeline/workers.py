@@ -2,7 +2,7 @@
 
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -60,14 +60,13 @@ def add(spec: Add, run: Run) -> dict[str, Any]:
 
 @dataclass
 class Counter:
-    """A process that counts, and keeps its count in a file as well."""
+    """A process that counts, and keeps its count, and where it went on, in files as well."""
 
     total: int
     seconds: float
     file: Any
     done: int = 0
     unit: str = "steps"
-    seen: list[int] = field(default_factory=list)
 
     def advance(self) -> dict[str, Any]:
         time.sleep(self.seconds)
@@ -80,6 +79,7 @@ class Counter:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.done = state["done"]
+        self.file.with_name("resumed").write_text(str(self.done))
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,7 @@ class Count:
 @stage(version=1)
 def count(spec: Count, run: Run) -> dict[str, Any]:
     """Leaves `count`."""
+    run.checkpoint_seconds = 0.0
     counter = Counter(spec.total, spec.seconds, run.out / "count")
     run.train(counter)
     return {"counted": counter.done}
