@@ -117,10 +117,11 @@ def test_environments_are_built_task_by_task():
 
 
 def test_a_number_that_is_not_finite_is_not_written(tmp_path):
-    for write, value in ((write_json, {"a": [1.0, math.nan]}), (write_lines, [{"loss": math.inf}])):
-        with pytest.raises(NotFinite, match=r"curve\.json .*not finite"):
-            write(tmp_path / "curve.json", value)
-        assert not (tmp_path / "curve.json").exists()
+    with pytest.raises(NotFinite, match=r"scores\.json .*not finite"):
+        write_json(tmp_path / "scores.json", {"a": [1.0, math.nan]})
+    with pytest.raises(NotFinite, match=r"curve\.jsonl .*not finite"):
+        write_lines(tmp_path / "curve.jsonl", [{"loss": math.inf}])
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_damaged_or_missing_file_of_an_artefact_is_named(tmp_path):
