@@ -6,7 +6,6 @@ RUN    := $(VENV)/bin/python
 STAMP  := $(VENV)/.requirements
 PEERS  := benchmarks/.venv-peers
 SWEEPS := $(sort $(basename $(notdir $(wildcard tune_configs/*.yaml))))
-ENVS   := ant_dir ant_goal half_cheetah_vel humanoid_dir umaze_goal walker_param
 
 # ENV is also a variable of POSIX shells (a start-up file): keep ours out of the recipes' environment.
 unexport ENV
@@ -16,11 +15,12 @@ else
 unexport RAY_ADDRESS
 endif
 
-OPTIONS = --env $(ENV) $(if $(PRESET),--preset $(PRESET)) $(if $(SEED),--seed $(SEED)) \
-          $(if $(STORE),--store $(STORE)) $(if $(SEEDS),--distill-seeds $(SEEDS)) $(ARGS)
+# Without an ENV or a SWEEP the command line says which there are.
+OPTIONS = $(if $(strip $(ENV)),--env '$(ENV)') $(if $(PRESET),--preset $(PRESET)) $(if $(SEED),--seed $(SEED)) \
+          $(if $(STORE),--store '$(STORE)') $(if $(SEEDS),--distill-seeds $(SEEDS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline sweep warmstart figures report bench bench-peers test lint clean need-env
+.PHONY: help setup pipeline sweep warmstart figures report bench bench-peers test lint count clean
 
 help:
 	@echo "make pipeline ENV=...          collect, learn, relabel, distil, evaluate and report one environment"
@@ -30,12 +30,13 @@ help:
 	@echo "make report ENV=...            write the report of a finished run again"
 	@echo "make bench                     speed beside other libraries (those that make bench-peers has installed)"
 	@echo "make test                      pytest (TESTS=tests/mbml chooses a part)"
-	@echo "make lint                      ruff, pyright, import-linter"
+	@echo "make lint                      ruff, pyright, import-linter, count"
+	@echo "make count                     lines of code"
 	@echo "make setup                     virtual environment and pinned requirements (the others do it when needed)"
 	@echo "make clean                     remove caches; runs/ and $(VENV)/ stay"
 	@echo
 	@echo "Variables of pipeline, sweep, warmstart, figures and report:"
-	@echo "  ENV          $(ENVS)"
+	@echo "  ENV          an environment, such as umaze_goal ('make pipeline' lists them), or your own as module:family"
 	@echo "  PRESET       smoke (every stage, numbers mean nothing), laptop (default), paper (the authors' sizes)"
 	@echo "  SEED         0, 1, 2, ... (default 0)"
 	@echo "  SEEDS        seeds of the multi-task learner, from the same data and teachers, such as SEEDS='0 1 2'"
@@ -57,23 +58,19 @@ $(STAMP): requirements.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt $(PIP_ARGS)
 	@touch $(STAMP)
 
-need-env:
-	@test -n "$(strip $(ENV))" || { echo "Say which environment, for example ENV=umaze_goal; there are six: $(ENVS)." >&2; exit 2; }
-
-pipeline: need-env $(STAMP)
+pipeline: $(STAMP)
 	@$(RUN) -m pipeline run $(OPTIONS)
 
-sweep: need-env $(STAMP)
-	@test -n "$(strip $(SWEEP))" || { echo "Say which sweep, for example SWEEP=ablations; there are: $(SWEEPS)." >&2; exit 2; }
-	@$(RUN) -m pipeline sweep --sweep $(SWEEP) $(OPTIONS)
+sweep: $(STAMP)
+	@$(RUN) -m pipeline sweep $(if $(strip $(SWEEP)),--sweep '$(SWEEP)') $(OPTIONS)
 
-warmstart: need-env $(STAMP)
+warmstart: $(STAMP)
 	@$(RUN) -m pipeline warmstart $(OPTIONS)
 
-figures: need-env $(STAMP)
+figures: $(STAMP)
 	@$(RUN) -m pipeline figures $(OPTIONS)
 
-report: need-env $(STAMP)
+report: $(STAMP)
 	@$(RUN) -m pipeline report $(OPTIONS)
 
 bench: $(STAMP)
@@ -92,6 +89,10 @@ lint: $(STAMP)
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pyright
 	$(VENV)/bin/lint-imports
+	$(RUN) -m tests.count
+
+count: $(STAMP)
+	@$(RUN) -m tests.count
 
 clean:
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist *.egg-info MUJOCO_LOG.TXT

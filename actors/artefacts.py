@@ -1,31 +1,28 @@
-"""What stages leave in their artefacts and how the next stage reads it: rows, teachers, models, checkpoints, JSON."""
+"""What stages leave in their artefacts and how the next stage reads it: rows, teachers, models, JSON."""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from actors.store import Output
 from mbml import envs
 from mbml.baselines.batch_pearl import PEARLPolicy
 from mbml.bcq import Teachers
 from mbml.data import Dataset
 from mbml.envs import Task
 from mbml.evaluate import make_envs
+from mbml.learner import NotFinite
 from mbml.models import Ensemble, EnsembleConfig, Target
 from mbml.nets import StackedMLP
 from mbml.policy import ContextPolicy, Student
 from mbml.relabel import RelabelTables, true_rewards
 from mbml.rollout import EnvStack
 from mbml.rows import MappedRows, RowLayout, Rows
-from mbml.serialise import load_tree, save_tree
-
-CHECKPOINT_SECONDS = 60.0
+from mbml.serialise import load_tree
 
 
 class ArtefactError(ValueError):
@@ -35,32 +32,9 @@ class ArtefactError(ValueError):
 _REMEDY = "delete that artefact's folder and run again, which makes it anew."
 
 
-class Checkpoint:
-    """The resumable state of a job, in its own artefact directory until the artefact is complete."""
-
-    def __init__(self, out: Output, every_seconds: float = CHECKPOINT_SECONDS) -> None:
-        self._out, self._path, self._every = out, out.path / "checkpoint.safetensors", every_seconds
-        self._last = time.monotonic()
-
-    def load(self) -> dict[str, Any] | None:
-        """The state that an earlier try left, if any."""
-        return load_tree(self._path) if self._path.exists() else None
-
-    def save_if_due(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Save `state()` when the last save is long enough ago."""
-        if time.monotonic() - self._last >= self._every:
-            save_tree(self._path, state())
-            self._out.checkpoint()
-            self._last = time.monotonic()
-
-    def discard(self) -> None:
-        """Take the checkpoint out of the finished artefact."""
-        self._path.unlink(missing_ok=True)
-
-
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON."""
-    path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+    """Write `value` as indented JSON; raises NotFinite where a number is not."""
+    path.write_text(_text_of(path, value, indent=1))
 
 
 def read_json(path: Path) -> Any:
@@ -69,13 +43,20 @@ def read_json(path: Path) -> Any:
 
 
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write one JSON object per line."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    """Write one JSON object per line; raises NotFinite where a number is not."""
+    path.write_text("".join(_text_of(path, row) for row in rows))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """What `write_lines` wrote; raises ArtefactError where it is missing or damaged."""
     return _parse(path, _text(path).splitlines())
+
+
+def _text_of(path: Path, value: Any, indent: int | None = None) -> str:
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False) + "\n"
+    except ValueError:
+        raise NotFinite(f"{path.name} would hold a number that is not finite: learning diverged.") from None
 
 
 def _text(path: Path) -> str:
@@ -90,6 +71,12 @@ def _parse(path: Path, texts: Iterable[str]) -> list[Any]:
         return [json.loads(text) for text in texts]
     except json.JSONDecodeError as error:
         raise ArtefactError(f"{path} is damaged ({error}); {_REMEDY}") from None
+
+
+def mean_last_return(curve: Sequence[Mapping[str, Any]]) -> float:
+    """Mean over tasks of the returns at the last step of a learning curve."""
+    returns = [row["return"] for row in curve if row["step"] == curve[-1]["step"]]
+    return sum(returns) / len(returns)
 
 
 def tasks_of(environment: str, split: str, indices: Sequence[int]) -> list[Task]:

@@ -1,45 +1,141 @@
-"""The Ray actor: a process that runs jobs of any kind, one after the other."""
+"""The process that makes artefacts of any stage, one after the other: a plain class, and a Ray actor made of it."""
 
 from __future__ import annotations
 
+import resource
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 
-from actors.job import Job
-from actors.worker import Progress, Worker
+import actors.stages  # noqa: F401  (every stage registers itself)
+from actors.stage import Job, Ref, Run
+from actors.store import Store
+
+_RATE_MARKS = 60  # at least a second apart, so the rate is that of the last minute or so
+
+
+class DeviceError(RuntimeError):
+    """A job whose device is not the actor's; its artefact's key would not tell the truth."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is."""
+
+    name: str
+    done: float
+    total: float
+    unit: str
+    rate: float | None
+    """Units per second in this process over the last minute or so; None until it can be told."""
+    seconds_left: float | None
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 class Host:
-    """Runs each job with a new worker of its kind. A plain class; `remote` makes a Ray actor of it.
+    """Makes one artefact at a time. One process serves all stages, because importing torch takes longer than many a
+    job. A job that is run again after a crash goes on from its checkpoint."""
 
-    One process serves all kinds, because importing torch into another takes longer than many a job.
-    """
+    def __init__(self, store_url: str, num_cpus: float = 1.0, num_gpus: float = 0.0) -> None:
+        """Sets this process's torch threads from the CPUs that it was given (at least one).
 
-    def __init__(self, store_url: str, num_cpus: float = 1.0, num_gpus: float = 0.0):
-        self._given = store_url, num_cpus, num_gpus
-        self._worker: Worker | None = None
+        `device` is the GPU where it was given one, or a share, that torch can use; otherwise the CPU.
+        """
+        self.store = Store(store_url)
+        self.device = "cuda" if num_gpus > 0 and torch.cuda.is_available() else "cpu"
+        torch.set_num_threads(max(1, int(num_cpus)))
+        with suppress(RuntimeError):  # can be set once only, before torch's first parallel work
+            torch.set_num_interop_threads(1)
+        self._job: Job | None = None
+        self._latest: tuple[float, float, str, dict[str, Any]] | None = None
+        self._marks: deque[tuple[float, float]] = deque(maxlen=_RATE_MARKS)
 
-    def run(self, worker: type[Worker], job: Job) -> dict[str, Any]:
-        """Make the job's artefact unless it is there; the metrics of `Worker.run`."""
-        self._worker = worker(*self._given)
+    def ready(self) -> bool:
+        """Answers as soon as the process is there."""
+        return True
+
+    def run(
+        self, job: Job, watch: Callable[[Path], None] = lambda out: None, at_hand: Mapping[Ref, Path] | None = None
+    ) -> dict[str, Any]:
+        """Make the job's artefact unless it is there.
+
+        Args:
+            job: what to make.
+            watch: hears of the unfinished artefact's folder whenever its process advanced.
+            at_hand: inputs to read from a folder, finished or not, rather than from the store.
+
+        Returns the stage's metrics with `seconds` (of this try only) and `peak_memory_mb` (MiB).
+        Raises DeviceError for a job of another device, and whatever the stage raises; its partial files are kept.
+        """
+        if self.store.complete(*job.ref):
+            return self.store.describe(*job.ref).get("metrics", {})
+        if job.device != self.device:
+            raise DeviceError(
+                f"{job.name} is to run on {job.device}, but this actor has {self.device} "
+                f"(torch {torch.__version__}); learner_gpus says how much of a GPU each learner gets."
+            )
+        near = at_hand or {}
+        self._job, self._latest = job, None
+        self._marks.clear()
+        started = time.monotonic()
+        _forget_peak_memory()
         try:
-            return self._worker.run(job)
+            with self.store.create(*job.ref, job.description()) as out:
+                inputs = {ref: near.get(ref) or self.store.fetch(*ref) for ref in job.inputs}
+                run = Run(out.path, inputs, self.device, out.checkpoint, self.report, watch)
+                metrics = job.stage.make(job.spec, run)
+                run.discard()
+                seconds = round(time.monotonic() - started, 3)
+                metrics = {"seconds": seconds, "peak_memory_mb": round(_peak_memory_mb(), 1), **metrics}
+                out.manifest["metrics"] = metrics
         finally:
-            self._worker = None  # with all that it holds
+            self._job = None
+        return metrics
+
+    def report(self, done: float, total: float, unit: str, **metrics: Any) -> None:
+        """Say how far the work is; cheap enough for every iteration.
+
+        The first call says what a checkpoint had already done, so that a resumed job shows the rate of this process.
+        Metrics are numbers or tensors of one element that nobody writes to; they are read only when somebody asks for
+        the progress.
+        """
+        now = time.monotonic()
+        if not self._marks or now - self._marks[-1][0] >= 1.0:
+            self._marks.append((now, done))
+        self._latest = (done, total, unit, metrics)
 
     def progress(self) -> Progress | None:
         """How far the running job is, or None; Ray calls this from another thread while `run` is busy."""
-        worker = self._worker
-        return None if worker is None else worker.progress()
+        job, latest = self._job, self._latest
+        if job is None or latest is None:
+            return None
+        done, total, unit, metrics = latest
+        rate = None
+        if self._marks:
+            since, done_then = self._marks[0]
+            if done > done_then and (elapsed := time.monotonic() - since) > 0:
+                rate = (done - done_then) / elapsed
+        seconds_left = max(0.0, total - done) / rate if rate else None
+        values = {name: float(value) for name, value in metrics.items()}
+        return Progress(job.name, done, total, unit, rate, seconds_left, values)
+
+    def __repr__(self) -> str:
+        """What it works on, for Ray's dashboard and logs."""
+        return "idle host" if self._job is None else self._job.name
 
 
 def remote(store_url: str, *, num_cpus: float, num_gpus: float = 0.0, name: str | None = None) -> Any:
-    """Start a host; it dies with the driver.
+    """Start a host as a Ray actor; it dies with the driver.
 
-    Ray starts it anew when its process or node is lost and runs the interrupted job again, twice at most, which
-    continues from the job's checkpoint. Ask for the progress of a busy host with
-    `handle.progress.options(concurrency_group="progress").remote()`.
+    Ask for the progress of a busy one with `handle.progress.options(concurrency_group="progress").remote()`.
 
     Args:
         store_url: where inputs and artefacts live, the same for every node of the cluster.
@@ -48,5 +144,21 @@ def remote(store_url: str, *, num_cpus: float, num_gpus: float = 0.0, name: str 
         name: shown in the dashboard, unique within the run.
     """
     options: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "name": name}
-    options |= {"max_restarts": -1, "max_task_retries": 2, "concurrency_groups": {"progress": 1}}
+    options |= {"max_restarts": 0, "concurrency_groups": {"progress": 1}}
     return ray.remote(**options)(Host).remote(store_url, num_cpus, num_gpus)
+
+
+def _forget_peak_memory() -> None:
+    """Let the kernel start the peak anew, because one process works on many jobs (Linux only)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_memory_mb() -> float:
+    """Largest resident size in MiB since `_forget_peak_memory`, memory-mapped data included."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024**2 if sys.platform == "darwin" else 1024)

@@ -3,12 +3,14 @@
     <url>/<stage>/<key>/            the files of a complete artefact and its manifest.json
     <url>/<stage>/<key>.partial/    work that is not complete, kept so that the next try can resume
 
-A plain path is used in place. For any fsspec URL (s3://, gs://, file://, memory://) work goes on in a local
-scratch directory and is copied. There, a partial directory holds the files of the last checkpoint under names
-of their own and checkpoint.json, which says which is which and comes last: a checkpoint is whole or absent.
+A plain path is used in place. For a URL that fsspec knows (s3://, gs://, file://) work goes on in a local scratch
+directory and is copied. There, a partial directory holds the files of the last checkpoint under names of their own and
+checkpoint.json, which says which is which and comes last: a checkpoint is whole or absent.
 
 Local copies live in $MBML_CACHE, or else in a directory of this user under the system's temporary directory.
 """
+
+from __future__ import annotations
 
 import hashlib
 import json
@@ -25,10 +27,9 @@ from typing import Any
 
 import fsspec
 
-from mbml.serialise import replacing
-
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=+-]*")
 _MANIFEST = "manifest.json"
+_ABSENT = (FileNotFoundError, NotADirectoryError)
 
 
 class StoreError(ValueError):
@@ -38,17 +39,12 @@ class StoreError(ValueError):
 class Output:
     """An artefact in the making."""
 
-    def __init__(self, path: Path, save: Callable[[], None]):
+    def __init__(self, path: Path, save: Callable[[], None]) -> None:
         self.path = path  # local directory to write into; holds what an earlier try left
         self.manifest: dict[str, Any] = {}  # further entries for the manifest, JSON
-        self._save = save
-
-    def checkpoint(self) -> None:
-        """Copy the files in `path` to a remote store, so that losing this machine does not lose them.
-
-        Files that did not change since the last checkpoint are not copied again. Does nothing in a folder.
-        """
-        self._save()
+        self.checkpoint = save
+        """Copies the files in `path` that changed since the last time to a remote store, so that losing this machine
+        does not lose them. Does nothing in a folder."""
 
 
 class Store:
@@ -57,15 +53,21 @@ class Store:
     Every method raises StoreError for a stage or key with characters other than letters, digits, . _ = + -
     """
 
-    def __init__(self, url: str | Path):
+    def __init__(self, url: str | Path) -> None:
         """Raises StoreError when fsspec does not know the protocol or lacks the package for it."""
-        if "://" in str(url):
-            self.url = str(url).rstrip("/")
-            self._backend: _Folder | _Remote = _Remote(self.url)
-        else:
-            folder = Path(url).expanduser().absolute()
-            self.url = str(folder)
-            self._backend = _Folder(folder)
+        self._folder = None if "://" in str(url) else Path(url).expanduser().absolute()
+        self.url = str(self._folder or url).rstrip("/")
+        if self.url.startswith("memory://"):
+            raise StoreError(f"The store {url} would be another one in every process; use a folder or another URL.")
+        try:
+            # Other machines publish while this one looks, so listings must not come from memory.
+            self._fs, root = fsspec.url_to_fs(str(self._folder or url), use_listings_cache=False)
+        except (ValueError, ImportError) as error:
+            raise StoreError(
+                f"The store {url} cannot be opened ({error}); use a folder such as runs/store or an fsspec "
+                "URL such as s3://bucket/folder with the package for its protocol installed."
+            ) from error
+        self._root = root.rstrip("/")
 
     def uri(self, stage: str, key: str) -> str:
         """Where the artefact is or will be, for messages."""
@@ -73,7 +75,12 @@ class Store:
 
     def complete(self, stage: str, key: str) -> bool:
         """Whether the artefact is there: one look-up of its manifest."""
-        return self._backend.is_complete(_artefact(stage, key))
+        try:
+            # Not exists(), for which a lost connection means "is not there".
+            self._fs.info(self._place(stage, key, _MANIFEST))
+        except _ABSENT:
+            return False
+        return True
 
     def describe(self, stage: str, key: str) -> dict[str, Any]:
         """The manifest of a complete artefact; StoreError if there is none or it is damaged."""
@@ -89,10 +96,23 @@ class Store:
             StoreError: the artefact is absent, incomplete or damaged.
         """
         manifest, text = self._read_manifest(stage, key)
-        try:
-            return self._backend.fetch(_artefact(stage, key), manifest, text)
-        except FileNotFoundError as error:
-            raise StoreError(f"{self.uri(stage, key)} lacks a file that its manifest lists ({error}).") from error
+        if self._folder is not None:
+            return self._folder / stage / key
+        target = self._cached(stage, key, text)
+        if _has_files(target, manifest):
+            return target
+        shutil.rmtree(target, ignore_errors=True)  # something cleared old files out of the cache
+        with _scratch(stage, key) as scratch:
+            try:
+                for entry in manifest["files"]:
+                    self._get(self._place(stage, key, entry["file"]), scratch / entry["file"])
+            except FileNotFoundError as error:
+                raise StoreError(f"{self.uri(stage, key)} lacks a file that its manifest lists ({error}).") from error
+            if not _has_files(scratch, manifest):
+                raise StoreError(f"{self.uri(stage, key)} is damaged: a file is not as long as its manifest says.")
+            (scratch / _MANIFEST).write_bytes(text)
+            _rename_unless_there(scratch, target)
+        return target
 
     @contextmanager
     def create(self, stage: str, key: str, description: dict[str, Any]) -> Iterator[Output]:
@@ -103,199 +123,142 @@ class Store:
         new files are dropped.
 
         Raises:
-            StoreError: `description` or `Output.manifest` is not JSON, or the job made a manifest.json.
+            StoreError: `description` or `Output.manifest` is not JSON of finite numbers, or the job made a
+                manifest.json.
         """
-        artefact, uri = _artefact(stage, key), self.uri(stage, key)
+        uri = self.uri(stage, key)
         _to_json(description, f"The description of {uri}")
-        output = self._backend.start(artefact)
-        # A try that was killed within `replacing` left its temporary file.
-        for temporary in output.path.rglob(".*.tmp"):
-            temporary.unlink()
-        try:
-            yield output
-            if (output.path / _MANIFEST).exists():
-                raise StoreError(f"The job for {uri} wrote {_MANIFEST}, a name that belongs to the store.")
-            files = [{"file": name, "bytes": (output.path / name).stat().st_size} for name in _files(output.path)]
-            created = datetime.now(UTC).isoformat(timespec="microseconds")
-            own = {"stage": stage, "key": key, "description": description, "created": created, "files": files}
-            self._backend.publish(artefact, output, _to_json(output.manifest | own, f"The manifest of {uri}"))
-        except Exception as error:
+        with self._partial(stage, key) as output:
+            # A try that was killed while it wrote a file left its temporary name.
+            for temporary in output.path.rglob(".*.tmp"):
+                temporary.unlink()
             try:
-                output.checkpoint()
-            except Exception as second:  # the first error is the one to hear about
-                error.add_note(f"Its partial work could not be copied to {uri}.partial: {second}")
-            raise
-        finally:
-            self._backend.end(output)
+                yield output
+                if (output.path / _MANIFEST).exists():
+                    raise StoreError(f"The job for {uri} wrote {_MANIFEST}, a name that belongs to the store.")
+                files = [{"file": name, "bytes": (output.path / name).stat().st_size} for name in _files(output.path)]
+                created = datetime.now(UTC).isoformat(timespec="microseconds")
+                own = {"stage": stage, "key": key, "description": description, "created": created, "files": files}
+                self._publish(stage, key, output.path, _to_json(output.manifest | own, f"The manifest of {uri}"))
+            except Exception as error:
+                try:
+                    output.checkpoint()
+                except Exception as second:  # the first error is the one to hear about
+                    error.add_note(f"Its partial work could not be copied to {uri}.partial: {second}")
+                raise
 
     def check_writable(self) -> None:
         """Write and remove a small file; StoreError with the reason if that fails."""
+        place = f"{self._root}/.probe-{uuid.uuid4().hex}"
         try:
-            self._backend.probe(f".probe-{uuid.uuid4().hex}")
+            self._put_text(b"mbml", place)
+            self._fs.rm_file(place)
         except Exception as error:  # every protocol has its own exceptions for missing rights and credentials
             raise StoreError(f"The store {self.url} cannot be written to ({error}); choose another.") from error
 
+    def _place(self, stage: str, key: str, file: str) -> str:
+        return f"{self._root}/{_artefact(stage, key)}/{file}"
+
     def _read_manifest(self, stage: str, key: str) -> tuple[dict[str, Any], bytes]:
+        uri = self.uri(stage, key)
         try:
-            text = self._backend.manifest(_artefact(stage, key))
-        except (FileNotFoundError, NotADirectoryError):
-            raise StoreError(f"{self.uri(stage, key)} is absent or incomplete: it has no {_MANIFEST}.") from None
-        try:
+            text = self._fs.cat_file(self._place(stage, key, _MANIFEST))
             manifest = json.loads(text)
             for entry in manifest["files"]:
                 _check_inside(entry["file"])
+        except _ABSENT:
+            raise StoreError(f"{uri} is absent or incomplete: it has no {_MANIFEST}.") from None
         except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{self.uri(stage, key)}/{_MANIFEST} is damaged ({error}).") from error
+            raise StoreError(f"{uri}/{_MANIFEST} is damaged ({error}).") from error
         return manifest, text
 
+    @contextmanager
+    def _partial(self, stage: str, key: str) -> Iterator[Output]:
+        """Where the work goes on, with what an earlier try left."""
+        if self._folder is not None:
+            partial = self._folder / stage / f"{key}.partial"
+            partial.mkdir(parents=True, exist_ok=True)
+            (partial / _MANIFEST).unlink(missing_ok=True)  # of a try that was killed just before the rename
+            yield Output(partial, lambda: None)
+            return
+        with _scratch(stage, key) as scratch:
+            checkpoint = _Checkpoint(self, f"{self._root}/{_artefact(stage, key)}.partial", scratch)
+            checkpoint.restore()
+            yield Output(scratch, checkpoint.save)
 
-class _Folder:
-    """A plain path: work in place, publish with one rename."""
-
-    def __init__(self, root: Path):
-        self._root = root
-
-    def is_complete(self, artefact: str) -> bool:
-        return (self._root / artefact / _MANIFEST).is_file()
-
-    def manifest(self, artefact: str) -> bytes:
-        return (self._root / artefact / _MANIFEST).read_bytes()
-
-    def fetch(self, artefact: str, manifest: dict[str, Any], text: bytes) -> Path:
-        return self._root / artefact
-
-    def start(self, artefact: str) -> Output:
-        partial = self._root / f"{artefact}.partial"
-        partial.mkdir(parents=True, exist_ok=True)
-        (partial / _MANIFEST).unlink(missing_ok=True)  # of a try that was killed just before the rename
-        return Output(partial, save=lambda: None)
-
-    def publish(self, artefact: str, output: Output, text: bytes) -> None:
-        target = self._root / artefact
-        if not self.is_complete(artefact):
-            shutil.rmtree(target, ignore_errors=True)  # without a manifest it is nothing
-            (output.path / _MANIFEST).write_bytes(text)
-        _rename_unless_there(output.path, target)
-
-    def end(self, output: Output) -> None:
-        pass
-
-    def probe(self, name: str) -> None:
-        with replacing(self._root / name) as path:
-            path.touch()
-        (self._root / name).unlink()
-
-
-class _Remote:
-    """An fsspec URL: work in a scratch directory, upload, manifest last."""
-
-    def __init__(self, url: str):
-        self._url = url
-        try:
-            # Other machines publish while this one looks, so listings must not come from memory.
-            self._fs, root = fsspec.url_to_fs(url, use_listings_cache=False)
-        except (ValueError, ImportError) as error:
-            raise StoreError(
-                f"The store {url} cannot be opened ({error}); use a folder such as runs/store or an fsspec "
-                "URL such as s3://bucket/folder with the package for its protocol installed."
-            ) from error
-        self._root = root.rstrip("/")
-
-    def is_complete(self, artefact: str) -> bool:
-        try:
-            # Not exists(), for which a lost connection means "is not there".
-            self._fs.info(f"{self._root}/{artefact}/{_MANIFEST}")
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        return True
-
-    def manifest(self, artefact: str) -> bytes:
-        return self._fs.cat_file(f"{self._root}/{artefact}/{_MANIFEST}")
-
-    def fetch(self, artefact: str, manifest: dict[str, Any], text: bytes) -> Path:
-        target = self._cached(artefact, text)
-        if _has_files(target, manifest):
-            return target
-        shutil.rmtree(target, ignore_errors=True)  # something cleared old files out of the cache
-        scratch = _scratch(artefact)
-        try:
-            for entry in manifest["files"]:
-                _get(self._fs, f"{self._root}/{artefact}/{entry['file']}", scratch / entry["file"])
-            if not _has_files(scratch, manifest):
-                raise StoreError(f"{self._url}/{artefact} is damaged: a file is not as long as its manifest says.")
-            (scratch / _MANIFEST).write_bytes(text)
-            _rename_unless_there(scratch, target)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-        return target
-
-    def start(self, artefact: str) -> Output:
-        scratch = _scratch(artefact)
-        checkpoint = _Checkpoint(self._fs, f"{self._root}/{artefact}.partial", scratch)
-        checkpoint.restore()
-        return Output(scratch, checkpoint.save)
-
-    def publish(self, artefact: str, output: Output, text: bytes) -> None:
-        if not self.is_complete(artefact):
-            for name in _files(output.path):
-                _put(self._fs, output.path / name, f"{self._root}/{artefact}/{name}")
-            _put_text(self._fs, text, f"{self._root}/{artefact}/{_MANIFEST}")
+    def _publish(self, stage: str, key: str, made: Path, text: bytes) -> None:
+        if self._folder is not None:
+            target = self._folder / stage / key
+            if not self.complete(stage, key):
+                shutil.rmtree(target, ignore_errors=True)  # without a manifest it is nothing
+                (made / _MANIFEST).write_bytes(text)
+            return _rename_unless_there(made, target)
+        if not self.complete(stage, key):
+            for name in _files(made):
+                self._put(made / name, self._place(stage, key, name))
+            self._put_text(text, self._place(stage, key, _MANIFEST))
             # Whoever needs the artefact next on this machine need not download it.
-            (output.path / _MANIFEST).write_bytes(text)
-            _rename_unless_there(output.path, self._cached(artefact, text))
+            (made / _MANIFEST).write_bytes(text)
+            _rename_unless_there(made, self._cached(stage, key, text))
         with suppress(Exception):  # the artefact is complete; a checkpoint that stays only takes space
-            self._fs.rm(f"{self._root}/{artefact}.partial", recursive=True)
+            self._fs.rm(f"{self._root}/{stage}/{key}.partial", recursive=True)
 
-    def end(self, output: Output) -> None:
-        shutil.rmtree(output.path, ignore_errors=True)
-
-    def probe(self, name: str) -> None:
-        _put_text(self._fs, b"mbml", f"{self._root}/{name}")
-        self._fs.rm_file(f"{self._root}/{name}")
-
-    def _cached(self, artefact: str, text: bytes) -> Path:
+    def _cached(self, stage: str, key: str, text: bytes) -> Path:
         """Its place in the cache; the manifest is part of the name because an artefact may be made anew."""
-        stage, key = artefact.split("/")
-        return _cache() / _digest(self._url.encode()) / stage / _digest(text) / key
+        return _cache() / _digest(self.url.encode()) / stage / _digest(text) / key
+
+    def _put(self, local: Path, remote: str) -> None:
+        self._fs.makedirs(remote.rsplit("/", 1)[0], exist_ok=True)
+        self._fs.put_file(str(local), remote)
+
+    def _put_text(self, text: bytes, remote: str) -> None:
+        """Under another name first, because a plain write to a folder can be cut in the middle."""
+        directory, name = remote.rsplit("/", 1)
+        temporary = f"{directory}/.{name}.{uuid.uuid4().hex}.tmp"
+        self._fs.makedirs(directory, exist_ok=True)
+        self._fs.pipe_file(temporary, text)
+        self._fs.mv(temporary, remote)
+
+    def _get(self, remote: str, local: Path) -> None:
+        local.parent.mkdir(parents=True, exist_ok=True)
+        self._fs.get_file(remote, str(local))
 
 
 class _Checkpoint:
-    """The partial directory of one artefact in a remote store, and what of the scratch directory it holds."""
+    """The partial directory of one artefact in a remote store."""
 
-    def __init__(self, fs: Any, root: str, scratch: Path):
-        self._fs, self._root, self._scratch = fs, root, scratch
-        self._blobs: dict[str, str] = {}  # file -> its name in the store
-        self._states: dict[str, tuple[int, ...]] = {}  # file -> its state when it was copied
+    def __init__(self, store: Store, root: str, scratch: Path) -> None:
+        self._store, self._fs, self._root, self._scratch = store, store._fs, root, scratch
+        self._saved: dict[str, tuple[str, tuple[int, ...]]] = {}
+        """File -> its name in the store, and its state when it was copied."""
 
     def restore(self) -> None:
         """Fill the scratch directory from the last checkpoint, if there is a readable one."""
         try:
             blobs = json.loads(self._fs.cat_file(f"{self._root}/checkpoint.json"))
-        except (FileNotFoundError, NotADirectoryError, ValueError):
+        except (*_ABSENT, ValueError):
             return
         for name, blob in blobs.items():
             _check_inside(name)
-            _get(self._fs, f"{self._root}/{blob}", self._scratch / name)
-            self._states[name] = _state(self._scratch / name)
-        self._blobs = blobs
+            self._store._get(f"{self._root}/{blob}", self._scratch / name)
+            self._saved[name] = blob, _state(self._scratch / name)
 
     def save(self) -> None:
         """Copy what changed, switch over by replacing checkpoint.json, then remove what is out of date."""
-        blobs, states = {}, {}
+        before, now = self._saved, {}
         for name in _files(self._scratch):
-            states[name] = _state(self._scratch / name)
-            if self._states.get(name) == states[name]:
-                blobs[name] = self._blobs[name]
-            else:
-                blobs[name] = uuid.uuid4().hex
-                _put(self._fs, self._scratch / name, f"{self._root}/{blobs[name]}")
-        if blobs == self._blobs:
+            state = _state(self._scratch / name)
+            now[name] = before[name] if name in before and before[name][1] == state else (uuid.uuid4().hex, state)
+            if now[name] != before.get(name):
+                self._store._put(self._scratch / name, f"{self._root}/{now[name][0]}")
+        if now == before:
             return
-        _put_text(self._fs, json.dumps(blobs).encode(), f"{self._root}/checkpoint.json")
-        for blob in set(self._blobs.values()) - set(blobs.values()):
+        blobs = {name: blob for name, (blob, _) in now.items()}
+        self._store._put_text(json.dumps(blobs).encode(), f"{self._root}/checkpoint.json")
+        for blob in {blob for blob, _ in before.values()} - set(blobs.values()):
             with suppress(FileNotFoundError):
                 self._fs.rm_file(f"{self._root}/{blob}")
-        self._blobs, self._states = blobs, states
+        self._saved = now
 
 
 def _artefact(stage: str, key: str) -> str:
@@ -317,12 +280,8 @@ def _files(directory: Path) -> list[str]:
 
 
 def _has_files(directory: Path, manifest: dict[str, Any]) -> bool:
-    try:
-        return directory.is_dir() and all(
-            (directory / entry["file"]).stat().st_size == entry["bytes"] for entry in manifest["files"]
-        )
-    except FileNotFoundError:
-        return False
+    files = {directory / entry["file"]: entry["bytes"] for entry in manifest["files"]}
+    return directory.is_dir() and all(path.is_file() and path.stat().st_size == size for path, size in files.items())
 
 
 def _state(path: Path) -> tuple[int, ...]:
@@ -332,7 +291,7 @@ def _state(path: Path) -> tuple[int, ...]:
 
 def _to_json(value: Any, what: str) -> bytes:
     try:
-        return (json.dumps(value, indent=1) + "\n").encode()
+        return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
     except (TypeError, ValueError) as error:
         raise StoreError(f"{what} cannot be written as JSON ({error}).") from error
 
@@ -348,25 +307,6 @@ def _rename_unless_there(source: Path, target: Path) -> None:
         shutil.rmtree(source, ignore_errors=True)
 
 
-def _put(fs: Any, local: Path, remote: str) -> None:
-    fs.makedirs(remote.rsplit("/", 1)[0], exist_ok=True)
-    fs.put_file(str(local), remote)
-
-
-def _put_text(fs: Any, text: bytes, remote: str) -> None:
-    """Under another name first, because a plain write to a folder behind file:// can be cut in the middle."""
-    directory, name = remote.rsplit("/", 1)
-    temporary = f"{directory}/.{name}.{uuid.uuid4().hex}.tmp"
-    fs.makedirs(directory, exist_ok=True)
-    fs.pipe_file(temporary, text)
-    fs.mv(temporary, remote)
-
-
-def _get(fs: Any, remote: str, local: Path) -> None:
-    local.parent.mkdir(parents=True, exist_ok=True)
-    fs.get_file(remote, str(local))
-
-
 def _cache() -> Path:
     default = Path(tempfile.gettempdir()) / f"mbml-cache-{os.getuid()}"
     cache = Path(os.environ.get("MBML_CACHE", default)).absolute()
@@ -374,9 +314,14 @@ def _cache() -> Path:
     return cache
 
 
-def _scratch(artefact: str) -> Path:
+@contextmanager
+def _scratch(stage: str, key: str) -> Iterator[Path]:
     """A fresh directory on the file system of the cache, so that it can be renamed into it."""
-    return Path(tempfile.mkdtemp(prefix=artefact.replace("/", "-") + "-", dir=_cache()))
+    path = Path(tempfile.mkdtemp(prefix=f"{stage}-{key}-", dir=_cache()))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _digest(content: bytes) -> str:

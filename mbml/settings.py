@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
+from functools import cache
 from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -54,9 +55,14 @@ def check_fields(config: Any, prefix: str = "") -> None:
             check_fields(value, f"{path}.")
             continue
         try:
-            TypeAdapter(hints(type(config))[item.name]).validate_python(value)
+            _adapters(type(config))[item.name].validate_python(value)
         except ValidationError as error:
             raise ConfigError(f"{path} is {value!r}; it should be {in_words(error)}.") from None
+
+
+@cache
+def _adapters(config: type) -> dict[str, TypeAdapter[Any]]:
+    return {name: TypeAdapter(hint) for name, hint in hints(config).items() if not is_dataclass(hint)}
 
 
 def hints(config: type) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,7 +40,8 @@ def connect(num_cpus: int | None = None, *, dashboard: bool = False) -> Iterator
     """Ray for the length of a `with` block; yields a sentence that says where it runs.
 
     With RAY_ADDRESS set, joins that cluster and ships this source tree to it. Otherwise starts Ray in child
-    processes and stops them at the end, however the block ends. SIGTERM becomes KeyboardInterrupt inside.
+    processes and stops them at the end, however the block ends. SIGTERM becomes KeyboardInterrupt inside. A Ray that
+    runs in this process already is used and left as it is.
 
     Args:
         num_cpus: CPUs of the embedded Ray; all that this process may use if None. A cluster has its own.
@@ -50,7 +51,15 @@ def connect(num_cpus: int | None = None, *, dashboard: bool = False) -> Iterator
         ClusterError: no Ray answers at RAY_ADDRESS, or the dashboard's packages are missing.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = os.environ.get("RAY_ADDRESS", "").strip()
+    address = _address()
+    if ray.is_initialized() and not address:
+        yield f"the Ray of this process, {resources()}"
+        return
+    if address and not _healthy(address):
+        raise ClusterError(
+            f"No Ray cluster answers at RAY_ADDRESS={address}: give host:port of a running one with the same "
+            f"Ray ({ray.__version__}) and token, or unset RAY_ADDRESS to run Ray inside this process."
+        )
     on_main_thread = threading.current_thread() is threading.main_thread()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -67,21 +76,28 @@ def connect(num_cpus: int | None = None, *, dashboard: bool = False) -> Iterator
                 signal.signal(number, handler)
 
 
-def largest_machine(who: str, num_gpus: float = 0.0) -> float:
-    """CPUs of the machine of the connected Ray that has most of them, among those with so many GPUs for `who`.
+def fit(who: str, num_cpus: float, num_gpus: float, log: Callable[[str], None]) -> tuple[float, float]:
+    """What `who` asks for, with no more CPUs than the largest machine with its GPUs has; `log` hears of a cut.
 
-    Raises ClusterError where there is none.
+    As asked where a cluster has no such machine yet. Raises ClusterError where Ray is embedded and never will have.
     """
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
-    if not machines:
-        raise ClusterError("The Ray cluster has no CPUs; start a node with some.")
-    most = max(machine.get("GPU", 0.0) for machine in machines)
-    if most < num_gpus:
+    fitting = [machine["CPU"] for machine in machines if machine.get("GPU", 0.0) >= num_gpus]
+    if not fitting and not _address():
         raise ClusterError(
-            f"{who} asks for {num_gpus:g} GPUs, but no machine has more than {most:g}; "
+            f"{who} asks for {num_gpus:g} GPUs, but this machine has {resources()}; "
             "give learner_gpus 0 to train on CPUs."
         )
-    return max(machine["CPU"] for machine in machines if machine.get("GPU", 0.0) >= num_gpus)
+    cpus = min(num_cpus, max(fitting, default=num_cpus))
+    if cpus < num_cpus:
+        log(f"{who} asks for {num_cpus:g} CPUs; the largest machine offers {cpus:g} CPUs, so it runs with that.")
+    return cpus, num_gpus
+
+
+def resources() -> str:
+    """CPUs and GPUs of the connected Ray, in words."""
+    found = ray.cluster_resources()
+    return f"{found.get('CPU', 0):g} CPUs, {found.get('GPU', 0):g} GPUs"
 
 
 def _start(num_cpus: int | None, dashboard: bool) -> str:
@@ -110,15 +126,12 @@ def _start(num_cpus: int | None, dashboard: bool) -> str:
 
 
 def _join(address: str) -> str:
-    if not _healthy(address):
-        raise ClusterError(
-            f"No Ray cluster answers at RAY_ADDRESS={address}: give host:port of a running one with the same "
-            f"Ray ({ray.__version__}) and token, or unset RAY_ADDRESS to run Ray inside this process."
-        )
     ray.init(address, runtime_env=_runtime_env(), log_to_driver=False, logging_level=logging.ERROR)
-    resources, nodes = ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes())
-    room = f"{resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
-    return f"Ray cluster at {address}, {nodes} nodes, {room}"
+    return f"Ray cluster at {address}, {sum(node['Alive'] for node in ray.nodes())} nodes, {resources()}"
+
+
+def _address() -> str:
+    return os.environ.get("RAY_ADDRESS", "").strip()
 
 
 def _healthy(address: str) -> bool:

@@ -6,29 +6,31 @@ from contextlib import suppress
 from pathlib import Path
 
 from actors.store import Store
-from pipeline.config import ConfigError, PipelineConfig
+from pipeline.config import ConfigError, Place, RunConfig
+from pipeline.plan import plan
 from pipeline.publish import Log, make_folder
 from pipeline.report.drawing import FIGURES, Picture, picture
 from pipeline.report.page import Page
 from pipeline.report.paper import PAPER
 from pipeline.results import Results
-from pipeline.sweep import plan_sweep, sweep_results
-from pipeline.sweep_config import load_sweep, sweep_defaults
+from pipeline.sweep import sweep_results
+from pipeline.sweep_config import load_sweep, runnable, sweep_defaults
 
 
-def draw(config: PipelineConfig, store_url: str, out: Path, log: Log) -> int:
+def draw(config: RunConfig, place: Place, out: Path, log: Log) -> int:
     """Draw every figure whose sweep is finished into `out`; `log` hears of each, and what the others need.
 
     Raises ConfigError where no figure can be drawn.
     """
-    store = Store(store_url)
+    store = Store(place.store)
     entries = [entry for entry in FIGURES.values() if entry.section == PAPER]
     found: dict[str, Results] = {}
     for name in dict.fromkeys(entry.sweep for entry in entries):
         sweep = load_sweep(name)
         with suppress(ValueError):  # not run here, or not possible in this environment
-            plan = plan_sweep(sweep, sweep_defaults(sweep, config), lambda line: None)
-            found[name] = sweep_results(sweep, plan, store)
+            changed = sweep_defaults(sweep, config)
+            jobs = plan(changed, runnable(sweep, changed, lambda line: None))
+            found[name] = sweep_results(sweep, jobs, store)
     command = f"make sweep SWEEP={{}} ENV={config.env}".format
     if not found:
         names = list(dict.fromkeys(entry.sweep for entry in entries))

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
 from mbml.distill import METHODS as SWITCHES
-
-_Config = TypeVar("_Config")
-Learner = Literal["distill", "contextual_bcq", "batch_pearl", "metagenrl"]
 
 
 @dataclass(frozen=True)
@@ -18,8 +15,8 @@ class Method:
 
     about: str
     """What it is, for people."""
-    learner: Learner = "distill"
-    """The multi-task learner, or a rival with a field of its own in the configuration."""
+    learner: str = "distill"
+    """Name of its configuration."""
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Values by dotted path in the configuration."""
 
@@ -60,21 +57,3 @@ class Variant:
     def all_changes(self) -> dict[str, Any]:
         """The method's changes and its own."""
         return {**METHODS[self.method].changes, **self.changes}
-
-
-def changed(config: _Config, changes: Mapping[str, Any]) -> _Config:
-    """A copy of a (nested) frozen dataclass with the values at dotted paths replaced.
-
-    Raises KeyError with the part of a path that is no field.
-    """
-    for path, value in changes.items():
-        config = _replaced(config, path.split("."), value)
-    return config
-
-
-def _replaced(node: Any, path: list[str], value: Any) -> Any:
-    if not is_dataclass(node) or path[0] not in {item.name for item in fields(node)}:
-        raise KeyError(path[0])
-    if len(path) > 1:
-        value = _replaced(getattr(node, path[0]), path[1:], value)
-    return replace(node, **{path[0]: value})  # pyright: ignore[reportArgumentType]

@@ -1,21 +1,20 @@
-"""Actors that are reused from job to job, as many at once as the cluster has room for."""
+"""Hosts that are reused from job to job. Ray does the accounting: what is wanted reaches it as actors that it has yet
+to place, which is also what a cluster that grows by demand looks at."""
+
+from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 
 from actors.host import remote
-from pipeline.cluster import largest_machine
-from pipeline.graph import Node
-
-_SLACK = 1e-6  # fractions of a CPU do not add up exactly
+from actors.stage import Job
 
 
-@dataclass(frozen=True)
-class Kind:
+class Size(NamedTuple):
     """What an actor is given; jobs that ask for the same share actors."""
 
     num_cpus: float
@@ -24,93 +23,69 @@ class Kind:
 
 @dataclass(eq=False)
 class Actor:
+    """A host, or one that Ray has yet to place."""
+
     handle: Any  # a Ray actor handle, whose type knows no methods
-    kind: Kind
-    name: str
-    busy: bool = False
+    size: Size
     answered: bool = False
-    """Whether it has ever replied; until then it may be waiting for room on a node."""
+    job: Job | None = None
+    started: float = 0.0
+    """When it was given its job."""
 
 
 class Pool:
-    """Hands out actors; counts CPUs and GPUs itself, so that none is started that Ray could not place."""
+    """All actors of a run."""
 
-    def __init__(self, store_url: str, log: Callable[[str], None]):
-        self._store_url, self._log = store_url, log
+    def __init__(self, store_url: str, most_pending: int) -> None:
+        """At most `most_pending` actors of a size are asked for before Ray has placed one of them."""
+        self._store_url, self._most_pending = store_url, most_pending
         self._actors: list[Actor] = []
-        self._kinds: dict[tuple[float, float], Kind] = {}
         self._numbers = itertools.count()
-        self.refresh()
 
-    def refresh(self) -> None:
-        """Read anew what the cluster has; nodes come and go."""
-        self._room = _amounts(ray.cluster_resources())
+    def busy(self) -> list[Actor]:
+        """Those with a job."""
+        return [actor for actor in self._actors if actor.job is not None]
 
-    def kind(self, node: Node) -> Kind:
-        """What the node runs on: what it asks for, or else all CPUs of the largest machine there is; says so once.
+    def pending(self) -> list[Actor]:
+        """Those that have not answered yet."""
+        return [actor for actor in self._actors if not actor.answered]
 
-        Raises ClusterError where no machine has the GPUs.
+    def idle(self, size: Size | None = None) -> list[Actor]:
+        """Those that wait for a job."""
+        return [a for a in self._actors if a.answered and a.job is None and size in (None, a.size)]
+
+    def ask(self, wanted: Mapping[Size, int]) -> list[Actor]:
+        """Let what is pending follow the number of `wanted` actors by size; idle actors make way for those of another.
+
+        Returns the new ones, whose `ready` is to be awaited.
         """
-        asked = (node.num_cpus, node.num_gpus)
-        if asked not in self._kinds:
-            self._kinds[asked] = self._fit(node)
-        return self._kinds[asked]
-
-    def acquire(self, kind: Kind, *, idle_only: bool) -> Actor | None:
-        """An idle actor of the kind; or a new one where there is room, for which idle others make way."""
-        idle = next((actor for actor in self._actors if actor.kind == kind and not actor.busy), None)
-        if idle is None and not idle_only and self._make_room(kind):
-            name = f"host-{next(self._numbers)}"
-            handle = remote(self._store_url, num_cpus=kind.num_cpus, num_gpus=kind.num_gpus, name=name)
-            idle = Actor(handle, kind, name)
-            self._actors.append(idle)
-        if idle is not None:
-            idle.busy = True
-        return idle
+        new = []
+        for size in {actor.size for actor in self._actors} | wanted.keys():
+            pending = [actor for actor in self.pending() if actor.size == size]
+            number = min(wanted.get(size, 0), self._most_pending)
+            for actor in pending[number:]:
+                self.drop(actor)
+            new += [self._start(size) for _ in range(number - len(pending))]
+        for actor in self.idle():
+            if any(other.size != actor.size for other in self.pending()):
+                self.drop(actor)
+        return new
 
     def drop(self, actor: Actor) -> None:
         """Kill an actor and forget it."""
         self._actors.remove(actor)
         ray.kill(actor.handle)
 
-    def drop_idle(self) -> None:
-        """Kill every idle actor."""
-        for actor in [actor for actor in self._actors if not actor.busy]:
-            self.drop(actor)
-
     def close(self) -> None:
         """Kill all actors."""
         while self._actors:
             self.drop(self._actors[0])
 
-    def _make_room(self, kind: Kind) -> bool:
-        idle = [actor for actor in self._actors if not actor.busy]
-        busy = [actor for actor in self._actors if actor.busy]
-        if not self._fits(kind, busy):
-            return False
-        while not self._fits(kind, busy + idle):
-            self.drop(idle.pop())
-        return True
+    def __contains__(self, actor: Actor) -> bool:
+        return actor in self._actors
 
-    def _fits(self, kind: Kind, actors: list[Actor]) -> bool:
-        cpus = kind.num_cpus + sum(actor.kind.num_cpus for actor in actors)
-        gpus = kind.num_gpus + sum(actor.kind.num_gpus for actor in actors)
-        return cpus <= self._room[0] + _SLACK and gpus <= self._room[1] + _SLACK
-
-    def _fit(self, node: Node) -> Kind:
-        gpus = node.num_gpus
-        cpus = min(node.num_cpus, largest_machine(node.worker.__name__, gpus))
-        if cpus != node.num_cpus:
-            self._log(
-                f"{node.worker.__name__} asks for {_in_words(node.num_cpus, gpus)}; the largest machine offers "
-                f"{_in_words(cpus, gpus)}, so it runs with that."
-            )
-        return Kind(cpus, gpus)
-
-
-def _amounts(resources: Mapping[str, float]) -> tuple[float, float]:
-    return resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-
-
-def _in_words(cpus: float, gpus: float) -> str:
-    return f"{cpus:g} CPUs and {gpus:g} GPUs" if gpus else f"{cpus:g} CPUs"
+    def _start(self, size: Size) -> Actor:
+        name = f"host-{next(self._numbers)}"
+        handle = remote(self._store_url, num_cpus=size.num_cpus, num_gpus=size.num_gpus, name=name)
+        self._actors.append(Actor(handle, size))
+        return self._actors[-1]

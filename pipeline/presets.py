@@ -1,311 +1,103 @@
-"""Sizes of a run: smoke, laptop and paper, for every environment."""
+"""Sizes of a run: smoke, laptop and paper, for every environment.
+
+Here stand only those of the stages that every run has; a learner's are in its registry, an environment's in its family.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from typing import Any
 
-from actors.rllib_trainer import RLlibConfig
 from mbml import envs
-from mbml.baselines.batch_pearl import BatchPEARLConfig
-from mbml.baselines.contextual_bcq import ContextualBCQConfig
-from mbml.baselines.metagenrl import MetaGenRLConfig
-from mbml.bcq import BCQConfig
-from mbml.collect import CollectConfig
-from mbml.distill import DistillConfig
-from mbml.evaluate import EvaluateConfig
 from mbml.models import EnsembleConfig
-from mbml.policy import StudentConfig
-from mbml.relabel import RelabelConfig
+from mbml.registry import PRESETS as NAMES
 from mbml.sac import SACConfig
-from mbml.teaching import TeachingConfig
-from mbml.warmstart import ImitationConfig, WarmStartConfig
-from pipeline.config import ConfigError, ModelsConfig, PipelineConfig
-from pipeline.methods import changed
-
-NAMES = ("smoke", "laptop", "paper")
+from mbml.settings import ConfigError, changed
+from pipeline.config import RunConfig
+from pipeline.today import ENTRIES, FAMILY_PRESETS
 
 
-@dataclass(frozen=True)
-class _Paper:
-    """The authors' sizes that differ between environments (specification, section 13.1)."""
-
-    steps: int
-    bcq_iterations: int
-    reward_threshold: float
-    pearl: BatchPEARLConfig
-    pool: int = 0
-
-
-_PAPER = {
-    "ant_dir": _Paper(200_000, 125_000, 0.1, BatchPEARLConfig(tasks_per_step=4)),
-    "ant_goal": _Paper(300_000, 100_000, 0.1, BatchPEARLConfig(tasks_per_step=10, kl_weight=1.0)),
-    "half_cheetah_vel": _Paper(60_000, 50_000, 0.05, BatchPEARLConfig(context_size=100)),
-    "humanoid_dir": _Paper(600_000, 250_000, 0.2, BatchPEARLConfig()),
-    "umaze_goal": _Paper(30_000, 50_000, 0.02, BatchPEARLConfig(context_size=128)),
-    # All relabelled next observations of 30 x 300K transitions would take 18 GB; a pool is an unbiased sample.
-    "walker_param": _Paper(300_000, 100_000, 0.1, BatchPEARLConfig(context_size=100), pool=20_000),
-}
-
-
-def preset(env: str, name: str) -> PipelineConfig:
-    """The configuration of preset `name` for environment `env`.
+def preset(env: str, name: str) -> RunConfig:
+    """The configuration of preset `name` for environment `env`: the authors' defaults, changed by the preset, then by
+    every learner's registry entry, then by the environment.
 
     Raises UnknownEnvironment or ConfigError, naming the valid choices.
     """
     envs.get(env)
     if name not in NAMES:
         raise ConfigError(f"There is no preset {name!r}; choose one of {', '.join(NAMES)}.")
-    return {"smoke": _smoke, "laptop": _laptop, "paper": _paper}[name](env)
+    changes = dict(_STAGES[name])
+    for learner, entry in ENTRIES.items():
+        changes |= {f"{learner}.{path}": value for path, value in entry.presets.get(name, {}).items()}
+    changes |= FAMILY_PRESETS.get(env, {}).get(name, {})
+    return changed(RunConfig(env=env, preset=name), changes)
 
 
-def _paper(env: str) -> PipelineConfig:
-    sizes = _PAPER[env]
-    # At most 5,000 steps of whole episodes.
-    episodes = 5_000 // envs.get(env).horizon
-    online = replace(WarmStartConfig().online, evaluation_episodes=episodes)
-    return PipelineConfig(
-        env=env,
-        preset="paper",
-        collect=CollectConfig(steps=sizes.steps, evaluation_episodes=episodes),
-        bcq=TeachingConfig(iterations=sizes.bcq_iterations),
-        relabel=RelabelConfig(reward_threshold=sizes.reward_threshold, pool=sizes.pool),
-        batch_pearl=sizes.pearl,
-        # The authors' start on humanoid_dir is the policy after 400 of its epochs of 100 steps.
-        warmstart=WarmStartConfig(snapshot=40_000 if env == "humanoid_dir" else 0, online=online),
-    )
+_TINY = EnsembleConfig(members=2, hidden=(16,), steps=40, batch_size=32, learning_rate=1e-3)
+_SMALL_SAC = SACConfig(
+    policy_hidden=(128, 128),
+    critic_hidden=(128, 128),
+    critic_initialisation="torch",
+    batch_size=128,
+    learning_rate=1e-3,
+    alpha_learning_rate=1e-3,
+    initial_alpha=0.1,
+)
 
 
-def _smoke(env: str) -> PipelineConfig:
-    """Every stage in about a minute; the numbers mean nothing."""
-    ensemble = EnsembleConfig(members=2, hidden=(16,), steps=40, batch_size=32, learning_rate=1e-3)
-    student = StudentConfig(
-        encoder_hidden=(16, 16),
-        embedding_size=4,
-        value_hidden=(16, 16),
-        decoder_hidden=(16, 16),
-        perturbation_hidden=(16, 16),
-        acting_candidates=2,
-    )
-    schedule: dict[str, Any] = {"steps": 20, "snapshot_every": 10, "context_size": 8, "batch_size": 16}
-    return PipelineConfig(
-        env=env,
-        preset="smoke",
-        horizon=30,
-        train_tasks=3,
-        test_tasks=2,
-        collect=CollectConfig(
-            steps=240,
-            warmup_steps=120,
-            epoch_steps=60,
-            evaluation_episodes=1,
-            tasks_per_actor=2,
-            sac=SACConfig(policy_hidden=(16, 16), critic_hidden=(16, 16), batch_size=16),
-        ),
-        bcq=TeachingConfig(
-            iterations=40,
-            evaluation_every=20,
-            evaluation_episodes=1,
-            tasks_per_actor=2,
-            learner=BCQConfig(
-                hidden=(16, 16), vae_hidden=(16, 16), batch_size=16, target_candidates=2, acting_candidates=2
-            ),
-        ),
-        models=ModelsConfig(reward=ensemble, next_observation=ensemble, tasks_per_actor=2),
-        relabel=RelabelConfig(reward_threshold=5.0, next_observation_threshold=5.0, pool=100),
-        distill=DistillConfig(student=student, **schedule),
-        contextual_bcq=ContextualBCQConfig(
-            student=student, vae_encoder_hidden=(16, 16), target_candidates=2, **schedule
-        ),
-        batch_pearl=BatchPEARLConfig(
-            encoder_hidden=(16, 16), embedding_size=4, hidden=(16, 16), tasks_per_step=4, **schedule
-        ),
-        metagenrl=MetaGenRLConfig(
-            hidden=(16, 16),
-            objective_hidden=(8, 8),
-            lstm=4,
-            steps=8,
-            evaluation_every=4,
-            evaluation_episodes=1,
-            segments=4,
-            objective_segments=4,
-            segment_length=5,
-        ),
-        rllib=RLlibConfig(updates=4, batch_size=16, hidden=(16, 16), evaluation_episodes=1),
-        evaluate=EvaluateConfig(episodes=3, skipped_episodes=1, reference_episodes=1),
-        warmstart=WarmStartConfig(
-            initial_steps=60,
-            imitation=ImitationConfig(steps=20, batch_size=16),
-            online=CollectConfig(
-                steps=180,
-                warmup_steps=60,
-                epoch_steps=60,
-                evaluation_episodes=1,
-                tasks_per_actor=2,
-                sac=SACConfig(policy_hidden=(16, 16), critic_hidden=student.value_hidden, batch_size=16),
-            ),
-        ),
-    )
+def _under(prefix: str, **values: Any) -> dict[str, Any]:
+    return {f"{prefix}.{name}": value for name, value in values.items()}
 
 
-def _laptop_base(env: str) -> PipelineConfig:
-    """Networks and learning rates that learn in minutes on two cores; every environment starts from here."""
-    paper = _paper(env)
-    student = StudentConfig(
-        value_hidden=(256, 256, 256), decoder_hidden=(256, 256, 256), perturbation_hidden=(256, 256, 256)
-    )
-    schedule: dict[str, Any] = {
-        "steps": 8_000,
-        "snapshot_every": 1_000,
-        "batch_size": 64,
-        "learning_rate": 1e-3,
-        "final_learning_rate": 0.1,
-    }
-    return replace(
-        paper,
-        preset="laptop",
-        collect=CollectConfig(
+_STAGES: dict[str, Mapping[str, Any]] = {
+    "smoke": {  # every stage in about a minute; the numbers mean nothing
+        "horizon": 30,
+        "train_tasks": 3,
+        "test_tasks": 2,
+        **_under("collect", steps=240, warmup_steps=120, epoch_steps=60, evaluation_episodes=1, tasks_per_actor=2),
+        "collect.sac": SACConfig(policy_hidden=(16, 16), critic_hidden=(16, 16), batch_size=16),
+        **_under("teach", iterations=40, evaluation_every=20, evaluation_episodes=1, tasks_per_actor=2),
+        **_under("models", reward=_TINY, next_observation=_TINY, tasks_per_actor=2),
+        **_under("relabel", reward_threshold=5.0, next_observation_threshold=5.0, pool=100),
+        **_under("rllib", updates=4, batch_size=16, hidden=(16, 16), evaluation_episodes=1),
+        **_under("evaluate", episodes=3, skipped_episodes=1, reference_episodes=1),
+        "warmstart.initial_steps": 60,
+        **_under("warmstart.imitation", steps=20, batch_size=16),
+        **_under(
+            "warmstart.online", steps=180, warmup_steps=60, epoch_steps=60, evaluation_episodes=1, tasks_per_actor=2
+        ),
+        "warmstart.online.sac": SACConfig(policy_hidden=(16, 16), critic_hidden=(16, 16), batch_size=16),
+    },
+    "laptop": {  # networks and learning rates that learn in minutes on two cores
+        **_under(
+            "collect",
             steps=30_000,
             warmup_steps=2_000,
-            epoch_steps=1_000,
             evaluation_every=2,
             evaluation_episodes=3,
             tasks_per_actor=5,
-            sac=SACConfig(
-                policy_hidden=(128, 128),
-                critic_hidden=(128, 128),
-                critic_initialisation="torch",
-                batch_size=128,
-                learning_rate=1e-3,
-                alpha_learning_rate=1e-3,
-                initial_alpha=0.1,
-            ),
+            sac=_SMALL_SAC,
         ),
-        bcq=TeachingConfig(
-            iterations=7_000,
-            evaluation_every=1_000,
-            evaluation_episodes=10,
+        **_under("teach", iterations=7_000, evaluation_every=1_000, tasks_per_actor=5),
+        # One hidden layer as in the paper needs far more steps: its labels are five times as wrong here.
+        "models.reward": EnsembleConfig(members=5, hidden=(128, 128), steps=3_000, learning_rate=1e-3),
+        "models.next_observation": EnsembleConfig(members=5, hidden=(128, 128), steps=4_000, learning_rate=1e-3),
+        "models.tasks_per_actor": 5,
+        **_under("rllib", updates=2_000, batch_size=128, hidden=(128, 128), learning_rate=1e-3),
+        "evaluate.repeats": 2,
+        **_under("warmstart", initial_steps=1_500, policy_rate=0.3),
+        **_under("warmstart.imitation", steps=2_000, batch_size=128, learning_rate=1e-3),
+        **_under(
+            "warmstart.online",
+            steps=16_000,
+            warmup_steps=1_000,
+            epoch_steps=500,
+            evaluation_every=2,
+            evaluation_episodes=3,
             tasks_per_actor=5,
-            learner=BCQConfig(
-                hidden=(128, 128),
-                vae_hidden=(128, 128),
-                batch_size=64,
-                learning_rate=1e-3,
-                target_candidates=5,
-                tau=0.01,
-            ),
+            sac=changed(_SMALL_SAC, {"critic_hidden": (256,) * 3, "batch_size": 64}),
         ),
-        models=ModelsConfig(
-            # One hidden layer as in the paper needs far more steps: its labels are five times as wrong here.
-            reward=EnsembleConfig(members=5, hidden=(128, 128), steps=3_000, learning_rate=1e-3),
-            next_observation=EnsembleConfig(members=5, hidden=(128, 128), steps=4_000, learning_rate=1e-3),
-            tasks_per_actor=5,
-        ),
-        distill=DistillConfig(
-            student=student,
-            context_size=32,
-            kl_weight=0.01,
-            partners=3,
-            hard_contexts=4,
-            **schedule,
-        ),
-        # The baselines have the same networks, schedule and number of own context rows where those exist for them.
-        contextual_bcq=ContextualBCQConfig(
-            student=student,
-            vae_encoder_hidden=student.decoder_hidden,
-            context_size=64,
-            target_candidates=5,
-            tau=0.01,
-            **schedule,
-        ),
-        batch_pearl=replace(paper.batch_pearl, hidden=(256, 256, 256), context_size=64, tasks_per_step=10, **schedule),
-        metagenrl=MetaGenRLConfig(
-            hidden=(128, 128), steps=2_000, evaluation_every=20, segments=50, objective_segments=50
-        ),
-        rllib=RLlibConfig(updates=2_000, batch_size=128, hidden=(128, 128), learning_rate=1e-3),
-        evaluate=EvaluateConfig(repeats=2),
-        warmstart=WarmStartConfig(
-            initial_steps=1_500,
-            policy_rate=0.3,
-            imitation=ImitationConfig(steps=2_000, batch_size=128, learning_rate=1e-3),
-            online=CollectConfig(
-                steps=16_000,
-                warmup_steps=1_000,
-                epoch_steps=500,
-                evaluation_every=2,
-                evaluation_episodes=3,
-                tasks_per_actor=5,
-                sac=SACConfig(
-                    policy_hidden=(128, 128),
-                    critic_hidden=student.value_hidden,
-                    critic_initialisation="torch",
-                    batch_size=64,
-                    learning_rate=1e-3,
-                    alpha_learning_rate=1e-3,
-                    initial_alpha=0.1,
-                ),
-            ),
-        ),
-        distill_cpus=2,
-    )
-
-
-def _laptop(env: str) -> PipelineConfig:
-    base = _laptop_base(env)
-    longer = replace(base, **_locomotion(base))
-    match env:
-        case "umaze_goal":
-            return base
-        case "half_cheetah_vel":
-            # A fifth of the paper's horizon: five times the resets, the same speed to reach.
-            short = {f"{learner}.steps": 4_000 for learner in ("distill", "contextual_bcq", "batch_pearl")}
-            online = {"warmstart.online.steps": 30_000, "warmstart.online.tasks_per_actor": 4}
-            return changed(_adjust(longer, horizon=200, steps=60_000), short | online)
-        case "walker_param":
-            return _adjust(longer, train_tasks=10, steps=50_000, pool=10_000)
-        case "humanoid_dir":
-            return _adjust(longer, train_tasks=6, tasks_per_actor=3, steps=100_000, pool=20_000)
-        case _:
-            return _adjust(longer, steps=100_000)
-
-
-def _locomotion(base: PipelineConfig) -> dict[str, Any]:
-    """What bodies with legs need beyond the maze: longer training everywhere, wider contexts, a weaker prior."""
-    return {
-        "collect": replace(base.collect, evaluation_every=5),
-        "warmstart": replace(
-            base.warmstart,
-            initial_steps=1_000,
-            online=replace(base.warmstart.online, steps=60_000),
-        ),
-        "bcq": replace(
-            base.bcq,
-            iterations=15_000,
-            evaluation_every=1_500,
-            learner=replace(base.bcq.learner, target_candidates=4),
-        ),
-        "models": replace(base.models, reward=replace(base.models.reward, steps=4_000)),
-        "distill": replace(base.distill, steps=12_000, context_size=64, kl_weight=0.005),
-        "contextual_bcq": replace(base.contextual_bcq, steps=12_000, context_size=128),
-        "batch_pearl": replace(base.batch_pearl, steps=12_000, context_size=128),
-    }
-
-
-def _adjust(
-    config: PipelineConfig,
-    *,
-    steps: int,
-    horizon: int = 0,
-    train_tasks: int = 0,
-    tasks_per_actor: int = 5,
-    pool: int = 0,
-) -> PipelineConfig:
-    return replace(
-        config,
-        horizon=horizon,
-        train_tasks=train_tasks,
-        collect=replace(config.collect, steps=steps, tasks_per_actor=tasks_per_actor),
-        bcq=replace(config.bcq, tasks_per_actor=tasks_per_actor),
-        models=replace(config.models, tasks_per_actor=tasks_per_actor),
-        relabel=replace(config.relabel, pool=pool),
-    )
+        "distill_cpus": 2,
+    },
+    "paper": {},
+}

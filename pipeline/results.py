@@ -21,8 +21,8 @@ from mbml.evaluate import nearest_tasks
 from pipeline.scheduler import Outcome
 
 if TYPE_CHECKING:
-    from pipeline.stages import Plan, Reference, Run
-    from pipeline.warmstart import WarmStartPlan
+    from actors.stage import Ref
+    from pipeline.plan import Plan, Trained
 
 SPLITS = {"test": "unseen tasks", "train": "training tasks"}
 COLUMNS = {
@@ -163,10 +163,10 @@ def gather(plan: Plan, store: Store, outcome: Outcome | None = None) -> Results:
     """
     config, artefacts = plan.config, plan.artefacts
 
-    def folders(references: Iterable[Reference]) -> list[Path]:
+    def folders(references: Iterable[Ref]) -> list[Path]:
         return [store.fetch(*reference) for reference in references]
 
-    teachers = folders(artefacts.get("teach") or artefacts["bcq"])
+    teachers = folders(artefacts["teach"])
     (references,) = folders(artefacts["references"])
     sac = _curves(folders(artefacts["collect"]), method="sac", split="train")
     parts = [
@@ -194,14 +194,13 @@ def gather(plan: Plan, store: Store, outcome: Outcome | None = None) -> Results:
     return Results(table_of(parts), about)
 
 
-def gather_warmstart(jobs: WarmStartPlan, store: Store, outcome: Outcome | None = None) -> Results:
+def gather_warmstart(plan: Plan, store: Store, outcome: Outcome | None = None) -> Results:
     """The curves of every arm of the warm-start experiment, and those of SAC on the training tasks.
 
     Raises StoreError when an artefact is missing.
     """
-    plan = jobs.stages
     parts = [_curves([store.fetch(*ref) for ref in plan.artefacts["collect"]], method="sac", split="train")]
-    for arm in jobs.arms:
+    for arm in plan.arms:
         where: dict[str, Any] = {"method": arm.name, "seed": arm.seed, "split": "test"}
         folders = [store.fetch(*reference) for reference in arm.jobs]
         curves = _curves(folders, **where)
@@ -210,7 +209,7 @@ def gather_warmstart(jobs: WarmStartPlan, store: Store, outcome: Outcome | None 
             values = [value for folder in folders for value in read_json(folder / "start.json")[metric]]
             parts.append(tidy(metric, "task", values, task=plan.test, **where))
     warmup = plan.config.warmstart.online.warmup_steps
-    arms = {arm.name: {"initial_steps": arm.initial_steps, "warmup_steps": warmup} for arm in jobs.arms}
+    arms = {arm.name: {"initial_steps": arm.initial_steps, "warmup_steps": warmup} for arm in plan.arms}
     return Results(table_of(parts), _about(plan, outcome) | {"arms": arms})
 
 
@@ -218,7 +217,7 @@ def _about(plan: Plan, outcome: Outcome | None) -> dict[str, Any]:
     config, family = plan.config, envs.get(plan.config.env)
     tasks = {}
     for split, indices in (("train", plan.train), ("test", plan.test)):
-        found = tasks_of(config.env, split, indices)
+        found = tasks_of(config.env, split, list(indices))
         described = zip(found, family.features(found), strict=True)
         tasks[split] = [{"index": t.index, "label": t.label, "features": row.tolist()} for t, row in described]
     return {
@@ -276,7 +275,7 @@ def _references(plan: Plan, file: Path) -> list[pd.DataFrame]:
     return parts
 
 
-def _learner(run: Run, trained: Path, evaluations: dict[int, Path], probes: Path) -> list[pd.DataFrame]:
+def _learner(run: Trained, trained: Path, evaluations: dict[int, Path], probes: Path) -> list[pd.DataFrame]:
     """Losses, evaluations and probes of one multi-task learner."""
     where: dict[str, Any] = {"method": run.variant.label, "seed": run.seed}
     parts, scores = [], {}
@@ -309,7 +308,7 @@ def _learner(run: Run, trained: Path, evaluations: dict[int, Path], probes: Path
     return parts
 
 
-def _relabelling(plan: Plan, run: Run, folder: Path) -> tuple[list[pd.DataFrame], dict[str, Any]]:
+def _relabelling(plan: Plan, run: Trained, folder: Path) -> tuple[list[pd.DataFrame], dict[str, Any]]:
     """The tables that a variant learned from, and the words that belong to them."""
     found = read_json(folder / "diagnostics.json")
     where: dict[str, Any] = {"method": run.variant.label, "split": "train", "task": plan.train}

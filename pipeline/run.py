@@ -1,44 +1,86 @@
-"""One run: plan the jobs, execute them over Ray, read the artefacts, write report and logs."""
+"""What all commands that compute have in common, and the run of one environment."""
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from actors.stage import Job, plain
 from actors.store import Store
 from pipeline.cluster import connect
-from pipeline.config import PipelineConfig
+from pipeline.config import Place, RunConfig
+from pipeline.plan import plan
 from pipeline.publish import Log, make_folder, publish, say_failures
 from pipeline.results import gather
-from pipeline.scheduler import duration, execute
-from pipeline.stages import plan
+from pipeline.scheduler import Outcome, duration, execute
+
+_POLL_SECONDS = 15.0
 
 
-def run(config: PipelineConfig, store_url: str, out: Path, log: Log, *, num_cpus: int | None, dashboard: bool) -> int:
-    """Make every artefact that is missing, then the report in `out`.
+def carry_out(
+    title: str,
+    config: RunConfig,
+    jobs: Iterable[Job],
+    place: Place,
+    out: Path,
+    log: Log,
+    finish: Callable[[Store, Outcome], str],
+    trials: Callable[[Store], Mapping[str, str]] = lambda store: {},
+) -> int:
+    """Make every artefact that is missing, then let `finish` write into `out` and name what to look at.
 
-    Returns the exit code: 2 where jobs failed because of what they were given, 1 where one failed otherwise.
+    `trials` runs what comes after the jobs, inside Ray; it returns what went wrong. Returns the exit code: 2 where
+    jobs failed because of what they were given, 1 where one failed otherwise.
     """
-    config.check()
-    store = Store(store_url)
+    store, jobs = Store(place.store), list(jobs)
     store.check_writable()
     make_folder(out)
-    jobs = plan(config)
+    (out / "config.json").write_text(json.dumps(plain(config), indent=1) + "\n")
     started = time.monotonic()
-    with connect(num_cpus, dashboard=dashboard) as where:
-        log(f"{config.env}, preset {config.preset}, seed {config.seed}: {len(jobs.nodes)} jobs on {where}")
-        outcome = execute(jobs.nodes, store_url, log=log, poll_seconds=15.0)
-    if not outcome.complete:
-        return say_failures(outcome, store_url, log)
-    publish(gather(jobs, store, outcome), out, log)
-    log(f"Took {duration(time.monotonic() - started)}. Report: {out / 'report.html'}")
+    with connect(place.num_cpus, dashboard=place.dashboard) as where:
+        log(f"{title}: {len(jobs)} jobs on {where}")
+        outcome = execute(
+            jobs,
+            store.url,
+            log=log,
+            poll_seconds=_POLL_SECONDS,
+            most_pending=place.most_pending,
+            patience=place.patience,
+        )
+        if not outcome.complete:
+            return say_failures(outcome, store.url, log)
+        failed = trials(store)
+    result = finish(store, outcome)
+    for name, reason in failed.items():
+        log(f"FAILED   {name}: {reason}")
+    if failed:
+        log(f"Finished trials are kept in {store.url}; the same command tries only the missing ones again.")
+        return 1
+    log(f"Took {duration(time.monotonic() - started)}. {result}")
     return 0
 
 
-def report(config: PipelineConfig, store_url: str, out: Path, log: Log) -> int:
+def title_of(config: RunConfig) -> str:
+    """What is run, in words."""
+    return f"{config.env}, preset {config.preset}, seed {config.seed}"
+
+
+def run(config: RunConfig, place: Place, out: Path, log: Log) -> int:
+    """Collect, learn, relabel, distil, evaluate and report."""
+    jobs = plan(config)
+
+    def finish(store: Store, outcome: Outcome) -> str:
+        publish(gather(jobs, store, outcome), out, log)
+        return f"Report: {out / 'report.html'}"
+
+    return carry_out(title_of(config), config, jobs.jobs.values(), place, out, log, finish)
+
+
+def report(config: RunConfig, place: Place, out: Path, log: Log) -> int:
     """Write the report of a finished run again, from its artefacts alone."""
-    config.check()
-    results = gather(plan(config), Store(store_url))
+    results = gather(plan(config), Store(place.store))
     make_folder(out)
     publish(results, out, log)
     log(f"Report: {out / 'report.html'}")

@@ -1,22 +1,27 @@
 """Run a stage graph over Ray: reuse what stands, spread the rest, keep going when a job fails."""
 
+from __future__ import annotations
+
 import time
-from collections.abc import Callable, Sequence
+from bisect import insort
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
-from typing import Any
+from graphlib import TopologicalSorter
+from typing import Any, NamedTuple
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from actors.host import Progress
+from actors.stage import Job, Ref
 from actors.store import Store, StoreError
-from actors.worker import Progress
-from pipeline.cluster import connect
-from pipeline.graph import Graph, Node
-from pipeline.pool import Actor, Kind, Pool
+from pipeline.cluster import ClusterError, fit, resources
+from pipeline.pool import Actor, Pool, Size
 
-__all__ = ["Node", "Outcome", "StageCost", "connect", "execute"]
+_RETRIES = 2
+"""How often a job whose process or machine was lost is tried again, from its checkpoint."""
 
 
 @dataclass
@@ -57,30 +62,33 @@ class Outcome:
 
 
 def execute(
-    nodes: Sequence[Node],
+    jobs: Iterable[Job],
     store_url: str,
     *,
     log: Callable[[str], None] = print,
     poll_seconds: float = 10.0,
+    most_pending: int = 8,
+    patience: float = 1800.0,
 ) -> Outcome:
     """Make every artefact that is missing, inside `connect`.
 
-    Jobs start in the order of `nodes` as their inputs become complete and CPUs free, but an actor that has
-    ended a job takes the next of its kind first. A job that fails is reported and those that need it are
-    skipped; the rest goes on. KeyboardInterrupt kills the actors and goes on up; partial artefacts stay for
-    the next run.
+    Jobs start in their order as their inputs become complete and actors answer. A job that fails is reported and
+    those that need it are skipped; the rest goes on. KeyboardInterrupt kills the actors and goes on up; partial
+    artefacts stay for the next run.
 
     Args:
-        nodes: jobs; one that makes an input of another is its predecessor.
+        jobs: in the order in which they should start; an artefact is made once.
         store_url: a plain path or fsspec URL that every node of the cluster can reach.
         log: receives one line at a time.
         poll_seconds: how often the running jobs are asked for their progress.
+        most_pending: how many actors of a size are asked of Ray before it has placed one of them.
+        patience: seconds to wait where nothing runs because the cluster has no room.
 
     Raises:
-        GraphError: two jobs of one name or artefact, or jobs that wait for each other.
         StoreError: an unusable store, or an input that no job makes and the store does not hold.
+        ClusterError: no room within `patience`, or never on the embedded Ray.
     """
-    run = _Run(Graph(nodes), Store(store_url), log)
+    run = _Run({job.ref: job for job in jobs}, Store(store_url), log, most_pending, patience)
     try:
         run.until_done(poll_seconds)
     finally:
@@ -88,74 +96,83 @@ def execute(
     return run.outcome()
 
 
-@dataclass
-class _Running:
-    """A table entry: the job that a Ray reference belongs to, and whether it is the job or its progress."""
+class _Call(NamedTuple):
+    """What a Ray reference is the answer to: `ready`, `run` or `progress`."""
 
-    node: Node
+    method: str
     actor: Actor
-    started: float
-    asks_progress: bool = False
 
 
 class _Run:
-    def __init__(self, graph: Graph, store: Store, log: Callable[[str], None]):
-        self.graph, self.store, self.log = graph, store, log
-        self.started = time.monotonic()
-        self.pending: dict[ray.ObjectRef, _Running] = {}
-        self.ready: dict[Kind, list[tuple[int, str]]] = {}
+    def __init__(
+        self, jobs: dict[Ref, Job], store: Store, log: Callable[[str], None], most_pending: int, patience: float
+    ) -> None:
+        self.jobs, self.store, self.log, self.patience = jobs, store, log, patience
+        self.pool = Pool(store.url, most_pending)
         self.result = Outcome()
-        self.metrics: dict[str, dict[str, Any]] = {}
+        self.started = self.moved = time.monotonic()
+        self.calls: dict[ray.ObjectRef, _Call] = {}
+        self.ready: dict[Size, list[tuple[int, Ref]]] = defaultdict(list)
+        self.sizes: dict[tuple[float, float], Size] = {}
+        self.lost: Counter[Ref] = Counter()
+        self.metrics: dict[Ref, dict[str, Any]] = {}
         self.spans: dict[str, tuple[float, float]] = {}
-        self.pool = Pool(store.url, log)
-        self._plan()
+        self.users: dict[Ref, list[Ref]] = defaultdict(list)
+        for ref, job in jobs.items():
+            for needed in job.inputs:
+                self.users[needed].append(ref)
+        self.index = {ref: i for i, ref in enumerate(jobs)}
+        self.to_run = self._plan()
+        self.sorter = TopologicalSorter({ref: self.to_run.intersection(jobs[ref].inputs) for ref in self.to_run})
+        self.sorter.prepare()
 
-    def _plan(self) -> None:
-        names = list(self.graph.nodes)
+    def _plan(self) -> set[Ref]:
+        """The jobs without an artefact that a result still depends on, a result being a job that nobody depends on.
+
+        Counted backwards, so an artefact that is gone but that only complete ones were made from is not made again.
+        """
         with ThreadPoolExecutor(8) as threads:  # a look-up in a remote store takes its time
-            found = zip(names, threads.map(self._complete, names), strict=True)
-            complete = {name for name, there in found if there}
-        self.to_run = self.graph.to_run(complete)
-        for name in names:
-            if name in complete:
-                self.result.reused.append(name)
-                self.metrics[name] = self.store.describe(*self._artefact(name)).get("metrics", {})
-                self.log(f"reused   {name}")
-            elif name not in self.to_run:
-                self.result.unneeded.append(name)
-        self.index = {name: i for i, name in enumerate(names)}
-        self.missing = {name: sum(need in self.to_run for need in self.graph.needs[name]) for name in self.to_run}
-        for name in names:
-            if name in self.to_run:
-                self._check_outside(name)
-                if not self.missing[name]:
-                    self._make_ready(name)
+            complete = dict(zip(self.jobs, threads.map(lambda ref: self.store.complete(*ref), self.jobs), strict=True))
+        chosen: set[Ref] = set()
+        order = TopologicalSorter({ref: job.inputs for ref, job in self.jobs.items()}).static_order()
+        for ref in reversed([ref for ref in order if ref in self.jobs]):
+            if not complete[ref] and (not self.users[ref] or chosen.intersection(self.users[ref])):
+                chosen.add(ref)
+        for ref, job in self.jobs.items():
+            if complete[ref]:
+                self.result.reused.append(job.name)
+                self.metrics[ref] = self.store.describe(*ref).get("metrics", {})
+                self.log(f"reused   {job.name}")
+            elif ref not in chosen:
+                self.result.unneeded.append(job.name)
+        for job in (self.jobs[ref] for ref in chosen):
+            for ref in job.inputs:
+                if ref not in self.jobs and not self.store.complete(*ref):
+                    raise StoreError(f"{job.name} needs {self.store.uri(*ref)}, which is absent and no job makes it.")
+        return chosen
 
     def until_done(self, poll_seconds: float) -> None:
+        """Hand out jobs until none is left that could run."""
         next_poll = time.monotonic() + poll_seconds
-        self._dispatch()
-        while any(not entry.asks_progress for entry in self.pending.values()) or any(self.ready.values()):
+        self._hand_out()
+        while self.pool.busy() or any(self.ready.values()):
             wait = max(0.0, next_poll - time.monotonic())
-            if self.pending:
-                finished, _ = ray.wait(list(self.pending), num_returns=1, timeout=wait)
-            else:  # the cluster has shrunk below what the next job takes
-                time.sleep(wait)
-                finished = []
-            for ref in finished:
-                self._receive(ref, self.pending.pop(ref))
+            for ref in ray.wait(list(self.calls), num_returns=1, timeout=wait)[0]:
+                self._receive(ref, self.calls.pop(ref))
             if time.monotonic() >= next_poll:
                 self._poll()
                 next_poll = time.monotonic() + poll_seconds
-            self._dispatch()
+            self._hand_out()
 
     def outcome(self) -> Outcome:
+        """What became of the jobs and what they cost."""
         stages: dict[str, StageCost] = {}
         reused = set(self.result.reused)
-        for name, node in self.graph.nodes.items():
-            cost = stages.setdefault(node.job.stage, StageCost(node.job.stage))
+        for ref, job in self.jobs.items():
+            cost = stages.setdefault(ref.stage, StageCost(ref.stage))
+            metrics = self.metrics.get(ref, {})
             cost.jobs += 1
-            cost.reused += name in reused
-            metrics = self.metrics.get(name, {})
+            cost.reused += job.name in reused
             cost.work_seconds += metrics.get("seconds", 0.0)
             cost.peak_memory_mb = max(cost.peak_memory_mb, metrics.get("peak_memory_mb", 0.0))
         for stage, (first, last) in self.spans.items():
@@ -164,105 +181,117 @@ class _Run:
         self.result.wall_seconds = time.monotonic() - self.started
         return self.result
 
-    def _dispatch(self) -> None:
-        # Idle actors first take jobs of their own kind: starting another costs seconds.
-        for idle_only in (True, False):
-            for kind in sorted((kind for kind, heap in self.ready.items() if heap), key=self._head):
-                while self.ready[kind] and (actor := self.pool.acquire(kind, idle_only=idle_only)):
-                    self._start(heappop(self.ready[kind])[1], actor)
+    def _hand_out(self) -> None:
+        """Give jobs to idle actors, and ask Ray for as many as there are jobs left."""
+        for ref in self.sorter.get_ready():
+            self._make_ready(ref)
+        for size, waiting in self.ready.items():
+            for actor, (_, ref) in zip(self.pool.idle(size), list(waiting), strict=False):
+                waiting.pop(0)
+                self._start(self.jobs[ref], actor)
+        for actor in self.pool.ask({size: len(waiting) for size, waiting in self.ready.items() if waiting}):
+            self.calls[actor.handle.ready.remote()] = _Call("ready", actor)
 
-    def _head(self, kind: Kind) -> int:
-        return self.ready[kind][0][0]
+    def _make_ready(self, ref: Ref) -> None:
+        job = self.jobs[ref]
+        asked = job.num_cpus, job.num_gpus
+        if asked not in self.sizes:
+            self.sizes[asked] = Size(*fit(job.name, *asked, self.log))
+        insort(self.ready[self.sizes[asked]], (self.index[ref], ref))
 
-    def _start(self, name: str, actor: Actor) -> None:
-        node, now = self.graph.nodes[name], time.monotonic()
-        first, last = self.spans.get(node.job.stage, (now, now))
-        self.spans[node.job.stage] = (first, last)
-        self.log(f"started  {name}")
-        ref = actor.handle.run.options(name=name).remote(node.worker, node.job)
-        self.pending[ref] = _Running(node, actor, now)
+    def _start(self, job: Job, actor: Actor) -> None:
+        actor.job, actor.started = job, time.monotonic()
+        self.spans.setdefault(job.ref.stage, (actor.started, actor.started))
+        self.log(f"started  {job.name}")
+        self.calls[actor.handle.run.options(name=job.name).remote(job)] = _Call("run", actor)
 
-    def _receive(self, ref: ray.ObjectRef, entry: _Running) -> None:
-        name, stage = entry.node.job.name, entry.node.job.stage
+    def _receive(self, answer: ray.ObjectRef, call: _Call) -> None:
+        actor = call.actor
         try:
-            value = ray.get(ref)
+            value = ray.get(answer)
         except Exception as error:
-            if not entry.asks_progress:  # a lost progress call is seen again in the job's own
-                self._fail(entry, error)
+            if actor in self.pool and call.method != "progress":  # a lost progress call shows in the job's own
+                self._trouble(actor, error)
             return
-        entry.actor.answered = True
-        if entry.asks_progress:
-            if value is not None and value.name not in self.metrics:
+        self.moved, actor.answered = time.monotonic(), True
+        if call.method == "progress":
+            if value is not None and actor.job is not None and actor.job.name == value.name:
                 self.log(progress_line(value))
-            return
-        entry.actor.busy = False
-        now = time.monotonic()
-        self.spans[stage] = (self.spans[stage][0], now)
-        self.metrics[name] = value
-        self.result.done.append(name)
-        self.log(f"finished {name} in {duration(now - entry.started)}")
-        for user in self.graph.used_by[name]:
-            if user in self.missing:
-                self.missing[user] -= 1
-                if not self.missing[user]:
-                    self._make_ready(user)
+        elif call.method == "run":
+            job = self._take_back(actor)
+            self.metrics[job.ref] = value
+            self.result.done.append(job.name)
+            self.log(f"finished {job.name}   {duration(time.monotonic() - actor.started)}")
+            self.sorter.done(job.ref)
 
-    def _fail(self, entry: _Running, error: Exception) -> None:
-        name, stage = entry.node.job.name, entry.node.job.stage
-        if isinstance(error, RayTaskError):
-            entry.actor.busy = False  # the job went wrong, its process did not
+    def _take_back(self, actor: Actor) -> Job:
+        job = actor.job
+        assert job is not None
+        actor.job = None
+        self.moved = time.monotonic()
+        self.spans[job.ref.stage] = self.spans[job.ref.stage][0], self.moved
+        return job
+
+    def _trouble(self, actor: Actor, error: Exception) -> None:
+        """A job went wrong in its process, which goes on to the next; or the process itself is lost."""
+        if isinstance(error, RayTaskError) and actor.job is not None:
+            return self._fail(self._take_back(actor), error)
+        self.pool.drop(actor)
+        if actor.job is not None:
+            job = self._take_back(actor)
+        elif self.ready[actor.size]:  # it never came up, and this one waited for it
+            job = self.jobs[self.ready[actor.size].pop(0)[1]]
         else:
-            self.pool.drop(entry.actor)
-        self.spans[stage] = (self.spans[stage][0], time.monotonic())
-        self.result.failed[name] = sentence(error)
-        self.log(f"failed   {name}: {self.result.failed[name]}")
+            return None
+        self.lost[job.ref] += not getattr(error, "preempted", False)
+        if self.lost[job.ref] > _RETRIES or isinstance(error, RayTaskError):
+            return self._fail(job, error)
+        for idle in self.pool.idle():  # maybe of the same lost machine
+            self.pool.drop(idle)
+        self.log(f"lost     {job.name}: its process or machine; it goes on from its checkpoint")
+        return self._make_ready(job.ref)
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        reason = self.result.failed[job.name] = sentence(error)
+        self.log(f"failed   {job.name}: {reason}")
         cause = error.cause if isinstance(error, RayTaskError) else error
         if isinstance(cause, ValueError):  # says what is wrong; the rest needs its traceback
-            self.result.refused.append(name)
+            self.result.refused.append(job.name)
         else:
             self.log(str(error))
-        for user in self.graph.downstream(name):
-            if user in self.to_run and user not in self.result.skipped:
-                self.result.skipped[user] = f"It needs {name}, which failed."
-                self.log(f"skipped  {user}: it needs {name}, which failed")
+        self._skip_users(job.ref, job.name)
+
+    def _skip_users(self, ref: Ref, culprit: str) -> None:
+        for user in self.users[ref]:
+            name = self.jobs[user].name
+            if user in self.to_run and name not in self.result.skipped:
+                self.result.skipped[name] = f"It needs {culprit}, which failed."
+                self.log(f"skipped  {name}: it needs {culprit}, which failed")
+                self._skip_users(user, culprit)
 
     def _poll(self) -> None:
-        running = [entry for entry in self.pending.values() if not entry.asks_progress]
-        asked = {entry.actor for entry in self.pending.values() if entry.asks_progress}
-        silent = [entry for entry in running if not entry.actor.answered]
-        for entry in silent:
-            self.log(f"waiting  {entry.node.job.name}: no worker yet, {self._elapsed(entry)}")
-        if any(entry.actor in asked for entry in silent):
-            self.pool.drop_idle()  # it may wait for room that an idle one holds on the only machine that fits
-        for entry in running:
-            if entry.actor not in asked:
-                ref = entry.actor.handle.progress.options(concurrency_group="progress").remote()
-                self.pending[ref] = _Running(entry.node, entry.actor, entry.started, asks_progress=True)
-        self.pool.refresh()
-        ended, all_jobs = len(self.result.done) + len(self.result.reused), len(self.graph.nodes)
-        troubles = len(self.result.failed) + len(self.result.skipped)
-        self.log(
-            f"{ended}/{all_jobs} jobs done, {len(running)} running, {troubles} failed or skipped, "
-            f"{duration(time.monotonic() - self.started)}"
+        busy, asked = self.pool.busy(), {call.actor for call in self.calls.values() if call.method == "progress"}
+        for actor in busy:
+            if actor not in asked:
+                ref = actor.handle.progress.options(concurrency_group="progress").remote()
+                self.calls[ref] = _Call("progress", actor)
+        now = time.monotonic()
+        waiting = sum(map(len, self.ready.values()))
+        if not busy and waiting:
+            self.log(f"waiting  {waiting} jobs, no worker yet, {duration(now - self.moved)}; there is {resources()}")
+            if now - self.moved > self.patience:
+                raise ClusterError(
+                    f"No worker came within {duration(self.patience)}; there is {resources()}. Start machines, or wait "
+                    "longer with --patience."
+                )
+        ended, troubles = (
+            len(self.result.done) + len(self.result.reused),
+            len(self.result.failed) + len(self.result.skipped),
         )
-
-    def _make_ready(self, name: str) -> None:
-        heappush(self.ready.setdefault(self.pool.kind(self.graph.nodes[name]), []), (self.index[name], name))
-
-    def _check_outside(self, name: str) -> None:
-        for ref in self.graph.outside[name]:
-            if not self.store.complete(*ref):
-                raise StoreError(f"{name} needs {self.store.uri(*ref)}, which is absent and no job makes it.")
-
-    def _artefact(self, name: str) -> tuple[str, str]:
-        return self.graph.nodes[name].job.artefact
-
-    def _complete(self, name: str) -> bool:
-        return self.store.complete(*self._artefact(name))
-
-    @staticmethod
-    def _elapsed(entry: _Running) -> str:
-        return duration(time.monotonic() - entry.started)
+        self.log(
+            f"{ended}/{len(self.jobs)} jobs done, {len(busy)} running, {troubles} failed or skipped, "
+            f"{duration(now - self.started)}"
+        )
 
 
 def progress_line(progress: Progress) -> str:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from actors.store import Store
-from pipeline.cluster import connect, largest_machine
-from pipeline.config import ConfigError, PipelineConfig
-from pipeline.publish import Log, make_folder, publish, say_failures
+from pipeline.cluster import fit
+from pipeline.config import ConfigError, RunConfig
+from pipeline.plan import Plan, Trained, plan
+from pipeline.publish import Log, publish
 from pipeline.results import Results, gather
-from pipeline.scheduler import Outcome, duration, execute
-from pipeline.stages import Plan, Run, plan
+from pipeline.run import Place, carry_out, title_of
+from pipeline.scheduler import Outcome, duration
 from pipeline.sweep_config import Sweep, runnable
 
 # Ray Tune would write its own pictures of the run to the terminal, and turn Ctrl-C into a normal end.
@@ -28,46 +29,24 @@ _QUIET = {
 _SILENCE = 15.0  # seconds after which it is said again what is running
 
 
-def run_sweep(
-    sweep: Sweep, config: PipelineConfig, store_url: str, out: Path, log: Log, *, num_cpus: int | None, dashboard: bool
-) -> int:
-    """Run every trial that is missing, then write table, figures and report into `out`.
+def run_sweep(sweep: Sweep, config: RunConfig, place: Place, out: Path, log: Log) -> int:
+    """Run every trial that is missing, then write table, figures and report into `out`; returns the exit code."""
+    jobs = plan(config, runnable(sweep, config, log))
+    compared = f"{len(jobs.variants)} variants, {len(jobs.runs)} trials"
+    title = f"sweep {sweep.name}, {title_of(config)}, {compared}; before them"
 
-    Returns the exit code: 2 where jobs failed because of what they were given, 1 where one failed otherwise.
-    """
-    jobs = plan_sweep(sweep, config, log)
-    store = Store(store_url)
-    store.check_writable()
-    make_folder(out)
-    started = time.monotonic()
-    with connect(num_cpus, dashboard=dashboard) as where:
-        log(
-            f"sweep {sweep.name}, {config.env}, preset {config.preset}, seed {config.seed}: {len(jobs.variants)} "
-            f"variants, {len(jobs.runs)} trials on {where}"
-        )
-        outcome = execute(jobs.shared(), store_url, log=log, poll_seconds=15.0)
-        if not outcome.complete:
-            return say_failures(outcome, store_url, log)
-        failed = _tune(sweep, jobs, store, out, log)
-    if not failed or finished_runs(jobs, store):
+    def finish(store: Store, outcome: Outcome) -> str:
         publish(sweep_results(sweep, jobs, store, outcome), out, log)
-    for name, reason in failed.items():
-        log(f"FAILED   {name}: {reason}")
-    if failed:
-        log(f"Finished trials are kept in {store_url}; the same command tries only the missing ones again.")
-        return 1
-    log(f"Took {duration(time.monotonic() - started)}. Table: {out / 'results.csv'}  Report: {out / 'report.html'}")
-    return 0
+        return f"Table: {out / 'results.csv'}  Report: {out / 'report.html'}"
+
+    return carry_out(
+        title, config, jobs.shared(), place, out, log, finish, lambda store: _tune(sweep, jobs, store, out, log)
+    )
 
 
-def plan_sweep(sweep: Sweep, config: PipelineConfig, log: Log) -> Plan:
-    """The jobs of all variants that the environment allows."""
-    return plan(config, runnable(sweep, config, log))
-
-
-def finished_runs(jobs: Plan, store: Store) -> list[Run]:
-    """The runs of which every artefact stands."""
-    return [run for run in jobs.runs if all(store.complete(*reference) for reference in run.artefacts())]
+def finished_runs(jobs: Plan, store: Store) -> list[Trained]:
+    """The learners of which every artefact stands."""
+    return [run for run in jobs.runs if all(store.complete(*ref) for ref in run.artefacts())]
 
 
 def sweep_results(sweep: Sweep, jobs: Plan, store: Store, outcome: Outcome | None = None) -> Results:
@@ -77,7 +56,7 @@ def sweep_results(sweep: Sweep, jobs: Plan, store: Store, outcome: Outcome | Non
     """
     finished = finished_runs(jobs, store)
     alone = jobs.artefacts.get("metagenrl", [])  # a baseline without trials
-    if not finished and not (alone and all(store.complete(*reference) for reference in alone)):
+    if not finished and not (alone and all(store.complete(*ref) for ref in alone)):
         raise ConfigError(
             f"No trial of the sweep {sweep.name} is finished in {store.url}; "
             f"run it first: make sweep SWEEP={sweep.name} ENV={jobs.config.env}."
@@ -104,16 +83,15 @@ def _tune(sweep: Sweep, jobs: Plan, store: Store, out: Path, log: Log) -> dict[s
         return {}
     work = {
         (run.variant.label, run.seed): Work(
-            jobs.jobs[run.trained].job,
-            {step: jobs.jobs[reference].job for step, reference in run.evaluations.items()},
-            jobs.jobs[run.probes].job,
+            jobs.jobs[run.trained],
+            {step: jobs.jobs[ref] for step, ref in run.evaluations.items()},
+            jobs.jobs[run.probes],
         )
         for run in runs
     }
-    gpus = jobs.config.learner_gpus
     # A trial that asks for more than any machine has would wait for ever.
-    cpus = int(min(jobs.config.distill_cpus, largest_machine("a trial", gpus)))
-    trainable = tune.with_parameters(run_trial, work=work, store_url=store.url, cpus=cpus, gpus=gpus)
+    cpus, gpus = fit("a trial", jobs.config.distill_cpus, jobs.config.learner_gpus, log)
+    trainable = tune.with_parameters(run_trial, work=work, store_url=store.url, cpus=int(cpus), gpus=gpus)
     steps = max(max(run.evaluations) for run in runs)
     scheduler = None
     if sweep.asha:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_args, get_origin
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.config import ConfigError, PipelineConfig
-from pipeline.methods import METHODS, Variant, changed
+from mbml.settings import Whole, changed, hints, in_words
+from pipeline.config import ConfigError, Method, RunConfig
+from pipeline.methods import METHODS, Variant
 
 FOLDER = Path(__file__).resolve().parents[1] / "tune_configs"
 _FIXED = ("env", "preset", "train_tasks", "test_tasks", "methods", "distill_seeds")
@@ -27,11 +29,11 @@ class Sweep:
     name: str
     description: str = ""
     """One line for the report."""
-    methods: tuple[str, ...] = ("full",)
+    methods: tuple[Method, ...] = ("full",)
     """Methods to compare."""
     grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     """Values to try, by dotted path in the configuration."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Whole, ...] = (0, 1, 2)
     """One learner per seed and variant, from the same data and teachers."""
     set: Mapping[str, Any] = field(default_factory=dict)
     """Changes of the configuration for all of them, by dotted path."""
@@ -71,98 +73,107 @@ def load_sweep(name: str) -> Sweep:
     except (OSError, UnicodeDecodeError):
         raise ConfigError(f"There is no sweep {name!r}; choose {', '.join(names())}, or give a YAML file.") from None
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        return Sweep(path.stem, **_fields(path, root))
+        found = yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{path}{line}: this is not YAML ({error.problem}).") from None
+    key = ""
+    try:
+        valid = [item.name for item in fields(Sweep) if item.name != "name"]
+        for key in _mapping(found).keys() - valid:
+            raise ConfigError(_unknown(key, valid))
+        own = {name: found[name] for name in found.keys() - {"grid", "set"}}
+        own = {(key := name): _validated(name, hints(Sweep)[name], value) for name, value in own.items()}
+        for part, several in (("grid", True), ("set", False)):
+            own[part] = {}
+            for key, value in _mapping(found.get(part, {})).items():
+                own[part][key] = _at_path(key, value, several)
+        sweep = Sweep(path.stem, **own)
+        key = "methods"
+        if not sweep.methods or len(set(sweep.methods)) < len(sweep.methods):
+            raise ConfigError(f"give one or more methods, each once; the methods are {', '.join(METHODS)}.")
+    except ConfigError as error:
+        raise ConfigError(f"{path}{_line(text, key)}: {error}") from None
+    return sweep
 
 
-def _fields(path: Path, root: yaml.Node | None) -> dict[str, Any]:
-    hints = get_type_hints(Sweep)
-    valid = [item.name for item in fields(Sweep) if item.name != "name"]
-    found: dict[str, Any] = {}
-    for key, node in _entries(path, root):
-        if key.value not in valid:
-            raise _unknown(path, key, valid)
-        if key.value in ("grid", "set"):
-            found[key.value] = _by_path(path, node, several=key.value == "grid")
-        else:
-            found[key.value] = _value(path, node, key.value, hints[key.value])
-        if key.value == "methods":
-            _check_methods(path, node, found["methods"])
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands in a mapping a second time, which YAML's would silently let win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{key.value} stands here a second time", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError("expected lines such as 'name: value'.")
+    return value
+
+
+def _at_path(path: str, value: Any, several: bool) -> Any:
+    """The value, or several, of the configuration's field at a dotted path."""
+    if path in _FIXED:
+        raise ConfigError(f"{path} must be the same in the whole sweep.")
+    hint = _type_at(path)
+    found = _validated(path, tuple[hint, ...] if several else hint, value)
+    if several and not found:
+        raise ConfigError(f"{path} has no values; give a list such as [1, 2].")
     return found
 
 
-def _by_path(path: Path, root: yaml.Node, *, several: bool) -> dict[str, Any]:
-    """Values by dotted path, each checked against the type of the configuration's field."""
-    found: dict[str, Any] = {}
-    for key, node in _entries(path, root):
-        if key.value in _FIXED:
-            raise ConfigError(f"{_place(path, key)}: {key.value} must be the same in the whole sweep.")
-        hint = _hint(path, key)
-        found[key.value] = _value(path, node, key.value, tuple[hint, ...] if several else hint)
-        if several and not found[key.value]:
-            raise ConfigError(f"{_place(path, key)}: {key.value} has no values; give a list such as [1, 2].")
-    return found
-
-
-def _hint(path: Path, key: yaml.ScalarNode) -> Any:
+def _type_at(path: str) -> Any:
     """The type of the configuration's field at a dotted path."""
-    hint: Any = PipelineConfig
-    for depth, part in enumerate(key.value.split(".")):
-        valid = [item.name for item in fields(hint)] if is_dataclass(hint) else []
+    hint: Any = RunConfig
+    parts = path.split(".")
+    for depth, part in enumerate(parts):
+        valid = _fields(hint)
         if part not in valid:
-            before = ".".join(key.value.split(".")[:depth])
-            raise _unknown(path, key, [f"{before}.{name}" if before else name for name in valid])
-        hint = get_type_hints(hint)[part]
-    if is_dataclass(hint):
-        raise _unknown(path, key, [f"{key.value}.{item.name}" for item in fields(hint)])
+            raise ConfigError(_unknown(path, [".".join([*parts[:depth], name]) for name in valid]))
+        hint = valid[part]
+        if get_origin(hint) is Annotated and is_dataclass(get_args(hint)[0]):
+            hint = get_args(hint)[0]
+    if valid := _fields(hint):
+        raise ConfigError(_unknown(path, [f"{path}.{name}" for name in valid]))
     return hint
 
 
-def _value(path: Path, node: yaml.Node, name: str, hint: Any) -> Any:
-    value = yaml.SafeLoader("").construct_object(node, deep=True)  # pyright: ignore[reportArgumentType]
+def _fields(hint: Any) -> dict[str, Any]:
+    """Types of the fields, by name, of what is a configuration."""
+    return hints(hint) if is_dataclass(hint) else {}  # pyright: ignore[reportArgumentType]
+
+
+def _validated(name: str, hint: Any, value: Any) -> Any:
     try:
         return TypeAdapter(hint).validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
         where = f" (entry {first['loc'][0]})" if first["loc"] and isinstance(first["loc"][0], int) else ""
-        raise ConfigError(
-            f"{_place(path, node)}: {name}{where} is {first['input']!r}: {first['msg'].lower()}."
-        ) from None
+        raise ConfigError(f"{name}{where} is {first['input']!r}; it should be {in_words(error)}.") from None
 
 
-def _check_methods(path: Path, node: yaml.Node, methods: tuple[str, ...]) -> None:
-    wrong = [method for method in methods if method not in METHODS]
-    if wrong or not methods or len(set(methods)) < len(methods):
-        said = f"there is no method {wrong[0]!r}" if wrong else "give one or more methods, each once"
-        raise ConfigError(f"{_place(path, node)}: {said}; the methods are {', '.join(METHODS)}.")
-
-
-def _entries(path: Path, node: yaml.Node | None) -> list[tuple[yaml.ScalarNode, yaml.Node]]:
-    if not isinstance(node, yaml.MappingNode):
-        raise ConfigError(f"{_place(path, node)}: expected lines such as 'name: value'.")
-    seen: dict[str, None] = {}
-    for key, _ in node.value:
-        if key.value in seen:
-            raise ConfigError(f"{_place(path, key)}: {key.value} stands here a second time.")
-        seen[key.value] = None
-    return node.value
-
-
-def _unknown(path: Path, key: yaml.ScalarNode, valid: list[str]) -> ConfigError:
-    close = difflib.get_close_matches(key.value, valid, 1)
+def _unknown(key: str, valid: list[str]) -> str:
+    close = difflib.get_close_matches(key, valid, 1)
     hint = f"did you mean {close[0]}? " if close else ""
-    return ConfigError(f"{_place(path, key)}: there is no field {key.value!r}; {hint}Valid: {', '.join(valid)}.")
+    return f"there is no field {key!r}; {hint}Valid: {', '.join(valid)}."
 
 
-def _place(path: Path, node: yaml.Node | None) -> str:
-    return f"{path}, line {node.start_mark.line + 1}" if node is not None else str(path)
+def _line(text: str, key: str) -> str:
+    """Where a key stands, for a message."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if re.match(rf"\s*{re.escape(key)}\s*:", line):
+            return f", line {number}"
+    return ""
 
 
-def sweep_defaults(sweep: Sweep, config: PipelineConfig) -> PipelineConfig:
+def sweep_defaults(sweep: Sweep, config: RunConfig) -> RunConfig:
     """The configuration that the sweep starts from: its methods, seeds and settings, one processor a trial.
 
     Learners this small gain less from a second thread than from a second learner beside them.
@@ -171,7 +182,7 @@ def sweep_defaults(sweep: Sweep, config: PipelineConfig) -> PipelineConfig:
     return changed(config, own | dict(sweep.set))
 
 
-def runnable(sweep: Sweep, config: PipelineConfig, log: Callable[[str], None]) -> list[Variant]:
+def runnable(sweep: Sweep, config: RunConfig, log: Callable[[str], None]) -> list[Variant]:
     """The variants of `config.methods` that can be run in its environment; `log` hears which methods that rules out.
 
     Raises ConfigError for a value that cannot be run, and where no method is left.

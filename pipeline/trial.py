@@ -9,10 +9,9 @@ from typing import Any
 
 from ray import tune
 
-from actors.central_trainer import CentralTrainer
-from actors.evaluator import Evaluator
-from actors.job import Job
-from actors.prober import Prober
+from actors.artefacts import snapshot_of
+from actors.host import Host
+from actors.stage import Job, Ref
 
 
 @dataclass(frozen=True)
@@ -33,22 +32,21 @@ def run_trial(
     A trial that was stopped continues from the learner's checkpoint; one whose artefacts stand reports them at once.
     """
     jobs = work[params["trial"]["variant"], params["trial"]["seed"]]
-    trainer, evaluator = CentralTrainer(store_url, cpus, gpus), Evaluator(store_url, cpus)
+    host = Host(store_url, cpus, gpus)
     pending = sorted(jobs.evaluations)
 
-    def evaluate(at_hand: dict[str, list[Path]] | None = None) -> None:
+    def evaluate(at_hand: Mapping[Ref, Path] | None = None) -> None:
         step = pending.pop(0)
-        metrics = evaluator.run(jobs.evaluations[step], at_hand)
+        metrics = Host(store_url, cpus).run(jobs.evaluations[step], at_hand=at_hand)
         tune.report({"step": step, **{name: metrics[name] for name in metrics if name.endswith("_return")}})
 
-    def evaluate_until(step: int, folder: Path) -> None:
-        while pending and pending[0] <= step:
-            evaluate({"distill": [folder]})
+    def evaluate_snapshots(training: Path) -> None:
+        while pending and snapshot_of(training, pending[0]).exists():
+            evaluate({jobs.training.ref: training})
 
-    while pending and evaluator.store.complete(*jobs.evaluations[pending[0]].artefact):
+    while pending and host.store.complete(*jobs.evaluations[pending[0]].ref):
         evaluate()
-    trainer.on_snapshot = evaluate_until
-    trainer.run(jobs.training)
+    host.run(jobs.training, watch=evaluate_snapshots)
     while pending:  # evaluations of a finished learner that are gone
         evaluate()
-    Prober(store_url, cpus).run(jobs.probes)
+    Host(store_url, cpus).run(jobs.probes)

@@ -1,151 +1,27 @@
-"""The warm-start experiment: SAC on every unseen task, from scratch and from the multi-task policy (section 8)."""
+"""The warm-start experiment: SAC on every unseen task, from scratch and from the multi-task policy."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from actors.store import Store
-from actors.warm_starter import Start, WarmStarter
-from pipeline.cluster import connect
-from pipeline.config import ConfigError, PipelineConfig
-from pipeline.graph import Node
-from pipeline.methods import METHODS
-from pipeline.publish import Log, make_folder, publish, say_failures
+from pipeline.config import Place, RunConfig
+from pipeline.plan import plan_warmstart
+from pipeline.publish import Log, publish
 from pipeline.report.warmstart import warmstart_page
 from pipeline.results import gather_warmstart
-from pipeline.scheduler import duration, execute
-from pipeline.stages import Plan, Reference, add_job, common_payload, learner_device, plan
+from pipeline.run import carry_out, title_of
+from pipeline.scheduler import Outcome
 
 
-@dataclass(frozen=True)
-class Arm:
-    """One learning curve per unseen task: SAC from some start, with one seed."""
-
-    name: str
-    """`sac`, `sac_two_batches`, or `warm_` and the method of the multi-task policy."""
-    seed: int
-    initial_steps: int
-    """Environment steps per task of the multi-task policy before it."""
-    jobs: list[Reference]
-    """One per stack of tasks."""
-
-
-@dataclass(frozen=True)
-class WarmStartPlan:
-    """The jobs that the experiment needs, those of the multi-task policies among them."""
-
-    stages: Plan
-    arms: list[Arm]
-    nodes: list[Node]
-
-
-def check(config: PipelineConfig) -> None:
-    """Raise ConfigError, one sentence, for a warm start that cannot be run."""
-    config.check()
-    online, shape = config.warmstart.online, config.distill.student.value_hidden
-    if online.sac.critic_hidden != shape:
-        raise ConfigError(
-            f"warmstart.online.sac.critic_hidden is {online.sac.critic_hidden}; the critics start from the multi-task "
-            f"policy's value function, so it must be distill.student.value_hidden, {shape}."
-        )
-    if online.warmup_steps >= online.steps:
-        raise ConfigError(
-            f"warmstart.online.warmup_steps is {online.warmup_steps}; it must be below warmstart.online.steps, "
-            f"{online.steps}."
-        )
-    snapshot, every, last = config.warmstart.snapshot, config.distill.snapshot_every, config.distill.steps
-    if snapshot and snapshot != last and (snapshot % every or snapshot > last):
-        raise ConfigError(
-            f"warmstart.snapshot is {snapshot}; snapshots are taken every {every} steps up to {last} "
-            "(0 means the last)."
-        )
-    unfit = [method for method in config.methods if METHODS[method].learner != "distill"]
-    if unfit:
-        raise ConfigError(
-            f"{unfit[0]} has no distilled value function to start from; give methods among "
-            f"{', '.join(name for name, method in METHODS.items() if method.learner == 'distill')}."
-        )
-
-
-def plan_warmstart(config: PipelineConfig) -> WarmStartPlan:
-    """Arms from scratch and from each of `config.methods`, for every seed of the multi-task learner."""
-    check(config)
-    stages = plan(config)
-    warm = config.warmstart
-    arms = []
-    for seed in config.distill_seeds:
-        arms.append(_arm(stages, "sac", seed, None, None, {}))
-        arms.append(_arm(stages, "sac_two_batches", seed, warm.policy_rate, None, {}))
-        start = Start(warm.snapshot or config.distill.steps, warm.initial_steps, warm.imitation)
-        for run in stages.runs:
-            if run.seed == seed:
-                name = f"warm_{run.variant.label}"
-                arms.append(_arm(stages, name, seed, warm.policy_rate, start, {"distill": [run.trained]}))
-    wanted = [*(job for arm in arms for job in arm.jobs), *stages.artefacts["collect"]]
-    return WarmStartPlan(stages, arms, _needed(stages, wanted))
-
-
-def _arm(
-    stages: Plan,
-    name: str,
-    seed: int,
-    policy_rate: float | None,
-    start: Start | None,
-    inputs: dict[str, list[Reference]],
-) -> Arm:
-    config, online = stages.config, stages.config.warmstart.online
-    jobs = []
-    for first in range(0, len(stages.test), online.tasks_per_actor):
-        tasks = stages.test[first : first + online.tasks_per_actor]
-        payload = common_payload(config) | {
-            "seed": f"{config.seed}/{seed}",
-            "tasks": tasks,
-            "config": online,
-            "policy_rate": policy_rate,
-            "start": start,
-            **learner_device(config),
-        }
-        label = f"{name} seed {seed} unseen tasks {tasks[0]}-{tasks[-1]}"
-        jobs.append(add_job(stages, "warmstart", label, WarmStarter, payload, inputs, num_gpus=config.learner_gpus))
-    return Arm(name, seed, start.initial_steps if start else 0, jobs)
-
-
-def _needed(stages: Plan, wanted: list[Reference]) -> list[Node]:
-    """The jobs that make `wanted`, and all that they are made from, in the order of the plan."""
-    found: set[Reference] = set()
-    while wanted:
-        reference = wanted.pop()
-        if reference not in found:
-            found.add(reference)
-            wanted += [ref for refs in stages.jobs[reference].job.inputs.values() for ref in refs]
-    return [node for reference, node in stages.jobs.items() if reference in found]
-
-
-def run(
-    config: PipelineConfig,
-    store_url: str,
-    out: Path,
-    log: Log,
-    *,
-    num_cpus: int | None,
-    dashboard: bool,
-    axis: str,
-    comparison: str,
-) -> int:
+def run(config: RunConfig, place: Place, out: Path, log: Log, *, axis: str, comparison: str) -> int:
     """Make every artefact that is missing, then figures and report in `out`; returns the exit code."""
     jobs = plan_warmstart(config)
-    store = Store(store_url)
-    store.check_writable()
-    make_folder(out)
-    started = time.monotonic()
-    with connect(num_cpus, dashboard=dashboard) as where:
-        log(f"{config.env}, preset {config.preset}, seed {config.seed}: {len(jobs.nodes)} jobs on {where}")
-        outcome = execute(jobs.nodes, store_url, log=log, poll_seconds=15.0)
-    if not outcome.complete:
-        return say_failures(outcome, store_url, log)
-    results = gather_warmstart(jobs, store, outcome)
-    publish(replace(results, run=results.run | {"axis": axis, "comparison": comparison}), out, log, warmstart_page)
-    log(f"Took {duration(time.monotonic() - started)}. Report: {out / 'report.html'}")
-    return 0
+
+    def finish(store: Store, outcome: Outcome) -> str:
+        results = gather_warmstart(jobs, store, outcome)
+        publish(replace(results, run=results.run | {"axis": axis, "comparison": comparison}), out, log, warmstart_page)
+        return f"Report: {out / 'report.html'}"
+
+    return carry_out(title_of(config), config, jobs.jobs.values(), place, out, log, finish)

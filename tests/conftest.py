@@ -1,6 +1,28 @@
-"""Test-wide settings."""
+"""Test-wide settings, and the one Ray that tests share."""
 
+from collections.abc import Iterator
+
+import pytest
 import torch
 
 # Small products gain nothing from a second thread, and lose minutes where another process has the other core.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def embedded_ray() -> Iterator[str]:
+    """An embedded Ray of two CPUs; what runs `connect` while it is there uses it, too."""
+    from pipeline.cluster import connect
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        with connect(num_cpus=2) as where:
+            yield where
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """Puts the number of torch threads back, which a host sets."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)

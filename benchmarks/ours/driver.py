@@ -4,36 +4,39 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
-from actors.job import Job
-from actors.store import Output
-from actors.worker import Worker
+from actors.stage import Job, Ref, Run, stage
 from benchmarks.peers.protocol import Measure
 from pipeline.cluster import connect
-from pipeline.config import PipelineConfig
+from pipeline.config import RunConfig
+from pipeline.plan import plan
 from pipeline.presets import preset
 from pipeline.scheduler import execute
-from pipeline.stages import plan
 
 
-class Empty(Worker):
-    """Makes an artefact without a file."""
+@dataclass(frozen=True)
+class Empty:
+    """In the place of another specification."""
 
-    def work(self, job: Job, out: Output, inputs: dict[str, list[Path]]) -> dict[str, Any]:
-        """Nothing."""
-        return {}
+    name: str
+    inputs: tuple[Ref, ...]
 
 
-def configuration(tasks: int) -> PipelineConfig:
+@stage(version=1)
+def empty(spec: Empty, run: Run) -> dict[str, Any]:
+    """Leaves nothing."""
+    return {}
+
+
+def configuration(tasks: int) -> RunConfig:
     """The full model on so many training tasks, each collected, learned and modelled by a job of its own.
 
     No distribution has so many tasks: good for planning and for jobs that never look at theirs.
     """
     config = preset("umaze_goal", "laptop")
-    stages = {name: replace(getattr(config, name), tasks_per_actor=1) for name in ("collect", "bcq", "models")}
+    stages = {name: replace(getattr(config, name), tasks_per_actor=1) for name in ("collect", "teach", "models")}
     one_method = replace(config, methods=("full",), distill_seeds=(0,), rllib=replace(config.rllib, algorithms=()))
     return replace(one_method, train_tasks=tasks, **stages)
 
@@ -45,7 +48,7 @@ def planning(tasks: int) -> Measure:
     def measure(seconds: float) -> dict[str, Any]:
         count, started = 0, time.perf_counter()
         while (spent := time.perf_counter() - started) < seconds or not count:
-            jobs = len(plan(config).nodes)
+            jobs = len(plan(config).jobs)
             count += 1
         spent /= count
         return {"value": 1000 * spent / jobs, "jobs": jobs, "plan_seconds": spent}
@@ -55,7 +58,9 @@ def planning(tasks: int) -> Measure:
 
 def scheduling(tasks: int, cpus: int) -> Measure:
     """Milliseconds per empty job, from the graph to the last artefact, without the wait for the first worker."""
-    nodes = [replace(node, worker=Empty, num_cpus=1) for node in plan(configuration(tasks)).nodes]
+    jobs: dict[Ref, Job] = {}
+    for ref, job in plan(configuration(tasks)).jobs.items():
+        jobs[ref] = Job(Empty(job.name, tuple(jobs[needed].ref for needed in job.inputs)), job.name)
 
     def measure(seconds: float) -> dict[str, Any]:
         first: dict[str, float] = {}
@@ -65,14 +70,14 @@ def scheduling(tasks: int, cpus: int) -> Measure:
 
         # Ray starts and ends with the round, outside the clock: other competitors must find the processors idle.
         with tempfile.TemporaryDirectory() as store, connect(num_cpus=cpus):
-            outcome = execute(nodes, store, log=log)
-        if len(outcome.done) != len(nodes):
-            raise RuntimeError(f"{len(nodes) - len(outcome.done)} of {len(nodes)} empty jobs did not end well.")
+            outcome = execute(jobs.values(), store, log=log)
+        if len(outcome.done) != len(jobs):
+            raise RuntimeError(f"{len(jobs) - len(outcome.done)} of {len(jobs)} empty jobs did not end well.")
         waited = first["finished"] - first["started"]
         spent = outcome.wall_seconds - waited
         return {
-            "value": 1000 * spent / len(nodes),
-            "jobs": len(nodes),
+            "value": 1000 * spent / len(jobs),
+            "jobs": len(jobs),
             "wall_seconds": outcome.wall_seconds,
             "first_worker_seconds": waited,
         }

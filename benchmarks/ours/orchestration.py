@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.peers.protocol import Measure
 
-WIDE_STAGES = ("distill", "baseline")
+WIDE_STAGES = ("distill",)
 """Stages whose jobs take `distill_cpus`; all others take one CPU."""
 
 

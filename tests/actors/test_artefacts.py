@@ -1,12 +1,13 @@
 """What one stage leaves is what the next one reads: order of tasks, equal lengths, checkpoints."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from actors.artefacts import (
     ArtefactError,
-    Checkpoint,
     env_maker,
     layout_of,
     load_ensemble,
@@ -16,12 +17,14 @@ from actors.artefacts import (
     read_lines,
     tasks_of,
     truth_table,
+    write_json,
+    write_lines,
 )
-from actors.store import Store
 from mbml import envs
 from mbml.bcq import BCQ, BCQConfig
 from mbml.data import DatasetError, DatasetWriter, TransitionBatch
 from mbml.envs.umaze import UmazeGoalEnv
+from mbml.learner import NotFinite
 from mbml.models import Ensemble, EnsembleConfig
 from mbml.seeding import generator_of
 from mbml.serialise import save_tree
@@ -113,27 +116,12 @@ def test_environments_are_built_task_by_task():
     assert (len(stack), first.task.index, last.task.index) == (4, 3, 7)
 
 
-def test_a_checkpoint_survives_its_process_and_is_not_part_of_the_artefact(tmp_path):
-    store = Store(tmp_path)
-
-    def interrupted():
-        with store.create("stage", "key", {}) as out:
-            checkpoint = Checkpoint(out, every_seconds=0.0)
-            assert checkpoint.load() is None
-            checkpoint.save_if_due(lambda: {"step": 3, "weights": torch.arange(4.0)})
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    with store.create("stage", "key", {}) as out:
-        checkpoint = Checkpoint(out)
-        state = checkpoint.load()
-        assert state is not None
-        assert state["step"] == 3
-        assert torch.equal(state["weights"], torch.arange(4.0))
-        checkpoint.save_if_due(lambda: pytest.fail("nothing is due within a minute"))
-        checkpoint.discard()
-    assert [path.name for path in store.fetch("stage", "key").iterdir()] == ["manifest.json"]
+def test_a_number_that_is_not_finite_is_not_written(tmp_path):
+    with pytest.raises(NotFinite, match=r"scores\.json .*not finite"):
+        write_json(tmp_path / "scores.json", {"a": [1.0, math.nan]})
+    with pytest.raises(NotFinite, match=r"curve\.jsonl .*not finite"):
+        write_lines(tmp_path / "curve.jsonl", [{"loss": math.inf}])
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_damaged_or_missing_file_of_an_artefact_is_named(tmp_path):

@@ -1,10 +1,9 @@
-"""The store in a real folder, behind a real file:// URL (the remote way) and in memory://."""
+"""The store in a real folder and behind a real file:// URL, which is used as any remote one."""
 
 import json
 import multiprocessing
 import os
 import shutil
-import uuid
 from pathlib import Path
 
 import pytest
@@ -18,12 +17,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-@pytest.fixture(params=["folder", "file", "memory"])
+@pytest.fixture(params=["folder", "file"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return {
         "folder": str(tmp_path / "store"),
         "file": f"file://{tmp_path / 'store'}",
-        "memory": f"memory://{uuid.uuid4().hex}/store",
     }[request.param]
 
 
@@ -305,3 +303,18 @@ def test_a_failed_upload_keeps_the_first_error(tmp_path: Path):
     with pytest.raises(Stopped) as caught:
         job()
     assert "could not be copied to" in caught.value.__notes__[0]
+
+
+def test_a_store_that_other_processes_cannot_see_is_refused():
+    with pytest.raises(StoreError, match="another one in every process"):
+        Store("memory://store")
+
+
+def test_a_number_that_is_not_finite_is_no_metric(url: str):
+    def job() -> None:
+        with Store(url).create("bcq", "k1", {}) as out:
+            out.manifest["metrics"] = {"return": float("nan")}
+
+    with pytest.raises(StoreError, match="cannot be written as JSON"):
+        job()
+    assert not Store(url).complete("bcq", "k1")

@@ -5,17 +5,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pipeline.scheduler import Node, connect, execute
-from tests.pipeline.workers import Counter, Job
+from actors.stage import Job
+from pipeline.cluster import connect
+from pipeline.scheduler import execute
+from tests.pipeline.workers import Count
 
 
 def main() -> None:
     store, total = sys.argv[1], int(sys.argv[2])
-    jobs = [Job("count", f"count {i}", f"key{i}", {"total": total}) for i in range(2)]
+    jobs = [Job(Count(f"count {i}", total), f"count {i}") for i in range(2)]
     with connect(num_cpus=2):
-        outcome = execute(
-            [Node(job, Counter) for job in jobs], store, log=lambda line: print(line, flush=True), poll_seconds=0.5
-        )
+        outcome = execute(jobs, store, log=lambda line: print(line, flush=True), poll_seconds=0.5)
     print("outcome", outcome.done, outcome.failed, flush=True)
 
 

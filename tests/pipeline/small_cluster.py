@@ -1,14 +1,18 @@
-"""A Ray cluster of two machines (1 and 2 CPUs) on this one: prints its address, ends when its input closes."""
+"""A Ray cluster on this machine: prints its address, starts another machine for every line "CPUS" of its input, ends
+when that closes. python small_cluster.py CPUS OF EACH MACHINE"""
 
 import sys
 
 from ray.cluster_utils import Cluster
 
 if __name__ == "__main__":
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    first, *others = map(int, sys.argv[1:])
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": first, "include_dashboard": False})
     try:
-        cluster.add_node(num_cpus=2)
+        for cpus in others:
+            cluster.add_node(num_cpus=cpus)
         print("address", cluster.address, flush=True)
-        sys.stdin.read()
+        for line in sys.stdin:
+            cluster.add_node(num_cpus=int(line))
     finally:
         cluster.shutdown()

@@ -5,7 +5,8 @@ import secrets
 import socket
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,10 @@ _HERE = Path(__file__).parent
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:99999999", "nonsense"])
-def test_no_cluster_at_the_address_is_one_sentence_within_20_seconds(address, monkeypatch):
+def test_no_cluster_at_the_address_is_one_sentence(address, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", address)
-    started = time.monotonic()
     with pytest.raises(ClusterError, match=f"RAY_ADDRESS={address}"), connect():
         pass
-    assert time.monotonic() - started < 20
 
 
 def test_a_port_that_is_open_but_not_rays_is_given_up(monkeypatch):
@@ -33,30 +32,70 @@ def test_a_port_that_is_open_but_not_rays_is_given_up(monkeypatch):
             pass
 
 
+@contextmanager
+def machines(*cpus: int) -> Iterator[tuple[subprocess.Popen, dict[str, str]]]:
+    """A cluster of machines, as a process, and the environment of a program that joins it."""
+    environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    environment.pop("RAY_ADDRESS", None)
+    with subprocess.Popen(
+        [sys.executable, str(_HERE / "small_cluster.py"), *map(str, cpus)],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        words = process.stdout.readline().split()
+        assert words[:1] == ["address"]
+        try:
+            yield process, environment | {"RAY_ADDRESS": words[1]}
+        finally:
+            process.communicate(timeout=60)
+
+
 def test_a_cluster_gets_the_source_runs_jobs_where_they_fit_and_the_trials_of_a_sweep(tmp_path):
     sweep = tmp_path / "mine.yaml"
     sweep.write_text("methods: [neither, contextual_bcq]\nseeds: [0]\nset:\n  distill_cpus: 2\n")
-    environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    environment.pop("RAY_ADDRESS", None)
-    program = [sys.executable, str(_HERE / "small_cluster.py")]
-    with subprocess.Popen(
-        program, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as machines:
-        assert machines.stdout is not None
-        words = machines.stdout.readline().split()
-        assert words[:1] == ["address"], machines.communicate()[1]
+    with machines(1, 2) as (_, environment):
         run = subprocess.run(
             [sys.executable, str(_HERE / "cluster_run.py"), str(tmp_path / "store"), str(sweep)],
             cwd=tmp_path,  # so that the workers find the source only if it was shipped
-            env=environment | {"RAY_ADDRESS": words[1]},
+            env=environment,
             capture_output=True,
             text=True,
             timeout=300,
         )
-        machines.communicate(timeout=30)
-    assert run.returncode == 0, run.stderr
+    assert run.returncode == 0, run.stdout + run.stderr
     assert "2 nodes, 3 CPUs" in run.stdout
     assert "9 CPUs; the largest machine offers 2 CPUs" in run.stdout
     assert "2/2 trials, 100%" in run.stdout
     assert len((tmp_path / "store-sweep" / "results.csv").read_text().splitlines()) == 5
     assert "done ['huge', 'large', 'small-0', 'small-1']" in run.stdout
+
+
+def test_a_cluster_without_a_processor_is_waited_for(tmp_path):
+    with (
+        machines(0) as (cluster_process, environment),
+        subprocess.Popen(
+            [sys.executable, str(_HERE / "cluster_run.py"), str(tmp_path / "store")],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as run,
+    ):
+        assert run.stdout is not None
+        assert cluster_process.stdin is not None
+        said = []
+        for line in run.stdout:
+            said.append(line)
+            if line.startswith("waiting"):
+                break
+        assert "4 jobs, no worker yet" in said[-1]
+        assert "0 CPUs" in said[-1]
+        cluster_process.stdin.write("9\n")
+        cluster_process.stdin.flush()
+        rest = run.stdout.read()
+        assert run.wait(60) == 0
+    assert "done ['huge', 'large', 'small-0', 'small-1']" in rest

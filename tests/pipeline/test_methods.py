@@ -2,12 +2,13 @@
 
 import pytest
 
-from pipeline.config import PipelineConfig
-from pipeline.methods import METHODS, Variant, changed
+from mbml.settings import changed
+from pipeline.config import RunConfig
+from pipeline.methods import METHODS, Variant
 
 
 def test_a_change_reaches_its_field_and_leaves_the_original_alone():
-    config = PipelineConfig("umaze_goal")
+    config = RunConfig("umaze_goal")
     other = changed(config, {"distill.student.embedding_size": 3, "seed": 7})
     assert (other.distill.student.embedding_size, other.seed) == (3, 7)
     assert (config.distill.student.embedding_size, config.seed) == (20, 0)
@@ -18,7 +19,7 @@ def test_a_change_reaches_its_field_and_leaves_the_original_alone():
 @pytest.mark.parametrize("path", ["margin", "distill.margn", "distill.margin.x", ""])
 def test_a_path_that_is_no_field_is_an_error(path):
     with pytest.raises(KeyError):
-        changed(PipelineConfig("umaze_goal"), {path: 1})
+        changed(RunConfig("umaze_goal"), {path: 1})
 
 
 def test_a_variant_overrides_its_method():
@@ -32,7 +33,7 @@ def test_a_variant_overrides_its_method():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_a_possible_change_of_the_configuration(method):
-    config = PipelineConfig("umaze_goal")
+    config = RunConfig("umaze_goal")
     changes = METHODS[method].changes
     other = changed(config, changes)
     assert (other != config) == bool(changes)

@@ -11,18 +11,19 @@ from actors.artefacts import load_policy, read_json, snapshot_of
 from actors.store import Store
 from mbml import envs
 from mbml.data import validate
-from pipeline.methods import ABLATIONS, changed
+from mbml.settings import changed
+from pipeline.methods import ABLATIONS
+from pipeline.plan import plan
 from pipeline.presets import preset
 from pipeline.report.page import run_page
 from pipeline.results import cube, gather
-from pipeline.scheduler import connect, execute
-from pipeline.stages import plan
+from pipeline.scheduler import execute
 
 COMPARED = (*ABLATIONS, "contextual_bcq", "batch_pearl")
 
 
 @pytest.fixture(scope="module")
-def everything(tmp_path_factory):
+def everything(tmp_path_factory, embedded_ray):
     """All six smoke pipelines as one graph, so that actors are shared; plans, store and outcome."""
     store = tmp_path_factory.mktemp("store")
     plans = {env: plan(preset(env, "smoke")) for env in envs.NAMES}
@@ -30,20 +31,17 @@ def everything(tmp_path_factory):
     plans["umaze_goal"] = plan(replace(preset("umaze_goal", "smoke"), methods=COMPARED, distill_seeds=(0, 1)))
     plans["ant_dir"] = plan(replace(preset("ant_dir", "smoke"), methods=("full", "metagenrl")))
     plans["half_cheetah_vel"] = plan(changed(preset("half_cheetah_vel", "smoke"), {"rllib.algorithms": ("bc",)}))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("RAY_ADDRESS", raising=False)
-        with connect(num_cpus=2):
-            nodes = [node for one in plans.values() for node in one.nodes]
-            outcome = execute(nodes, str(store), poll_seconds=60)
-            again = execute(nodes, str(store), log=lambda line: None)
-            yield plans, Store(store), outcome, again
+    jobs = [job for one in plans.values() for job in one.jobs.values()]
+    outcome = execute(jobs, str(store), poll_seconds=60)
+    again = execute(jobs, str(store), log=lambda line: None)
+    return plans, Store(store), outcome, again
 
 
 def test_every_job_of_every_environment_ends_well(everything):
     plans, _, outcome, _ = everything
     assert not outcome.failed
     assert not outcome.skipped
-    assert len(outcome.done) == sum(len(one.nodes) for one in plans.values())
+    assert len(outcome.done) == sum(len(one.jobs) for one in plans.values())
 
 
 def test_a_second_run_reuses_everything(everything):
@@ -156,12 +154,12 @@ def test_single_task_rivals(everything):
 def test_one_processor_gives_the_same_bits_as_two(everything, tmp_path):
     store = everything[1]
     one = plan(preset("umaze_goal", "smoke"))
-    shared = [node for node in one.nodes if node.job.stage not in ("evaluate", "probe")]
+    shared = [job for job in one.jobs.values() if job.stage.name not in ("evaluate", "references", "probe")]
     # Jobs in the reverse order on the Ray that is there: other actors, other neighbours, the same bytes.
     outcome = execute(shared[::-1], str(tmp_path), log=lambda line: None)
     assert not outcome.failed
-    for node in shared:
-        again, before = Store(tmp_path).fetch(*node.job.artefact), store.fetch(*node.job.artefact)
+    for job in shared:
+        again, before = Store(tmp_path).fetch(*job.ref), store.fetch(*job.ref)
         files = sorted(
             path.relative_to(before) for path in before.rglob("*") if path.suffix in (".arrow", ".safetensors")
         )
@@ -177,9 +175,9 @@ def test_a_damaged_dataset_is_refused_by_name_and_the_other_tasks_go_on(everythi
         shutil.copytree(store.fetch(*reference), tmp_path.joinpath(*reference))
     shard = next(tmp_path.joinpath(*one.artefacts["collect"][0]).rglob("*.arrow"))
     shard.write_bytes(shard.read_bytes()[:100])
-    learned = [node for node in one.nodes if node.job.stage in ("collect", "bcq")]
+    learned = [job for job in one.jobs.values() if job.stage.name in ("collect", "teach")]
     outcome = execute(learned, str(tmp_path), log=lambda line: None)
-    damaged, sound = (node.job.name for node in learned if node.job.stage == "bcq")
+    damaged, sound = (job.name for job in learned if job.stage.name == "teach")
     assert outcome.refused == [damaged] == list(outcome.failed)
     assert shard.name in outcome.failed[damaged]
     assert sound in outcome.done

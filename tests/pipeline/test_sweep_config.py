@@ -84,11 +84,11 @@ def test_what_an_environment_rules_out_is_left_out_and_said():
         ("grid:\n  distill.margin: []\n", ["line 2", "no values"]),
         ("grid:\n  distill.triplet: [softly]\n", ["line 2", "softly", "hard_mining"]),
         ("grid:\n  env: [ant_dir]\n", ["line 2", "env", "same in the whole sweep"]),
-        ("grid: [1]\n", ["line 1", "name: value"]),
+        ("grid: [1]\n", ["name: value"]),
         ("margins: [1]\n", ["line 1", "margins", "description, methods, grid, seeds, set, asha"]),
         ("seeds: [0, one]\n", ["line 1", "entry 1", "one", "integer"]),
         ("seeds: [0]\nseeds: [1]\n", ["line 2", "second time"]),
-        ("methods:\n  - full\n  - fulll\n", ["line 2", "fulll", "contextual_bcq"]),
+        ("methods:\n  - full\n  - fulll\n", ["line 1", "entry 1", "fulll", "contextual_bcq"]),
         ("methods: [full, full]\n", ["line 1", "each once"]),
         ("set:\n  distill.steps: many\n", ["line 2", "many", "integer"]),
         ("seeds: [0\n", ["line", "not YAML"]),
@@ -107,8 +107,10 @@ def test_a_mistake_is_one_sentence_with_its_line(tmp_path, text, words):
 
 
 def test_values_that_cannot_be_run_are_refused_before_anything_runs(tmp_path):
-    sweep = load_sweep(written(tmp_path, "grid:\n  distill.steps: [10, 0]\n"))
-    with pytest.raises(ConfigError, match=r"distill\.steps is 0"):
+    with pytest.raises(ConfigError, match=r"line 2: rllib\.updates \(entry 1\) is 0"):
+        load_sweep(written(tmp_path, "grid:\n  rllib.updates: [10, 0]\n"))
+    sweep = load_sweep(written(tmp_path, "grid:\n  evaluate.skipped_episodes: [1, 9]\n"))
+    with pytest.raises(ConfigError, match=r"evaluate\.skipped_episodes is 9"):
         runnable(sweep, preset("umaze_goal", "smoke"), print)
 
 

@@ -7,12 +7,9 @@ import pytest
 from actors.store import Store
 from mbml import envs
 from pipeline.__main__ import main
-from pipeline.config import ConfigError
-from pipeline.methods import changed
-from pipeline.presets import NAMES, preset
+from pipeline.plan import plan_warmstart
+from pipeline.presets import preset
 from pipeline.results import Results
-from pipeline.stages import plan
-from pipeline.warmstart import check, plan_warmstart
 
 ARMS = {"sac", "sac_two_batches", "warm_full", "warm_no_ensemble"}
 
@@ -22,12 +19,10 @@ def smoke():
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, embedded_ray):
     """A finished experiment; its store and its report."""
     result = tmp_path_factory.mktemp("warmstart")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("RAY_ADDRESS", raising=False)
-        yield result, warmstart(result)
+    return result, warmstart(result)
 
 
 def warmstart(folder, *options, out="out"):
@@ -77,50 +72,13 @@ def test_a_second_run_makes_nothing_again_and_takes_the_options(folder, capsys):
     place, _ = folder
     store = Store(str(place / "store"))
     jobs = plan_warmstart(replace(smoke(), distill_cpus=1))
-    created = {node.job.artefact: store.describe(*node.job.artefact)["created"] for node in jobs.nodes}
+    created = {ref: store.describe(*ref)["created"] for ref in jobs.jobs}
     assert warmstart(place, "--axis", "after_warmup", "--comparison", "paper", out="again") == 0
     assert created == {reference: store.describe(*reference)["created"] for reference in created}
     assert "Report: " in capsys.readouterr().out.splitlines()[-1]
     one, other = ((place / out / "figure-08.png").read_bytes() for out in ("out", "again"))
     assert one != other
     assert rows(place).equals(rows(place, "again"))
-
-
-def test_only_what_the_arms_need_is_planned():
-    jobs = plan_warmstart(smoke())
-    stages = {node.job.stage for node in jobs.nodes}
-    assert stages == {"collect", "bcq", "models", "relabel", "distill", "warmstart"}
-    names = [node.job.name for node in jobs.nodes]
-    assert len(names) == len(set(names))
-
-
-def test_a_gpu_goes_to_every_arm_and_into_its_key():
-    on_cpu = {node.job.key for node in plan_warmstart(smoke()).nodes}
-    arms = [node for node in plan_warmstart(replace(smoke(), learner_gpus=0.5)).nodes if node.job.stage == "warmstart"]
-    assert arms
-    assert not on_cpu & {node.job.key for node in arms}
-    assert {(node.num_gpus, node.job.payload["device"]) for node in arms} == {(0.5, "cuda")}
-
-
-def test_arms_from_scratch_do_not_depend_on_the_multi_task_policy():
-    one, other = smoke(), changed(smoke(), {"distill.margin": 7.0, "warmstart.initial_steps": 90})
-    for first, second in zip(plan_warmstart(one).arms, plan_warmstart(other).arms, strict=True):
-        assert (first.jobs == second.jobs) == first.name.startswith("sac")
-
-
-def test_the_pipelines_own_artefacts_are_shared():
-    config = replace(smoke(), methods=("full",))
-    needed = {node.job.artefact for node in plan_warmstart(config).nodes if node.job.stage != "warmstart"}
-    assert needed <= set(plan(config).jobs)
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("env", envs.NAMES)
-def test_every_preset_can_be_warm_started(env, name):
-    config = preset(env, name)
-    check(config)
-    arms = plan_warmstart(config).arms
-    assert [arm.name for arm in arms] == ["sac", "sac_two_batches", "warm_full"]
 
 
 def test_the_paper_presets_numbers():
@@ -131,25 +89,6 @@ def test_the_paper_presets_numbers():
         assert (warm.policy_rate, warm.imitation.batch_size, warm.imitation.learning_rate) == (0.1, 256, 3e-4)
         assert warm.online.sac.critic_hidden == (1024,) * 9
         assert warm.online.steps == 360_000  # 350 epochs behind the warm-up, as far as the figures go
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"warmstart.online.sac.critic_hidden": (8, 8)}, "must be distill.student.value_hidden"),
-        ({"distill.student.value_hidden": (8, 8)}, "must be distill.student.value_hidden"),
-        ({"warmstart.online.warmup_steps": 180}, "must be below warmstart.online.steps"),
-        ({"warmstart.snapshot": 7}, "snapshots are taken every 10 steps up to 20"),
-        ({"warmstart.snapshot": 30}, "snapshots are taken every 10 steps up to 20"),
-        ({"warmstart.policy_rate": 0.0}, "above 0 and at most 1"),
-        ({"warmstart.imitation.target": "tanh"}, "one of action, atanh"),
-        ({"methods": ("contextual_bcq",)}, "no distilled value function"),
-    ],
-)
-def test_what_cannot_be_run_is_refused_in_one_sentence(changes, words):
-    with pytest.raises(ConfigError, match=words) as error:
-        plan_warmstart(changed(smoke(), changes))
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,13 @@
 """MetaGenRL on a small AntDir batch, as a job: what it leaves, and that an interrupted job continues."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
 
-import actors.metagenrl_trainer
-from actors.artefacts import Checkpoint, env_maker, layout_of, read_lines
-from actors.job import Job
-from actors.metagenrl_trainer import MetaGenRLTrainer
+from actors.artefacts import env_maker, layout_of, read_lines
+from actors.host import Host
+from actors.stage import Job, Ref
+from actors.stages.metagenrl import MetaGenRL
 from actors.store import Store
 from mbml import envs
 from mbml.baselines.metagenrl import MetaGenRLConfig, make_policy
@@ -49,8 +47,7 @@ def random_batch(task, episodes=5):
 
 
 @pytest.fixture
-def worker(tmp_path):
-    threads = torch.get_num_threads()
+def host(tmp_path, threads):
     task = envs.get(ENVIRONMENT).tasks("train")[TASK]
     layout = layout_of(ENVIRONMENT)
     with (
@@ -65,18 +62,17 @@ def worker(tmp_path):
         ) as writer,
     ):
         writer.add_task(TASK, random_batch(task), parameter=task.vector.tolist(), label=task.label)
-    yield MetaGenRLTrainer(str(tmp_path))
-    torch.set_num_threads(threads)
+    return Host(str(tmp_path))
 
 
-def job(key, **changes):
-    payload = {"environment": ENVIRONMENT, "horizon": HORIZON, "tasks": [TASK], "config": CONFIG, "seed": 3}
-    return Job("metagenrl", f"metagenrl/{key}", key, payload | changes, {"collect": [("collect", "rows")]})
+def job(seed=3):
+    spec = MetaGenRL(ENVIRONMENT, HORIZON, TASK, CONFIG, seed, (Ref("collect", "rows"),))  # pyright: ignore
+    return Job(spec, "metagenrl")
 
 
-def test_it_leaves_a_curve_and_the_policy_whose_return_is_its_last_point(worker, tmp_path):
-    metrics = worker.run(job("a"))
-    folder = Store(tmp_path).fetch("metagenrl", "a")
+def test_it_leaves_a_curve_and_the_policy_whose_return_is_its_last_point(host):
+    metrics = host.run(job())
+    folder = host.store.fetch(*job().ref)
     assert {p.name for p in folder.iterdir()} == {"curves.jsonl", "policy.safetensors", "manifest.json"}
     curve = read_lines(folder / "curves.jsonl")
     assert [(row["task"], row["step"]) for row in curve] == [(TASK, 5), (TASK, 10), (TASK, 12)]
@@ -93,27 +89,21 @@ def test_it_leaves_a_curve_and_the_policy_whose_return_is_its_last_point(worker,
         assert evaluate_actor(policy, stack, 1, seeds).mean() == pytest.approx(metrics["return"], rel=1e-6)
 
 
-def test_an_interrupted_job_continues_where_it_was(worker, tmp_path, monkeypatch):
-    monkeypatch.setattr(actors.metagenrl_trainer, "Checkpoint", partial(Checkpoint, every_seconds=0.0))
-    worker.run(job("whole"))
-    report, seen = worker.report, []
+def test_an_interrupted_job_continues_where_it_was(host, monkeypatch, tmp_path):
+    whole = host.run(job())["return"]
+    curve = (host.store.fetch(*job().ref) / "curves.jsonl").read_bytes()
+    monkeypatch.setattr("actors.stage.CHECKPOINT_SECONDS", 0.0)
+    again, calls = Host(str(tmp_path / "other")), []
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "collect").symlink_to(tmp_path / "collect")
 
-    def interrupting(done, *args, **metrics):
-        seen.append(done)
-        if seen == [5, 10]:
+    def interrupt(out):
+        calls.append(out)
+        if len(calls) == 2:
             raise KeyboardInterrupt
-        report(done, *args, **metrics)
 
-    monkeypatch.setattr(worker, "report", interrupting)
     with pytest.raises(KeyboardInterrupt):
-        worker.run(job("resumed"))
-    worker.run(job("resumed"))
-    assert seen == [5, 10, 10, 12]  # the checkpoint of round 5 was there, that of round 10 not yet
-    whole, resumed = (Store(tmp_path).fetch("metagenrl", key) for key in ("whole", "resumed"))
-    for name in ("curves.jsonl", "policy.safetensors"):
-        assert (whole / name).read_bytes() == (resumed / name).read_bytes()
-
-
-def test_it_takes_one_task(worker):
-    with pytest.raises(ValueError, match="too many values"):
-        worker.run(job("a", tasks=[2, 3]))
+        again.run(job(), watch=interrupt)
+    assert again.run(job(), watch=interrupt)["return"] == whole
+    assert (again.store.fetch(*job().ref) / "curves.jsonl").read_bytes() == curve
+    assert len(calls) == 4  # the second of three rounds was made twice: its checkpoint had not been written

@@ -13,21 +13,20 @@ from ray.exceptions import RayTaskError
 
 from actors.artefacts import read_json
 from actors.host import remote
-from actors.job import Job
-from actors.rllib_trainer import (
+from actors.stage import Job, Ref
+from actors.stages.rllib import (
     ALGORITHMS,
     OfflineLearner,
+    RLlib,
     RLlibConfig,
     RLlibError,
-    RLlibTrainer,
     algorithm_config,
     spaces,
 )
 from actors.store import Store
 from mbml import envs
-from mbml.data import DatasetError, DatasetWriter, TransitionBatch
+from mbml.data import DatasetWriter, TransitionBatch
 from mbml.export import export_parquet
-from pipeline.cluster import connect
 
 HORIZON = 15
 TINY = RLlibConfig(updates=4, batch_size=16, hidden=(16, 16), evaluation_episodes=3)
@@ -77,16 +76,16 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trainer(store):
+def trainer(store, embedded_ray):
     """The actor; no CPU is left beside it."""
-    with connect(2):
-        yield remote(store.url, num_cpus=2)
+    actor = remote(store.url, num_cpus=2)
+    yield actor
+    ray.kill(actor)
 
 
-def job(key: str, algorithm: str, **changes) -> Job:
-    payload = {"environment": "umaze_goal", "horizon": HORIZON, "algorithm": algorithm, "tasks": [0, 1]}
-    payload |= {"config": TINY, "seed": 7} | changes
-    return Job("rllib", f"rllib/{key}", key, payload, {"collect": [("collect", "few")]})
+def job(algorithm: str, task: int = 0, config: RLlibConfig = TINY) -> Job:
+    spec = RLlib("umaze_goal", HORIZON, algorithm, task, config, 7, (Ref("collect", "few"),))
+    return Job(spec, f"rllib {algorithm}")
 
 
 def answer(reference) -> Any:
@@ -100,49 +99,29 @@ def in_actor(trainer, function, *arguments) -> Any:
 
 
 def test_the_module_is_imported_without_rllib():
-    script = "import sys, actors.rllib_trainer; sys.exit(any(name.startswith('ray.rllib') for name in sys.modules))"
+    script = "import sys, actors.stages.rllib; sys.exit(any(name.startswith('ray.rllib') for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 0
 
 
-def test_every_algorithm_trains_and_is_played_on_every_task(trainer, store):
+def test_every_algorithm_trains_and_is_played(trainer, store):
     for algorithm in ALGORITHMS:
-        metrics = answer(trainer.run.remote(RLlibTrainer, job(algorithm, algorithm)))
-        folder = store.fetch("rllib", algorithm)
-        rows = read_json(folder / "returns.json")
-        assert [row["task"] for row in rows] == [0, 1]
-        assert all(0 < row["return"] < HORIZON for row in rows)  # every reward is between 0 and 1
-        assert metrics["return"] == pytest.approx(sum(row["return"] for row in rows) / 2)
+        metrics = answer(trainer.run.remote(job(algorithm, task=1)))
+        folder = store.fetch(*job(algorithm, task=1).ref)
+        (row,) = read_json(folder / "returns.json")
+        assert row == {"task": 1, "return": metrics["return"]}
+        assert 0 < row["return"] < HORIZON  # every reward is between 0 and 1
         assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "returns.json"]
-
-
-def test_a_task_that_was_finished_before_an_interruption_is_not_trained_again(trainer, store):
-    answer(trainer.run.remote(RLlibTrainer, job("bc", "bc")))
-    with pytest.raises(DatasetError, match="There is no task 9"):
-        answer(trainer.run.remote(RLlibTrainer, job("resumed", "bc", tasks=[0, 9])))
-    config = RLlibConfig(**{**vars(TINY), "updates": 60})
-
-    def run_and_listen(url, job):
-        worker, heard = RLlibTrainer(url), []
-        worker.report = lambda done, total, unit, **metrics: heard.append((done, total, unit))
-        worker.run(job)
-        return heard
-
-    heard = in_actor(trainer, run_and_listen, store.url, job("resumed", "bc", config=config))
-    assert heard == [(done, 120, "updates") for done in (60, 110)]
-    before, resumed = (read_json(store.fetch("rllib", key) / "returns.json") for key in ("bc", "resumed"))
-    assert resumed[0] == before[0]
-    assert resumed[1] != before[1]  # that one was trained for longer
 
 
 def test_a_failure_of_rllib_is_one_sentence_that_names_algorithm_and_task(trainer):
     diverging = RLlibConfig(**{**vars(TINY), "learning_rate": 1e30})
-    for key, algorithm, config, words in (
-        ("unknown", "dqn", TINY, "RLlib's dqn failed on task 0: there is no such algorithm here"),
-        ("diverged", "bc", diverging, "RLlib's bc failed on task 0: its policy diverged"),
-        ("refused", "iql", RLlibConfig(hidden=(-3,)), "RLlib's iql failed on task 0: "),
+    for algorithm, config, words in (
+        ("dqn", TINY, "RLlib's dqn failed on task 0: there is no such algorithm here"),
+        ("bc", diverging, "RLlib's bc failed on task 0: its policy diverged"),
+        ("iql", RLlibConfig(hidden=(-3,)), "RLlib's iql failed on task 0: "),
     ):
         with pytest.raises(RayTaskError) as failure:
-            answer(trainer.run.remote(RLlibTrainer, job(key, algorithm, config=config)))
+            answer(trainer.run.remote(job(algorithm, config=config)))
         cause = failure.value.cause
         assert isinstance(cause, RLlibError)
         assert words in str(cause)

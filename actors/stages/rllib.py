@@ -1,4 +1,4 @@
-"""Actor that trains one of RLlib's offline algorithms on single tasks' batches: baselines beside the BCQ teachers.
+"""One of RLlib's offline algorithms on a single task's batch: a baseline beside the teachers.
 
 The batch goes straight into RLlib's `Learner.update`, in the columns of `mbml.export`. RLlib's own reader is passed
 by: it runs on CPUs beside the actor's and hangs where there are too few, takes minibatches in the order of the file,
@@ -11,25 +11,24 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import gymnasium
 import numpy as np
 import torch
 from torch import Tensor
 
-from actors.artefacts import Checkpoint, env_maker, write_json
-from actors.job import Job
-from actors.store import Output
-from actors.worker import Worker
+from actors.artefacts import env_maker, write_json
+from actors.stage import Ref, Run, stage
 from mbml.data import Dataset
 from mbml.evaluate import evaluate_actor
 from mbml.export import rllib_columns
 from mbml.seeding import generator_of, seed_of
+from mbml.settings import Count, NotNegative, Positive, Share, Widths
 from mbml.transitions import TransitionBatch
 
-ALGORITHMS = ("bc", "cql", "iql")
+Algorithm = Literal["bc", "cql", "iql"]
+ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
 _CHUNK = 50
 
 
@@ -41,63 +40,60 @@ class RLlibError(RuntimeError):
 class RLlibConfig:
     """RLlib's offline algorithms as single-task baselines; everything that is not here is RLlib's default."""
 
-    algorithms: tuple[str, ...] = ()
+    algorithms: tuple[Algorithm, ...] = ()
     """Which of bc, cql and iql to train; none by default."""
-    updates: int = 20_000
+    updates: Count = 20_000
     """Gradient updates per task."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Transitions in one update."""
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: Widths = (256, 256)
     """Widths of every network (ReLU); critics encode observation and action so, and join them in one more layer."""
-    learning_rate: float = 3e-4
+    learning_rate: Positive = 3e-4
     """Adam learning rate of all networks."""
-    discount: float = 0.99
+    discount: Share = 0.99
     """Discount factor of CQL and IQL."""
-    tau: float = 0.005
+    tau: Share = 0.005
     """Polyak rate of the target critics of CQL and IQL."""
-    cql_weight: float = 5.0
+    cql_weight: NotNegative = 5.0
     """Weight of CQL's conservative term."""
-    iql_expectile: float = 0.8
+    iql_expectile: Share = 0.8
     """Expectile of IQL's value function."""
-    iql_beta: float = 1.0
+    iql_beta: NotNegative = 1.0
     """Inverse temperature of IQL's advantage weights."""
-    evaluation_episodes: int = 10
+    evaluation_episodes: Count = 10
     """Episodes of the last policy on the true training task."""
 
 
-class RLlibTrainer(Worker):
-    """Payload: `environment`, `horizon`, `algorithm`, `tasks`, `config` (RLlibConfig), `seed`; input `collect`.
-    Leaves `returns.json`, the mean return of every task's last policy: nothing is selected by return."""
+@dataclass(frozen=True)
+class RLlib:
+    """One algorithm on the batch of one task."""
 
-    def work(self, job: Job, out: Output, inputs: dict[str, list[Path]]) -> dict[str, Any]:
-        """Train and evaluate task by task; a resumed job begins with the task that was interrupted."""
-        algorithm, tasks, config = (job.payload[k] for k in ("algorithm", "tasks", "config"))
-        dataset = Dataset.open(*(path / "dataset" for path in inputs["collect"]))
-        checkpoint = Checkpoint(out, every_seconds=0.0)
-        rows: list[dict[str, float]] = (checkpoint.load() or {"rows": []})["rows"]
-        total = config.updates * len(tasks)
-        for task in tasks[len(rows) :]:
-            done = config.updates * len(rows)
-            self.report(done, total, "updates")
-            batch = dataset.task(task)
-            with one_sentence(algorithm, task):
-                learner = OfflineLearner(algorithm, config, batch, job.payload["seed"], task)
-                for update in range(1, config.updates + 1):
-                    learner.update()
-                    if update % _CHUNK == 0:
-                        self.report(done + update, total, "updates")
-                rows.append({"task": task, "return": self._evaluate(learner, task, job)})
-            checkpoint.save_if_due(lambda: {"rows": rows})
-        write_json(out.path / "returns.json", rows)
-        checkpoint.discard()
-        return {"return": sum(row["return"] for row in rows) / len(rows)}
+    env: str
+    horizon: int
+    algorithm: str
+    task: int
+    config: RLlibConfig
+    seed: int
+    collect: tuple[Ref, ...]
 
-    def _evaluate(self, learner: OfflineLearner, task: int, job: Job) -> float:
-        """Mean return of the deterministic policy, from the same starts for every algorithm."""
-        environment, horizon, seed = (job.payload[k] for k in ("environment", "horizon", "seed"))
-        envs = env_maker(environment, [task], horizon)(job.payload["config"].evaluation_episodes)
-        seeds = [seed_of(seed, "rllib", "evaluation", task, copy) for copy in range(len(envs))]
-        return float(evaluate_actor(learner.act, envs, 1, seeds).mean())
+
+@stage(version=1)
+def rllib(spec: RLlib, run: Run) -> dict[str, Any]:
+    """Leaves `returns.json`, the mean return of the last policy: nothing is selected by return."""
+    batch = Dataset.open(*(path / "dataset" for path in run.paths(spec.collect))).task(spec.task)
+    total = spec.config.updates
+    with one_sentence(spec.algorithm, spec.task):
+        learner = OfflineLearner(spec.algorithm, spec.config, batch, spec.seed, spec.task)
+        for update in range(total):
+            if update % _CHUNK == 0:
+                run.report(update, total, "updates")
+            learner.update()
+        # From the same starts for every algorithm.
+        envs = env_maker(spec.env, [spec.task], spec.horizon)(spec.config.evaluation_episodes)
+        seeds = [seed_of(spec.seed, "rllib", "evaluation", spec.task, copy) for copy in range(len(envs))]
+        score = float(evaluate_actor(learner.act, envs, 1, seeds).mean())
+    write_json(run.out / "returns.json", [{"task": spec.task, "return": score}])
+    return {"return": score}
 
 
 class OfflineLearner:

@@ -1,0 +1,194 @@
+"""What a stage is: a frozen specification, a function that makes its artefact, and a version."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, get_type_hints
+
+from mbml import envs
+from mbml.serialise import load_tree, save_tree
+
+CHECKPOINT_SECONDS = 60.0
+_CHECKPOINT = "checkpoint.safetensors"
+
+
+class Ref(NamedTuple):
+    """An artefact: where it is in the store, and what decides that."""
+
+    stage: str
+    key: str
+
+
+class Process(Protocol):
+    """Work that is done bit by bit: the protocol of `mbml.training`."""
+
+    @property
+    def done(self) -> int:
+        """How much of `total`."""
+        ...
+
+    @property
+    def total(self) -> int:
+        """How much it takes."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """What is counted, such as "steps"."""
+        ...
+
+    def advance(self) -> Mapping[str, Any]:
+        """Some work, well under a minute; its latest metrics."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that it needs to go on."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly where `state_dict` was taken."""
+        ...
+
+
+class Run:
+    """What a stage's function gets beside its specification: where to write, what it reads, and how to report."""
+
+    def __init__(
+        self,
+        out: Path,
+        inputs: Mapping[Ref, Path],
+        device: str = "cpu",
+        upload: Callable[[], None] = lambda: None,
+        report: Callable[..., None] = lambda done, total, unit, **metrics: None,
+        watch: Callable[[Path], None] = lambda out: None,
+    ) -> None:
+        """`upload` copies what is in `out` to a remote store; `watch` hears of `out` whenever a process advanced."""
+        self.out, self.inputs, self.device, self.report = out, inputs, device, report
+        self.checkpoint_seconds = CHECKPOINT_SECONDS
+        self._upload, self._watch = upload, watch
+        self._checkpoint = out / _CHECKPOINT
+
+    def paths(self, refs: Iterable[Ref]) -> list[Path]:
+        """Local folders of artefacts that the stage reads, in order."""
+        return [self.inputs[ref] for ref in refs]
+
+    @property
+    def resumes(self) -> bool:
+        """Whether an earlier try left a checkpoint, from which `train` goes on."""
+        return self._checkpoint.exists()
+
+    def train(self, process: Process) -> None:
+        """Advance a process to its end, saving its state every minute; from its last state if there is one."""
+        if self.resumes:
+            process.load_state_dict(load_tree(self._checkpoint))
+        self.report(process.done, process.total, process.unit)
+        saved = time.monotonic()
+        while process.done < process.total:
+            metrics = process.advance()
+            self.report(process.done, process.total, process.unit, **metrics)
+            self._watch(self.out)
+            if time.monotonic() - saved >= self.checkpoint_seconds:
+                save_tree(self._checkpoint, process.state_dict())
+                self._upload()
+                saved = time.monotonic()
+
+    def discard(self) -> None:
+        """Take the checkpoint out of the finished artefact."""
+        self._checkpoint.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One kind of artefact."""
+
+    name: str
+    version: int
+    """Raised when the code changes what it computes, so that older artefacts are not taken for its result."""
+    make: Callable[[Any, Run], dict[str, Any]]
+    """Writes the artefact's files and returns metrics (finite numbers)."""
+
+    @property
+    def about(self) -> str:
+        """What it makes, in a sentence."""
+        return (self.make.__doc__ or "").splitlines()[0]
+
+
+STAGES: dict[type, Stage] = {}
+"""By the type of the specification; a module of `actors.stages` enters its own when it is imported."""
+
+
+def stage(*, version: int) -> Callable[[Callable[[Any, Run], dict[str, Any]]], Callable[[Any, Run], dict[str, Any]]]:
+    """Register a function `make(spec, run)` under its own name, for specifications of its first parameter's type."""
+
+    def register(make: Callable[[Any, Run], dict[str, Any]]) -> Callable[[Any, Run], dict[str, Any]]:
+        STAGES[next(iter(get_type_hints(make).values()))] = Stage(make.__name__, version, make)
+        return make
+
+    return register
+
+
+@dataclass(frozen=True)
+class Job:
+    """One artefact to make; all but the name and the processors follows from the specification."""
+
+    spec: Any
+    """A frozen dataclass of numbers, strings, Refs, and dataclasses, tuples and mappings of them."""
+    name: str
+    """For people: shown in the log and the Ray dashboard."""
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+
+    @property
+    def stage(self) -> Stage:
+        """The stage that makes it."""
+        return STAGES[type(self.spec)]
+
+    @property
+    def device(self) -> str:
+        """Where it must run, because a GPU rounds otherwise."""
+        return getattr(self.spec, "device", "cpu")
+
+    @cached_property
+    def ref(self) -> Ref:
+        """The artefact. Its key changes with the version, the specification and its inputs, and with nothing else."""
+        decides = {"stage": self.stage.name, "version": self.stage.version, "spec": plain(self.spec)}
+        # A family from outside this project can change while its name stays.
+        fingerprint = getattr(envs.get(self.spec.env), "fingerprint", "") if hasattr(self.spec, "env") else ""
+        text = json.dumps(decides | ({"fingerprint": fingerprint} if fingerprint else {}), sort_keys=True)
+        return Ref(self.stage.name, hashlib.sha256(text.encode()).hexdigest()[:16])
+
+    @cached_property
+    def inputs(self) -> tuple[Ref, ...]:
+        """The artefacts that it reads, each once."""
+        return tuple(dict.fromkeys(_refs(self.spec)))
+
+    def description(self) -> dict[str, Any]:
+        """For the artefact's manifest."""
+        return {"name": self.name, "version": self.stage.version, "spec": plain(self.spec)}
+
+
+def plain(value: Any) -> Any:
+    """A configuration as JSON values."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): plain(entry) for name, entry in value.items()}
+    return [plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def _refs(value: Any) -> Iterator[Ref]:
+    if isinstance(value, Ref):
+        yield value
+    elif dataclasses.is_dataclass(value):
+        for item in dataclasses.fields(value):
+            yield from _refs(getattr(value, item.name))
+    elif isinstance(value, Mapping | list | tuple):
+        for entry in value.values() if isinstance(value, Mapping) else value:
+            yield from _refs(entry)

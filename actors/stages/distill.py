@@ -1,0 +1,57 @@
+"""One multi-task policy from all tasks' rows: MBML's or a rival's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from actors.artefacts import layout_of, load_rows, load_tables, load_teachers, snapshot_of, write_lines
+from actors.stage import Ref, Run, stage
+from actors.today import LEARNERS, Training
+from mbml.rows import resident
+from mbml.seeding import generator_of
+
+_LOG_POINTS = 200
+
+
+@dataclass(frozen=True)
+class Distill:
+    """The multi-task learner of a configuration; rivals have neither `teach` nor `relabel`."""
+
+    env: str
+    tasks: tuple[int, ...]
+    learner: str
+    """Name of the learner's configuration."""
+    config: Any
+    seed: str
+    collect: tuple[Ref, ...]
+    teach: tuple[Ref, ...] = ()
+    relabel: Ref | None = None
+    threads: int = 1
+    """Sums are added up in another order with more."""
+    device: str = "cpu"
+
+
+@stage(version=1)
+def distill(spec: Distill, run: Run) -> dict[str, Any]:
+    """Leaves `snapshots/step-NNNNNNN.safetensors` and `losses.jsonl`."""
+    rows = resident(load_rows(run.paths(spec.collect), spec.tasks), run.device)
+    teachers = tables = None
+    if spec.teach:
+        order, teachers = load_teachers(run.paths(spec.teach))
+        assert order == list(spec.tasks), f"teachers of tasks {order} cannot teach tasks {spec.tasks}"
+        teachers = teachers.to(run.device)
+    if spec.relabel is not None:
+        tables = load_tables(run.inputs[spec.relabel]).to(run.device)
+    # Batches and contexts have a generator each.
+    generators = [generator_of(spec.seed, "distill", purpose, device=run.device) for purpose in ("batches", "contexts")]
+    learner = LEARNERS[spec.learner](spec.config, layout_of(spec.env), rows, teachers, tables, *generators)
+
+    def snapshot(step: int) -> None:
+        learner.policy.save(snapshot_of(run.out, step), step=step)
+
+    config = spec.config
+    training = Training(learner, learner.update, config.steps, config.snapshot_every, snapshot, _LOG_POINTS)
+    run.train(training)
+    write_lines(run.out / "losses.jsonl", training.curve)
+    return {name: value for name, value in training.curve[-1].items() if name != "step"} if training.curve else {}

@@ -1,0 +1,91 @@
+"""A look into a multi-task policy's task inference: what a score alone does not explain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from actors.artefacts import layout_of, load_policy, load_rows, snapshot_of, tasks_of, truth_table, write_json
+from actors.stage import Ref, Run, stage
+from mbml import envs
+from mbml.evaluate import EvaluateConfig, evaluate_last_trajectory
+from mbml.policy import ContextPolicy
+from mbml.probes import identification, known_tasks, own_posteriors, returns_under, reward_swap
+from mbml.rows import gather_rows, sample_indices
+from mbml.seeding import generator_of
+
+_PICTURE_CONTEXTS = 8
+_CONTEXT_SIZE = 128
+_ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The last snapshot of a multi-task policy, and the batches that it learned from."""
+
+    env: str
+    horizon: int
+    train: tuple[int, ...]
+    test: tuple[int, ...]
+    config: EvaluateConfig
+    seed: int
+    trained: Ref
+    step: int
+    last_trajectory: bool
+    """Also score the unseen tasks by PEARL's own protocol."""
+    collect: tuple[Ref, ...]
+
+
+@stage(version=1)
+def probe(spec: Probe, run: Run) -> dict[str, Any]:
+    """Leaves `probes.json`, with every probe that the environment allows."""
+    family, layout, rows = envs.get(spec.env), layout_of(spec.env), load_rows(run.paths(spec.collect), spec.train)
+    kept = torch.arange(0, rows.shape[1], max(1, rows.shape[1] // _ROWS))
+    rows = gather_rows(rows, kept.repeat(len(rows), 1))
+    policy = load_policy(snapshot_of(run.inputs[spec.trained], spec.step))
+    generator = generator_of(spec.seed, "probes")
+    posteriors = own_posteriors(policy, rows, layout, _CONTEXT_SIZE, _PICTURE_CONTEXTS, generator)
+    train, unseen = tasks_of(spec.env, "train", spec.train), tasks_of(spec.env, "test", spec.test)
+    truth = truth_table(spec.env, train, rows)
+    swap = None if truth is None else reward_swap(policy, rows, truth, layout, generator)
+    known = known_tasks(policy, rows, layout, _CONTEXT_SIZE, generator)
+    common = (spec.horizon, spec.config, spec.seed)
+    found = {
+        "train": list(spec.train),
+        "posterior_mean": posteriors.mean.tolist(),
+        "reward_swap": swap,
+        "identification": identification(policy, known, family, train, *common),
+        "foreign_contexts": _foreign_contexts(spec, policy, rows, generator),
+        "last_trajectory": None,
+    }
+    if spec.last_trajectory:
+        found["last_trajectory"] = evaluate_last_trajectory(policy, family, unseen, *common).tolist()
+    write_json(run.out / "probes.json", found)
+    return swap or {}
+
+
+def _foreign_contexts(
+    spec: Probe, policy: ContextPolicy, rows: Tensor, generator: Generator
+) -> dict[str, list[float]] | None:
+    """Return on each unseen task with z from its nearest and from its farthest training task's transitions, which
+    carry the unseen task's true rewards; None where those cannot be computed."""
+    family, layout = envs.get(spec.env), layout_of(spec.env)
+    unseen = tasks_of(spec.env, "test", spec.test)
+    own, known = (family.features(tasks) for tasks in (unseen, tasks_of(spec.env, "train", spec.train)))
+    indices = sample_indices(rows.shape[0], _CONTEXT_SIZE, rows.shape[1], generator)
+    sample = gather_rows(rows, indices)
+    truth = truth_table(spec.env, unseen, sample)  # [n, K, size]
+    if truth is None:
+        return None
+    distance = torch.from_numpy(((own[:, None] - known[None]) ** 2).sum(-1))
+    everyone = torch.arange(len(unseen))
+    found = {}
+    for name, source in (("nearest", distance.argmin(1)), ("farthest", distance.argmax(1))):
+        contexts = layout.context(sample[source]).clone()
+        contexts[..., -1] = truth[everyone, source]
+        returns = returns_under(policy, contexts, family, unseen, spec.horizon, spec.config.repeats, spec.seed)
+        found[name] = returns.tolist()
+    return found

@@ -1,0 +1,88 @@
+"""Labels of every pooled transition for every task, made once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from actors.artefacts import layout_of, load_ensemble, load_history, load_rows, tasks_of, truth_table, write_json
+from actors.stage import Ref, Run, stage
+from mbml import envs
+from mbml.models import EnsembleConfig, Target
+from mbml.relabel import (
+    RelabelConfig,
+    RelabelTables,
+    cross_task_error,
+    diagnostics,
+    pool_indices,
+    relabel_with_truth,
+)
+from mbml.relabel import relabel as relabelled
+from mbml.rows import Rows, gather_rows, sample_indices
+from mbml.seeding import generator_of
+from mbml.serialise import save_tree
+
+_ERROR_ROWS = 128  # transitions of every task for the error over training
+
+
+@dataclass(frozen=True)
+class Relabel:
+    """The relabelling tables of all `tasks`; true rewards need no `trained` ensembles."""
+
+    env: str
+    tasks: tuple[int, ...]
+    config: RelabelConfig
+    models: Mapping[Target, EnsembleConfig]
+    seed: int
+    collect: tuple[Ref, ...]
+    trained: tuple[Ref, ...] = ()
+
+
+@stage(version=2)
+def relabel(spec: Relabel, run: Run) -> dict[str, Any]:
+    """Leaves `tables.safetensors`, and in `diagnostics.json` how good they are."""
+    rows = load_rows(run.paths(spec.collect), spec.tasks)
+    generator = generator_of(spec.seed, "relabel")
+    index = pool_indices(len(spec.tasks), rows.shape[1], spec.config.pool, generator)
+    truth = truth_table(spec.env, tasks_of(spec.env, "train", spec.tasks), rows, index)
+    tables = _tables(spec, run, rows, index, truth)
+    save_tree(run.out / "tables.safetensors", tables.tensors())
+    about = {"threshold": spec.config.reward_threshold, "error_note": envs.get(spec.env).reward_note}
+    training = _error_over_training(spec, run, rows, index, truth, generator)
+    write_json(run.out / "diagnostics.json", diagnostics(tables, truth) | about | {"training": training})
+    return {"eligible_share": float(tables.eligible.float().mean())}
+
+
+def _tables(spec: Relabel, run: Run, rows: Rows, index: Tensor, truth: Tensor | None) -> RelabelTables:
+    if spec.config.source == "ground_truth":
+        if truth is None:
+            note = envs.get(spec.env).reward_note
+            raise ValueError(f"relabel.source is ground_truth, but {spec.env} has no reward function: {note}")
+        return relabel_with_truth(index, truth)
+    layout, trained = layout_of(spec.env), run.paths(spec.trained)
+    models = {target: load_ensemble(trained, config, layout, target) for target, config in spec.models.items()}
+
+    def report(done: int, total: int) -> None:
+        run.report(done, total, "tasks")
+
+    return relabelled(rows, index, layout, models["reward"], models.get("next_observation"), spec.config, report)
+
+
+def _error_over_training(
+    spec: Relabel, run: Run, rows: Rows, index: Tensor, truth: Tensor | None, generator: Generator
+) -> list[dict[str, Any]] | None:
+    """How wrong the reward ensembles were on other tasks' rows while they learned (paper, Fig. 7)."""
+    if truth is None or spec.config.source == "ground_truth":
+        return None
+    layout, threshold = layout_of(spec.env), spec.config.reward_threshold
+    chosen = sample_indices(len(spec.tasks), _ERROR_ROWS, index.shape[1], generator)
+    sample = gather_rows(rows, index.gather(1, chosen))
+    labels = torch.stack([gather_rows(row.unsqueeze(-1), chosen).squeeze(-1) for row in truth])
+    return [
+        {"step": step} | cross_task_error(model, sample, labels, layout, threshold)
+        for step, model in load_history(run.paths(spec.trained), spec.models["reward"], layout)
+    ]

@@ -1,0 +1,52 @@
+"""Single-task teachers of a stack of training tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from actors.artefacts import env_maker, layout_of, load_rows, write_json, write_lines
+from actors.stage import Ref, Run, stage
+from actors.today import Finishing, TeachingConfig
+from mbml.rows import resident
+from mbml.serialise import save_tree
+from mbml.teaching import Teaching
+
+
+@dataclass(frozen=True)
+class Teach:
+    """A teacher for each of `tasks`, from its batch."""
+
+    env: str
+    horizon: int
+    tasks: tuple[int, ...]
+    teacher: str
+    config: TeachingConfig
+    learner: Any
+    """Configuration of the teacher."""
+    seed: int
+    collect: tuple[Ref, ...]
+    device: str = "cpu"
+    cuda_graphs: bool = False
+
+
+@stage(version=1)
+def teach(spec: Teach, run: Run) -> dict[str, Any]:
+    """Leaves `teachers.safetensors`, every task's best checkpoint, with `curves.jsonl` and `selected.json`."""
+    rows = resident(load_rows(run.paths(spec.collect), spec.tasks), run.device)
+    teaching = Teaching(
+        spec.config.with_learner(spec.learner),
+        layout_of(spec.env),
+        rows,
+        env_maker(spec.env, spec.tasks, spec.horizon),
+        spec.tasks,
+        spec.seed,
+        run.device,
+        cuda_graphs=spec.cuda_graphs,
+    )
+    run.train(Finishing(teaching, "iteration", spec.config.iterations, "iterations"))
+    teachers = {"tasks": list(spec.tasks), "teachers": teaching.best.state_dict()}
+    save_tree(run.out / "teachers.safetensors", teachers)
+    write_lines(run.out / "curves.jsonl", teaching.curve)
+    write_json(run.out / "selected.json", teaching.selected())
+    return {"return": float(teaching.best_return.mean())}

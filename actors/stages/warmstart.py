@@ -1,0 +1,99 @@
+"""SAC on a stack of unseen tasks, from scratch or from the multi-task policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from actors.artefacts import (
+    ArtefactError,
+    env_maker,
+    layout_of,
+    load_policy,
+    mean_last_return,
+    snapshot_of,
+    write_json,
+    write_lines,
+)
+from actors.stage import Ref, Run, stage
+from actors.today import Finishing
+from mbml.collect import CollectConfig, Collection
+from mbml.policy import Student
+from mbml.rows import resident
+from mbml.sac import SAC
+from mbml.seeding import generator_of, seed_of
+from mbml.warmstart import ImitationConfig, TwoBatchSAC, critics_at, explore, imitate
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a warm start begins."""
+
+    trained: Ref
+    """The multi-task learner."""
+    snapshot: int
+    """Step of its snapshot."""
+    initial_steps: int
+    """Environment steps per task of the multi-task policy."""
+    imitation: ImitationConfig
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """SAC on `tasks` of the test split."""
+
+    env: str
+    horizon: int
+    tasks: tuple[int, ...]
+    config: CollectConfig
+    seed: str
+    policy_rate: float | None = None
+    """None is plain SAC with one mini-batch."""
+    start: Start | None = None
+    """None is from random networks."""
+    device: str = "cpu"
+    cuda_graphs: bool = False
+
+
+@stage(version=1)
+def warmstart(spec: WarmStart, run: Run) -> dict[str, Any]:
+    """Leaves `curves.jsonl`, whose steps leave out those of the multi-task policy, and `start.json`."""
+    collection = Collection(
+        spec.config,
+        layout_of(spec.env),
+        env_maker(spec.env, spec.tasks, spec.horizon, "test"),
+        spec.tasks,
+        spec.seed,
+        _learner(spec, run.device),
+        cuda_graphs=spec.cuda_graphs,
+    )
+    if not run.resumes:
+        write_json(run.out / "start.json", _warm(spec, spec.start, collection, run) if spec.start else {})
+        collection.record()
+    run.train(Finishing(collection, "collected", spec.config.steps, "steps"))
+    write_lines(run.out / "curves.jsonl", collection.curve)
+    return {"return": mean_last_return(collection.curve)}
+
+
+def _learner(spec: WarmStart, device: str) -> SAC:
+    generator = generator_of(spec.seed, "warmstart", "learner", *spec.tasks, device=device)
+    common = (spec.config.sac, layout_of(spec.env), len(spec.tasks), generator)
+    return SAC(*common) if spec.policy_rate is None else TwoBatchSAC(*common, spec.policy_rate)
+
+
+def _warm(spec: WarmStart, start: Start, collection: Collection, run: Run) -> dict[str, Any]:
+    """Warm the collection's learner; what the multi-task policy reached, and how well it was imitated."""
+    layout, learner, tasks, seed = collection.layout, collection.learner, spec.tasks, spec.seed
+    student = load_policy(snapshot_of(run.inputs[start.trained], start.snapshot))
+    if not isinstance(student, Student) or not isinstance(learner, TwoBatchSAC):
+        raise ArtefactError("A warm start needs a distilled policy with a value function, and two mini-batches.")
+    envs = env_maker(spec.env, tasks, spec.horizon, "test")(1)
+    envs.seed([seed_of(seed, "warmstart", "environment", task) for task in tasks])
+    run.report(0, start.initial_steps, "steps of the multi-task policy")
+    generator = generator_of(seed, "warmstart", "policy", *tasks)
+    explored = explore(student, layout, envs, start.initial_steps, generator)
+    generator = generator_of(seed, "warmstart", "imitate", *tasks, device=run.device)
+    rows = resident(explored.rows, run.device)
+    losses = imitate(learner.policy, layout, rows, start.imitation, generator)
+    learner.start_from(critics_at(student, explored.z))
+    return {"policy_return": explored.returns.tolist(), "imitation_loss": losses.tolist()}

@@ -1,0 +1,346 @@
+"""What has to be made: the jobs of a run, a sweep or a warm start, from its configuration.
+
+collect -> teach, models -> relabel -> distill -> evaluate, probe, warmstart
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from actors.stage import Job, Ref
+from actors.stages.collect import Collect
+from actors.stages.distill import Distill
+from actors.stages.evaluate import Evaluate, References
+from actors.stages.metagenrl import MetaGenRL
+from actors.stages.models import Models
+from actors.stages.probe import Probe
+from actors.stages.relabel import Relabel
+from actors.stages.rllib import RLlib
+from actors.stages.teach import Teach
+from actors.stages.warmstart import Start, WarmStart
+from mbml import envs
+from mbml.models import EnsembleConfig, Target
+from mbml.settings import changed
+from pipeline.config import ConfigError, RunConfig
+from pipeline.methods import METHODS, Variant
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Artefacts of one multi-task learner."""
+
+    variant: Variant
+    seed: int
+    trained: Ref
+    evaluations: dict[int, Ref]
+    """Of its snapshots, by step."""
+    probes: Ref
+    relabel: Ref | None
+    """The tables that it learned from, if any."""
+
+    def artefacts(self) -> list[Ref]:
+        """Everything that is made for this learner alone."""
+        return [self.trained, *self.evaluations.values(), self.probes]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """SAC on every unseen task from some start, with one seed."""
+
+    name: str
+    """`sac`, `sac_two_batches`, or `warm_` and the method of the multi-task policy."""
+    seed: int
+    initial_steps: int
+    """Environment steps per task of the multi-task policy before it."""
+    jobs: list[Ref]
+    """One per stack of tasks."""
+
+
+@dataclass
+class Plan:
+    """All jobs, and where the report finds what."""
+
+    config: RunConfig
+    train: tuple[int, ...]
+    test: tuple[int, ...]
+    variants: list[Variant]
+    jobs: dict[Ref, Job] = field(default_factory=dict)
+    """In the order in which they should start."""
+    artefacts: dict[str, list[Ref]] = field(default_factory=dict)
+    """What all variants share or stand beside: collect, teach, references, rllib, metagenrl."""
+    runs: list[Trained] = field(default_factory=list)
+    """One multi-task learner each."""
+    arms: list[Arm] = field(default_factory=list)
+    """Of a warm start."""
+
+    def needed(self, wanted: Iterable[Ref]) -> list[Job]:
+        """The jobs that make `wanted`, and all that they are made from, in order."""
+        found: set[Ref] = set()
+        left = list(wanted)
+        while left:
+            ref = left.pop()
+            if ref not in found:
+                found.add(ref)
+                left += self.jobs[ref].inputs
+        return [job for ref, job in self.jobs.items() if ref in found]
+
+    def shared(self) -> list[Job]:
+        """The jobs that are not a multi-task learner's own: what a sweep makes once, before its trials."""
+        own = {ref for run in self.runs for ref in run.artefacts()}
+        return [job for ref, job in self.jobs.items() if ref not in own]
+
+
+def plan(config: RunConfig, variants: Sequence[Variant] | None = None) -> Plan:
+    """The jobs of a checked configuration; without `variants` it compares `config.methods`.
+
+    Jobs that two variants have in common are planned once.
+    """
+    return _Planner(config, variants).run()
+
+
+def plan_warmstart(config: RunConfig) -> Plan:
+    """SAC on every unseen task, from scratch and from each of `config.methods`, for every seed of the multi-task
+    learner; raises ConfigError for what cannot be run."""
+    check_warmstart(config)
+    planner = _Planner(config)
+    result = planner.run()
+    warm, methods = config.warmstart, result.runs
+    for seed in config.distill_seeds:
+        planner.arm("sac", seed)
+        planner.arm("sac_two_batches", seed, warm.policy_rate)
+        for run in (run for run in methods if run.seed == seed):
+            snapshot = warm.snapshot or config.distill.steps
+            start = Start(run.trained, snapshot, warm.initial_steps, warm.imitation)
+            planner.arm(f"warm_{run.variant.label}", seed, warm.policy_rate, start)
+    wanted = [*(ref for arm in result.arms for ref in arm.jobs), *result.artefacts["collect"]]
+    result.jobs = {job.ref: job for job in result.needed(wanted)}
+    return result
+
+
+def check_warmstart(config: RunConfig) -> None:
+    """Raise ConfigError, one sentence, for a warm start that cannot be run."""
+    config.check()
+    warm, online, shape = config.warmstart, config.warmstart.online, config.distill.student.value_hidden
+    if online.sac.critic_hidden != shape:
+        raise ConfigError(
+            f"warmstart.online.sac.critic_hidden is {online.sac.critic_hidden}; the critics start from the multi-task "
+            f"policy's value function, so it must be distill.student.value_hidden, {shape}."
+        )
+    if online.warmup_steps >= online.steps:
+        raise ConfigError(
+            f"warmstart.online.warmup_steps is {online.warmup_steps}; it must be below warmstart.online.steps, "
+            f"{online.steps}."
+        )
+    if warm.snapshot and warm.snapshot not in _snapshots(config.distill):
+        raise ConfigError(
+            f"warmstart.snapshot is {warm.snapshot}; snapshots are taken every {config.distill.snapshot_every} steps "
+            f"up to {config.distill.steps} (0 means the last)."
+        )
+    unfit = [method for method in config.methods if METHODS[method].learner != "distill"]
+    if unfit:
+        raise ConfigError(
+            f"{unfit[0]} has no distilled value function to start from; give methods among "
+            f"{', '.join(name for name, method in METHODS.items() if method.learner == 'distill')}."
+        )
+
+
+def _snapshots(learner: Any) -> list[int]:
+    """Steps of a multi-task learner's snapshots."""
+    return [*range(learner.snapshot_every, learner.steps, learner.snapshot_every), learner.steps]
+
+
+Stacks = dict[int, Ref]
+"""Training task -> the artefact that holds it."""
+
+
+class _Planner:
+    """Adds jobs to a plan, those of a stage after those that it reads."""
+
+    def __init__(self, config: RunConfig, variants: Sequence[Variant] | None = None) -> None:
+        family = envs.get(config.env)
+        train, test = (
+            tuple(range(number or len(family.tasks(split))))
+            for split, number in (("train", config.train_tasks), ("test", config.test_tasks))
+        )
+        chosen = list(variants or [Variant(name, name) for name in config.methods])
+        self.plan = Plan(config, train, test, chosen)
+        self.config = config.resolved()
+        self._names: Counter[str] = Counter()
+
+    def run(self) -> Plan:
+        """Everything of a run or a sweep."""
+        result, config = self.plan, self.config
+        collected, teachers = self.data(config)
+        result.artefacts["collect"], result.artefacts["teach"] = list(_refs(collected)), list(_refs(teachers))
+        references = References(**self.protocol(config), teach=_refs(teachers))
+        result.artefacts["references"] = [self.add(references, "references")]
+        result.artefacts["rllib"] = [
+            self.add(
+                RLlib(config.env, config.horizon, algorithm, task, config.rllib, config.seed, (collected[task],)),
+                f"rllib {algorithm} task {task}",
+            )
+            for algorithm in config.rllib.algorithms
+            for task in result.train
+        ]
+        for variant in result.variants:
+            own = changed(result.config, variant.all_changes()).resolved()
+            if METHODS[variant.method].learner == "metagenrl":
+                result.artefacts["metagenrl"] = [self.metagenrl(own, seed) for seed in config.distill_seeds]
+            else:
+                self.learners(own, variant)
+        return result
+
+    def data(self, config: RunConfig) -> tuple[Stacks, Stacks]:
+        """Collection and teachers."""
+        where, common = self.where(config), {"env": config.env, "horizon": config.horizon, "seed": config.seed}
+        collected = self.stacks(
+            "collect",
+            config.collect.tasks_per_actor,
+            lambda tasks: Collect(tasks=tasks, config=config.collect, **common, **where),
+        )
+        learner = getattr(config, config.teacher)
+        teachers = self.stacks(
+            "teach",
+            config.teach.tasks_per_actor,
+            lambda tasks: Teach(
+                tasks=tasks,
+                teacher=config.teacher,
+                config=config.teach,
+                learner=learner,
+                collect=_refs(collected, tasks),
+                **common,
+                **where,
+            ),
+        )
+        return collected, teachers
+
+    def tables(self, config: RunConfig, collected: Stacks) -> Ref:
+        """Ensembles and the relabelling tables that they make; true rewards need no ensemble."""
+        configs: dict[Target, EnsembleConfig] = {"reward": config.models.reward}
+        if envs.get(config.env).varies == "dynamics":
+            configs["next_observation"] = config.models.next_observation
+        trained: Stacks = {}
+        if config.relabel.source == "ensemble":
+            trained = self.stacks(
+                "models",
+                config.models.tasks_per_actor,
+                lambda tasks: Models(
+                    config.env, tasks, configs, config.seed, _refs(collected, tasks), **self.where(config)
+                ),
+            )
+        tasks = self.plan.train
+        spec = Relabel(config.env, tasks, config.relabel, configs, config.seed, _refs(collected), _refs(trained))
+        return self.add(spec, "relabel")
+
+    def learners(self, config: RunConfig, variant: Variant) -> None:
+        """One multi-task learner per seed, the evaluation of its snapshots, and its probes."""
+        kind = METHODS[variant.method].learner
+        learner = getattr(config, kind)
+        collected, teachers = self.data(config)
+        tables, taught = None, tuple[Ref, ...]()
+        if kind == "distill":
+            taught = _refs(teachers)
+            if learner.union_context or learner.triplet == "relabelled":
+                tables = self.tables(config, collected)
+        where = self.where(config, graphs=False)
+        for seed in config.distill_seeds:
+            label = f"{variant.label} seed {seed}"
+            spec = Distill(
+                config.env,
+                self.plan.train,
+                kind,
+                learner,
+                f"{config.seed}/{seed}",
+                _refs(collected),
+                taught,
+                tables,
+                threads=config.distill_cpus,
+                **where,
+            )
+            trained = self.add(spec, f"distill {label}", config.distill_cpus, config.learner_gpus)
+            protocol: dict[str, Any] = {**self.protocol(config), "trained": trained}
+            evaluations = {
+                step: self.add(Evaluate(**protocol, step=step), f"evaluate {label} step {step}")
+                for step in _snapshots(learner)
+            }
+            probe = Probe(
+                **protocol, step=learner.steps, last_trajectory=kind == "batch_pearl", collect=_refs(collected)
+            )
+            probes = self.add(probe, f"probe {label}")
+            self.plan.runs.append(Trained(variant, seed, trained, evaluations, probes, tables))
+
+    def metagenrl(self, config: RunConfig, seed: int) -> Ref:
+        """MetaGenRL on the first training task's batch, evaluated there."""
+        collected, _ = self.data(config)
+        task, own = self.plan.train[0], f"{config.seed}/{seed}"
+        spec = MetaGenRL(config.env, config.horizon, task, config.metagenrl, own, (collected[task],))
+        return self.add(spec, f"metagenrl seed {seed}")
+
+    def arm(self, name: str, seed: int, policy_rate: float | None = None, start: Start | None = None) -> None:
+        """One learning curve per unseen task."""
+        config, online = self.config, self.config.warmstart.online
+        jobs = [
+            self.add(
+                WarmStart(
+                    config.env,
+                    config.horizon,
+                    tasks,
+                    online,
+                    f"{config.seed}/{seed}",
+                    policy_rate,
+                    start,
+                    **self.where(config),
+                ),
+                f"warmstart {name} seed {seed} unseen {_in_words(tasks)}",
+                num_gpus=config.learner_gpus,
+            )
+            for tasks in _batched(self.plan.test, online.tasks_per_actor)
+        ]
+        self.plan.arms.append(Arm(name, seed, start.initial_steps if start else 0, jobs))
+
+    def protocol(self, config: RunConfig) -> dict[str, Any]:
+        """What all evaluations are of."""
+        where = {"env": config.env, "horizon": config.horizon, "train": self.plan.train, "test": self.plan.test}
+        return where | {"config": config.evaluate, "seed": config.seed}
+
+    @staticmethod
+    def where(config: RunConfig, *, graphs: bool = True) -> dict[str, Any]:
+        """The device of a learner, which is part of its specification because a GPU rounds otherwise."""
+        device = {"device": "cuda" if config.learner_gpus else "cpu"}
+        return device | ({"cuda_graphs": config.cuda_graphs} if graphs else {})
+
+    def stacks(self, stage: str, size: int, spec: Callable[[tuple[int, ...]], Any]) -> Stacks:
+        """A learner's job for every `size` training tasks."""
+        found: Stacks = {}
+        for tasks in _batched(self.plan.train, size):
+            ref = self.add(spec(tasks), f"{stage} {_in_words(tasks)}", num_gpus=self.config.learner_gpus)
+            found |= dict.fromkeys(tasks, ref)
+        return found
+
+    def add(self, spec: Any, name: str, num_cpus: float = 1.0, num_gpus: float = 0.0) -> Ref:
+        """Add one job unless it is there; what it computes decides its key, its name does not."""
+        name = f"{name} ({self.config.env})"
+        job = Job(spec, name, num_cpus, num_gpus)
+        if job.ref not in self.plan.jobs:
+            self._names[name] += 1
+            if self._names[name] > 1:  # the same stage under another configuration
+                job = Job(spec, f"{name} #{self._names[name]}", num_cpus, num_gpus)
+            self.plan.jobs[job.ref] = job
+        return job.ref
+
+
+def _refs(stacks: Stacks, tasks: Iterable[int] | None = None) -> tuple[Ref, ...]:
+    """The artefacts that hold `tasks`, or all, each once."""
+    return tuple(dict.fromkeys(stacks.values() if tasks is None else (stacks[task] for task in tasks)))
+
+
+def _batched(tasks: tuple[int, ...], size: int) -> list[tuple[int, ...]]:
+    return [tasks[start : start + size] for start in range(0, len(tasks), size)]
+
+
+def _in_words(tasks: tuple[int, ...]) -> str:
+    first, *others = tasks
+    return f"tasks {first}-{others[-1]}" if others else f"task {first}"

@@ -1,0 +1,142 @@
+"""A host makes a stage's artefact: inputs, metrics, checkpoints, progress. No Ray is needed for that."""
+
+import sys
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from actors.host import DeviceError, Host, Progress
+from actors.stage import Job, Ref
+from actors.store import Store, StoreError
+from tests.pipeline.workers import Add, Count, job
+
+pytestmark = pytest.mark.usefixtures("threads")
+
+
+@pytest.fixture
+def host(tmp_path):
+    return Host(str(tmp_path), num_cpus=1)
+
+
+@dataclass(frozen=True)
+class Settings:
+    width: int
+    shape: tuple[int, ...]
+
+
+def test_inputs_are_read_and_the_artefact_is_published_with_metrics(host):
+    one, other = job("one", number=3), job("other", number=4)
+    both = job("both", one, other, settings=Settings(8, (1, 2)))
+    for each in (one, other, both):
+        metrics = host.run(each)
+    assert metrics["total"] == 8
+    assert metrics["seconds"] >= 0
+    manifest = host.store.describe(*both.ref)
+    assert manifest["metrics"] == metrics
+    described = manifest["description"]
+    assert (described["name"], described["version"]) == ("both", 1)
+    assert described["spec"]["settings"] == {"width": 8, "shape": [1, 2]}
+    assert described["spec"]["inputs"] == [list(one.ref), list(other.ref)]
+
+
+def test_a_complete_artefact_is_not_made_again(host):
+    one = job("one")
+    first = host.run(one)
+    assert host.run(one) == first  # the times of the first try are in it
+
+
+def test_a_failed_job_publishes_nothing_and_the_next_try_finds_its_files(host, tmp_path):
+    failing = job("one", refuse="half way")
+    for tries in (1, 2):
+        with pytest.raises(ValueError, match="half way"):
+            host.run(failing)
+        assert not host.store.complete(*failing.ref)
+        assert len((tmp_path / "add" / f"{failing.ref.key}.partial" / "tried").read_text()) == tries
+    assert repr(host) == "idle host"
+    assert host.progress() is None
+
+
+def test_an_absent_input_is_named(host):
+    with pytest.raises(StoreError, match="add/nowhere"):
+        host.run(Job(Add("two", inputs=(Ref("add", "nowhere"),)), "two"))
+
+
+def test_an_input_at_hand_is_read_from_its_folder(host, tmp_path):
+    (tmp_path / "near").mkdir()
+    (tmp_path / "near" / "total").write_text("40")
+    one = job("one")
+    assert host.run(job("two", one), at_hand={one.ref: tmp_path / "near"})["total"] == 41
+
+
+def test_a_number_that_is_not_finite_never_becomes_an_artefact(host):
+    diverged = job("one", metric=float("nan"))
+    with pytest.raises(ValueError, match="cannot be written as JSON"):
+        host.run(diverged)
+    assert not host.store.complete(*diverged.ref)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process reset its peak")
+def test_peak_memory_belongs_to_the_job_and_not_to_the_process(host):
+    large = host.run(job("large", fill_mb=300))["peak_memory_mb"]
+    small = host.run(job("small"))["peak_memory_mb"]
+    assert large > 300
+    assert small < large - 250
+
+
+def test_threads_follow_the_cpus(tmp_path):
+    for num_cpus, threads in ((0.5, 1), (2, 2)):
+        Host(str(tmp_path), num_cpus=num_cpus)
+        assert torch.get_num_threads() == threads
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+@pytest.mark.parametrize("num_gpus", [0.0, 0.5])
+def test_without_a_gpu_a_host_is_on_the_cpu_and_refuses_the_job_of_a_gpu(tmp_path, num_gpus):
+    host = Host(str(tmp_path), num_gpus=num_gpus)
+    assert host.device == "cpu"
+    host.run(Job(Count("one", 1), "on a cpu"))
+    wrong = Job(Count("two", 1, device="cuda"), "on a gpu")
+    with pytest.raises(DeviceError, match=r"on a gpu is to run on cuda, but .* cpu"):
+        host.run(wrong)
+    assert not Store(tmp_path).complete(*wrong.ref)
+
+
+def test_a_process_goes_on_from_its_checkpoint_which_is_no_part_of_the_artefact(host):
+    counting, seen = Job(Count("one", 5, seconds=0.0), "count"), []
+
+    def interrupt(out):
+        seen.append((out / "count").read_text())
+        if seen == ["1", "2", "3"]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        host.run(counting, watch=interrupt)
+    assert host.run(counting, watch=interrupt)["counted"] == 5
+    # What was counted after the last checkpoint is counted again.
+    assert seen == ["1", "2", "3", "3", "4", "5"]
+    assert {path.name for path in host.store.fetch(*counting.ref).iterdir()} == {
+        "count",
+        "resumed",
+        "manifest.json",
+    }
+
+
+def test_progress_counts_only_what_this_process_did_and_names_the_job(host):
+    seen: list[Progress | None] = []
+
+    def watch(out):
+        host.report(5000, 6000, "it")
+        host._marks[0] = (host._marks[0][0] - 10.0, 5000)  # ten seconds ago
+        host.report(5100, 6000, "it", loss=torch.tensor(0.5))
+        seen.append(host.progress())
+        assert repr(host) == "count"
+
+    assert host.progress() is None
+    host.run(Job(Count("one", 1, seconds=0.0), "count"), watch=watch)
+    (found,) = seen
+    assert found is not None
+    assert (found.name, found.done, found.total, found.unit) == ("count", 5100, 6000, "it")
+    assert found.metrics == {"loss": 0.5}
+    assert found.rate == pytest.approx(10.0, rel=0.1)
+    assert found.seconds_left == pytest.approx(90.0, rel=0.1)
