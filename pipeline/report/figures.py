@@ -4,10 +4,8 @@ import math
 import textwrap
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 
 from pipeline.report import statistics
@@ -25,12 +23,11 @@ from pipeline.report.drawing import (
     panels,
     step_axis,
 )
-from pipeline.report.wording import colours, duration, method_name, reference
+from pipeline.report.wording import colours, method_name, reference
 from pipeline.results import SPLITS, Results, cube
 
 WELL = "How well does the one policy do?"
 SOURCE = "What it learned from"
-COST = "What it took"
 
 
 def shown(results: Results, metric: str = "score") -> dict[str, list[str]]:
@@ -112,70 +109,30 @@ def learning(results: Results) -> Figure:
 def per_task(results: Results) -> Figure:
     """Return on each task at the last evaluation, beside the references on that very task.
 
-    Bars: mean over seeds at the last evaluation. Lines across a bar: what each reference reaches on that very task.
-    With more than three methods, a map of the same means instead: methods and references as rows.
+    Marks: mean over seeds, and small ones single seeds. Lines across a task: what each reference reaches there.
     """
     splits = shown(results)
-    crowd = max(map(len, splits.values())) > CROWD  # so many bars a task would be too thin to tell apart
-    made, grid = panels(len(splits), 1, 3.6 if crowd else 2.9)
+    made, grid = panels(len(splits), 1, 2.9)
     entries = {}
     for (split, names), axes in zip(splits.items(), grid, strict=True):
-        scores = {name: results.scores(name, split)[1][:, -1] for name in names}
-        entries |= (_task_map if crowd else _task_bars)(axes, scores, results.references(split))
-        labels = results.labels(split)
+        labels, places = results.labels(split), np.arange(len(results.tasks(split)))
+        for position, name in enumerate(names):
+            values, colour = results.scores(name, split)[1][:, -1], colours(names)[name]
+            middle = places - 0.4 + 0.8 * (position + 0.5) / len(names)
+            axes.plot(middle, values.mean(axis=0), "o", color=colour, markersize=6, zorder=3)
+            axes.plot(middle, values.T, ".", color=colour, markersize=3)
+            entries[method_name(name)] = key(colour, "", "o")
+        for name, values in results.references(split).items():
+            look = reference(name)
+            axes.hlines(values, places - 0.45, places + 0.45, colors=look.colour, linestyles=look.dash, linewidth=1.4)
+            entries[look.short] = key(look.colour, look.dash)
         slanted = len(labels) > 12 or sum(map(len, labels)) > 90
-        axes.set_xticks(
-            np.arange(len(labels)), labels, rotation=45 if slanted else 0, ha="right" if slanted else "center"
-        )
+        axes.set_xticks(places, labels, rotation=45 if slanted else 0, ha="right" if slanted else "center")
         axes.set_title(f"{SPLITS[split].capitalize()}, last evaluation")
-    legend(made, entries)
+        axes.set_ylabel("return")
+        axes.margins(x=0.01)
+    legend(made, entries, columns=6)
     return made
-
-
-def _task_map(axes: Axes, scores: dict[str, np.ndarray], references: dict[str, np.ndarray]) -> dict:
-    """Methods, then references, as rows; tasks as columns; the colour and the number are the return."""
-    rows = {method_name(name): values.mean(axis=0) for name, values in scores.items()}
-    rows |= {reference(name).short: values for name, values in references.items()}
-    table = np.array(list(rows.values()))
-    image = axes.imshow(np.ma.masked_invalid(table), cmap="viridis", aspect="auto")
-    if table.shape[1] <= 14:
-        cell_values(axes, image)
-    axes.set_yticks(np.arange(len(rows)), list(rows))
-    axes.grid(False)
-    axes.get_figure().colorbar(image, ax=axes, pad=0.01, aspect=30).set_label("return", fontsize=8)  # type: ignore[union-attr]
-    return {}
-
-
-def cell_values(axes: Axes, image: AxesImage) -> None:
-    """Numbers in the cells of a map, white on dark ones."""
-    table = np.ma.MaskedArray(image.get_array()).filled(math.nan)
-    whole = np.nanmax(table) - np.nanmin(table) >= 10
-    for (row, column), value in np.ndenumerate(table):
-        if math.isfinite(value):
-            dark = np.dot(image.cmap(image.norm(value))[:3], (0.3, 0.6, 0.1)) < 0.5
-            written = f"{value:.0f}" if whole else f"{value:.2g}"
-            axes.text(column, row, written, ha="center", va="center", fontsize=7, color="white" if dark else INK)
-
-
-def _task_bars(axes: Axes, scores: dict[str, np.ndarray], references: dict[str, np.ndarray]) -> dict:
-    entries, width = {}, 0.8 / len(scores)
-    places = np.arange(next(iter(scores.values())).shape[1])
-    for position, (name, values) in enumerate(scores.items()):
-        middle, colour = places - 0.4 + width * (position + 0.5), colours(scores)[name]
-        axes.bar(middle, values.mean(axis=0), width * 0.94, color=colour, alpha=0.75)
-        entries[method_name(name)] = key(colour, width=6)
-        if len(values) > 1:
-            axes.plot(middle, values.T, ".", color=INK, markersize=4)
-            entries |= {"single seeds": key(INK, "", ".")}
-    for name, values in references.items():
-        look = reference(name)
-        axes.hlines(values, places - 0.45, places + 0.45, colors=look.colour, linestyles=look.dash, linewidth=1.7)
-        entries[look.short] = key(look.colour, look.dash)
-    axes.set_ylabel("return")
-    axes.axhline(0, color=INK, linewidth=0.8)
-    axes.grid(False, axis="x")
-    axes.margins(x=0.01)
-    return entries
 
 
 @figure("episodes", WELL, "Does it adapt?", needs="episode_return")
@@ -291,31 +248,4 @@ def distill_losses(results: Results) -> Figure:
         step_axis(axes, ticks=4)
     made.supxlabel("distillation step", fontsize=9)
     legend(made, {method_name(name): key(colours(methods)[name]) for name in methods})
-    return made
-
-
-@figure("cost", COST, "Time and memory")
-def cost(results: Results) -> Figure:
-    """Wall time and peak memory of each stage.
-
-    Wall time of each stage and the largest resident memory of one of its processes; stages may overlap, and reused
-    artefacts cost nothing.
-    """
-    rows = pd.DataFrame(results.run["cost"])
-    if rows.empty:
-        raise MissingData("No times or memory of the stages were recorded.")
-    made, (left, right) = panels(2, 2, 0.34 * len(rows) + 0.7, share="y")
-    names = [x["stage"] + f"\n({x['reused']} of {x['jobs']} reused)" * bool(x["reused"]) for x in results.run["cost"]]
-    seconds, memory = rows["wall_seconds"].astype(float), rows["peak_memory_mb"].astype(float)
-    for axes, values, written, title, unit in (
-        (left, seconds, seconds.map(duration), "Wall time", "seconds"),
-        (right, memory, memory.map("{:,.0f} MB".format, na_action="ignore").fillna("–"), "Peak memory", "MB"),
-    ):
-        bars = axes.barh(names, values.fillna(0), 0.65, color="#0072B2")
-        axes.bar_label(bars, list(written), fontsize=8, padding=3)
-        axes.set_title(title)
-        axes.set_xlabel(unit)
-        axes.grid(False, axis="y")
-        axes.margins(x=0.25)
-    left.invert_yaxis()
     return made

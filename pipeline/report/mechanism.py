@@ -10,8 +10,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from pipeline.report.drawing import INK, MissingData, figure, key, legend, method_rows, panels, step_axis
-from pipeline.report.figures import cell_values
+from pipeline.report.drawing import INK, MissingData, band, figure, key, legend, method_rows, panels, step_axis
 from pipeline.report.wording import colours, method_name
 from pipeline.results import Results, cube
 
@@ -71,17 +70,16 @@ def identification(results: Results) -> Figure:
     """How often the posterior of the policy's own rollouts names the training task, after each episode.
 
     Share of the training tasks that the posterior of the policy's own transitions names, by the nearest training
-    posterior, after each episode. Line: mean over seeds; shaded: lowest to highest seed. High with contexts from the
-    batch (the diamonds above) but low here: the policy does not visit what would tell the tasks apart.
+    posterior, after each episode. Line: mean over seeds; shaded: 95 % interval over seeds (of two: both). High with
+    contexts from the batch (the diamonds above) but low here: the policy does not visit what would tell the tasks
+    apart.
     """
     names, entries = results.methods("identified"), {}
     made, (axes,) = panels(1, 1, 2.7)
     for name in names:
         colour = colours(names)[name]
         (_, number), share = cube(results.rows("identified", method=name), "seed", "index")
-        axes.plot(number, share.mean(axis=0), color=colour, linewidth=2, marker="o", markersize=4, zorder=3)
-        axes.fill_between(number, share.min(axis=0), share.max(axis=0), color=colour, alpha=0.13, linewidth=0)
-        entries[method_name(name)] = key(colour, marker="o", width=2)
+        entries[method_name(name)] = band(axes, number, share[..., None], colour)
     entries |= _chance(axes, results)
     step_axis(axes)
     axes.set_ylim(0, 1.04)
@@ -217,8 +215,10 @@ def relabelling(results: Results) -> Figure:
         axes.set_facecolor("#c8c8c8")
         shades = {"cmap": "Blues", "vmax": 1.0} if share else {"cmap": "Oranges", "vmax": top}
         image = axes.imshow(np.ma.masked_invalid(table), vmin=0, **shades)
-        if len(table) <= 6:
-            cell_values(axes, image)
+        for (row, column), value in np.ndenumerate(table if len(table) <= 6 else table[:0]):
+            if np.isfinite(value):
+                ink = "white" if value > 0.6 * (1.0 if share else top) else INK
+                axes.text(column, row, f"{value:.2g}", ha="center", va="center", fontsize=7, color=ink)
         average = (f"{known.mean():.0%}" if share else f"{known.mean():.3g}") if known.size else "unknown"
         axes.set_title(f"{titles[name]}\nmean {average}", fontsize=8.5)
         axes.set_xlabel("transitions of task j")

@@ -12,11 +12,11 @@ import pandas as pd
 
 from pipeline.report import tables
 from pipeline.report.drawing import FIGURES, Picture, picture
-from pipeline.report.figures import COST, SOURCE, WELL
+from pipeline.report.figures import SOURCE, WELL
 from pipeline.report.mechanism import KNOWS
 from pipeline.results import Results
 
-SECTIONS = (WELL, KNOWS, SOURCE, COST)
+SECTIONS = (WELL, KNOWS, SOURCE)
 WIDTH = 100
 """Columns of the terminal's tables."""
 
@@ -118,6 +118,8 @@ def run_page(results: Results, out: Path) -> Page:
     if len(frame := tables.diagnostics(results)):
         found.append(Table("Diagnostics, mean (lowest to highest seed)", frame))
     tasks = tables.split_tables(results, tables.per_task).items()
+    appendix = [Table(f"Return on each of the {title} (last epoch)", frame) for title, frame in tasks]
+    appendix.append(Table("What it took", tables.cost(results)))
     return Page(
         title=results.title,
         verdict=tables.verdict(results),
@@ -126,6 +128,6 @@ def run_page(results: Results, out: Path) -> Page:
         tables=found,
         notes=tables.notes(results),
         pictures=draw(results, SECTIONS, out),
-        appendix=[Table(f"Return on each of the {title} (last epoch)", frame) for title, frame in tasks],
+        appendix=[table for table in appendix if len(table.frame)],
         settings=dict(tables.settings(results.run["config"])),
     )

@@ -187,6 +187,20 @@ def _blind(results: Results) -> str:
     return f"{means.idxmax()}: {labels.get(int(means.idxmax()), '')}" if len(means) else ABSENT  # pyright: ignore[reportArgumentType]
 
 
+def cost(results: Results) -> pd.DataFrame:
+    """Wall time of each stage, which may overlap, and the largest resident memory of one of its processes."""
+    rows = {
+        row["stage"]: {
+            "jobs": str(row["jobs"]),
+            "reused": str(row["reused"]),
+            "wall time": duration(row["wall_seconds"]),
+            "peak memory": f"{row['peak_memory_mb']:,.0f} MB" if row["peak_memory_mb"] else ABSENT,
+        }
+        for row in results.run["cost"]
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
 def facts(results: Results) -> dict[str, str]:
     """What was run: sweep, environment, preset, seed, horizon, task counts, wall time; unknown ones are left out."""
     run = results.run

@@ -26,7 +26,7 @@ def test_everything_is_left_beside_the_page(published):
 
 def test_the_page_holds_its_pictures_and_asks_for_nothing_else(published):
     page = (published[0] / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 13
+    assert page.count("data:image/png;base64,") == 12
     assert not re.search(r'(src|href)="(?!data:)', page)
 
 
@@ -35,7 +35,14 @@ def test_page_markdown_and_terminal_say_the_same(published):
     verdict = "beats random (by"
     for text in ((out / "report.html").read_text(), (out / "report.md").read_text(), said):
         assert verdict in " ".join(text.split())
-        for words in ("task-blind teacher", "Five episodes a task", "own rollouts identified", "laptop"):
+        for words in (
+            "task-blind teacher",
+            "Five episodes a task",
+            "own rollouts identified",
+            "laptop",
+            "5 min 30 s",
+            "410 MB",
+        ):
             assert words in " ".join(text.split())
     assert "![Task by task](per_task.png)" in (out / "report.md").read_text()
     assert max(map(len, said.splitlines())) <= 101
