@@ -52,7 +52,7 @@ _LEARNING: dict[str, Any] = {
     "relabel.reward_threshold": 0.015,
 }
 _WIDE: dict[str, Any] = {
-    # Large enough for the fused products; the networks of all other golden runs are too small for them.
+    # Large enough for the fused products and oneDNN's; the networks of all other golden runs are too small for them.
     "collect.sac.policy_hidden": (128, 128),
     "collect.sac.critic_hidden": (128, 128),
     "collect.sac.batch_size": 256,
@@ -61,6 +61,7 @@ _WIDE: dict[str, Any] = {
     "bcq.hidden": (128, 128),
     "bcq.vae_hidden": (128, 128),
     "bcq.batch_size": 256,
+    "bcq.target_candidates": 8,
     "teach.iterations": 4,
     "teach.evaluation_every": 2,
     "models.reward.hidden": (128, 128),
