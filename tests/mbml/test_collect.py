@@ -100,7 +100,7 @@ def test_rows_without_terminations(tmp_path):
         reward = envs.get("umaze_goal").reward
         assert reward is not None
         task = envs.get("umaze_goal").tasks("train")[collection.tasks[index]]
-        truth = reward(batch.observation, batch.action, batch.next_observation, task)
+        truth = reward(batch.observation, batch.action, batch.next_observation, task.parameter)
         np.testing.assert_allclose(batch.reward, truth, atol=1e-5)
         assert (np.abs(batch.action) <= 1).all()
 
