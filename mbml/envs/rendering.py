@@ -27,7 +27,7 @@ def _backend(name: str) -> Iterator[None]:
 
 try:
     import mujoco
-except (AttributeError, RuntimeError):  # what a MUJOCO_GL that this machine lacks ends in
+except (AttributeError, OSError, RuntimeError):  # what a MUJOCO_GL that this machine lacks ends in
     with _backend("disable"):
         import mujoco
 
