@@ -46,7 +46,7 @@ def summarise(jobs: Plan, store: Store) -> dict[str, Any]:
 
     return {
         "environment": config.env,
-        "paper_name": family.paper_name,
+        "paper_name": family.title,
         "preset": config.preset,
         "seed": config.seed,
         "horizon": config.horizon or family.horizon,

@@ -199,7 +199,7 @@ def test_arms_from_scratch_do_not_depend_on_the_multi_task_policy():
 
 
 @pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize("env", envs.NAMES)
+@pytest.mark.parametrize("env", envs.FAMILIES)
 def test_every_preset_can_be_warm_started(env, name):
     config = preset(env, name)
     check_warmstart(config)
