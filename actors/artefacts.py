@@ -12,14 +12,13 @@ from torch import Tensor
 
 from actors.store import Output
 from mbml import envs
-from mbml.baselines.batch_pearl import PEARLPolicy
 from mbml.bcq import Teachers
 from mbml.data import Dataset
 from mbml.envs import Task
 from mbml.evaluate import make_envs
 from mbml.models import Ensemble, EnsembleConfig, Target
 from mbml.nets import StackedMLP
-from mbml.policy import ContextPolicy, Student
+from mbml.policy import ContextPolicy
 from mbml.relabel import RelabelTables, true_rewards
 from mbml.rollout import EnvStack
 from mbml.rows import MappedRows, RowLayout, Rows
@@ -154,12 +153,7 @@ def snapshot_of(trained: Path, step: int) -> Path:
 
 def load_policy(snapshot: Path) -> ContextPolicy:
     """The policy of a snapshot, whichever learner made it."""
-    state = load_tree(snapshot)
-    kinds: dict[str, Callable[[dict[str, Any]], ContextPolicy]] = {
-        "student": Student.of_tree,
-        "pearl": PEARLPolicy.of_tree,
-    }
-    return kinds[state.get("kind", "student")](state)
+    return ContextPolicy.load(snapshot)
 
 
 def truth_table(environment: str, tasks: Sequence[Task], rows: Rows, index: Tensor | None = None) -> Tensor | None:

@@ -20,11 +20,11 @@ from actors.job import Job
 from actors.store import Output
 from actors.worker import Worker
 from mbml.collect import Collection
-from mbml.policy import Student
 from mbml.rows import resident
 from mbml.sac import SAC
 from mbml.seeding import generator_of, seed_of
 from mbml.serialise import save_tree
+from mbml.students import Student
 from mbml.warmstart import ImitationConfig, TwoBatchSAC, critics_at, explore, imitate
 
 

@@ -123,6 +123,7 @@ class Teachers:
         for network in (critic, decoder, perturbation):
             network.requires_grad_(False)
         self.action_size = decoder.sizes[-1]
+        self.latent_size = 2 * self.action_size
 
     @property
     def tasks(self) -> int:
@@ -147,10 +148,10 @@ class Teachers:
         return torch.tanh(self.perturbation(torch.cat([observation, action], -1)))
 
     @torch.no_grad()
-    def act(self, observation: Tensor, candidates: int, generator: torch.Generator) -> Tensor:
+    def act(self, observation: Tensor, generator: torch.Generator, candidates: int = 10) -> Tensor:
         """Every teacher's action for its own observations `[K, n, d_s]`, `[K, n, d_a]`; both are on the CPU."""
         observation = observation.to(generator.device)
-        latent = clamped_latents((self.tasks, observation.shape[1] * candidates, 2 * self.action_size), generator)
+        latent = clamped_latents((self.tasks, observation.shape[1] * candidates, self.latent_size), generator)
         return select_action(
             torch.tanh(candidate_outputs(self.decoder, observation, latent)),
             candidates,

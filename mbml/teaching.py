@@ -111,7 +111,7 @@ class Teaching:
 
         def act(observation: Tensor) -> Tensor:
             grouped = observation.view(number, copies, -1)
-            return policies.act(grouped, self.config.learner.acting_candidates, generator).flatten(0, 1)
+            return policies.act(grouped, generator, self.config.learner.acting_candidates).flatten(0, 1)
 
         return run_episode(self.envs, act).reshape(number, copies).mean(1)
 

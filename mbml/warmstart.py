@@ -11,10 +11,11 @@ from torch import Tensor
 
 from mbml.collect import CollectConfig
 from mbml.nets import StackedMLP, adam, soft_update, step
-from mbml.policy import AdaptivePolicy, Student
+from mbml.policy import AdaptivePolicy
 from mbml.rollout import EnvStack, Step, run_episode
 from mbml.rows import RowLayout, Rows, gather_rows, sample_indices
 from mbml.sac import LOG_STD_MAX, LOG_STD_MIN, SAC, SACConfig, Squashed
+from mbml.students import Student
 
 ImitationTarget = Literal["action", "atanh"]
 IMITATION_TARGETS: tuple[str, ...] = get_args(ImitationTarget)

@@ -13,11 +13,12 @@ from mbml.baselines.metagenrl import MetaGenRLConfig
 from mbml.bcq import BCQConfig
 from mbml.collect import CollectConfig
 from mbml.distill import DistillConfig
+from mbml.encoders import EncoderConfig
 from mbml.evaluate import EvaluateConfig
 from mbml.models import EnsembleConfig
-from mbml.policy import StudentConfig
 from mbml.relabel import RelabelConfig
 from mbml.sac import SACConfig
+from mbml.students import StudentConfig
 from mbml.teaching import TeachingConfig
 from mbml.warmstart import ImitationConfig, WarmStartConfig
 from pipeline.config import ConfigError, ModelsConfig, PipelineConfig
@@ -80,8 +81,7 @@ def _smoke(env: str) -> PipelineConfig:
     """Every stage in about a minute; the numbers mean nothing."""
     ensemble = EnsembleConfig(members=2, hidden=(16,), steps=40, batch_size=32, learning_rate=1e-3)
     student = StudentConfig(
-        encoder_hidden=(16, 16),
-        embedding_size=4,
+        encoder=EncoderConfig(hidden=(16, 16), embedding_size=4),
         value_hidden=(16, 16),
         decoder_hidden=(16, 16),
         perturbation_hidden=(16, 16),
@@ -118,7 +118,7 @@ def _smoke(env: str) -> PipelineConfig:
             student=student, vae_encoder_hidden=(16, 16), target_candidates=2, **schedule
         ),
         batch_pearl=BatchPEARLConfig(
-            encoder_hidden=(16, 16), embedding_size=4, hidden=(16, 16), tasks_per_step=4, **schedule
+            encoder=EncoderConfig(hidden=(16, 16), embedding_size=4), hidden=(16, 16), tasks_per_step=4, **schedule
         ),
         metagenrl=MetaGenRLConfig(
             hidden=(16, 16),

@@ -186,7 +186,7 @@ def test_teachers_act_by_their_first_critic():
     bcq = learner()
     teachers = bcq.teachers()
     observation = torch.randn(2, 4, 3, generator=seeded(1))
-    actions = teachers.act(observation, 5, seeded(2))
+    actions = teachers.act(observation, seeded(2), 5)
     latents = torch.randn(2, 20, 4, generator=seeded(2)).clamp(-0.5, 0.5)
     for task in range(2):
         naive = NaiveBCQ(bcq, task)
@@ -262,7 +262,7 @@ def test_it_beats_the_behaviour_in_its_batch():
         return torch.where(outward & (torch.rand(position.shape, generator=acting) < 0.4), -proposed, proposed)
 
     teachers = bcq.teachers()
-    assert returns(lambda s: teachers.act(s, 10, acting)) > 0.5 * returns(behave)
+    assert returns(lambda s: teachers.act(s, acting)) > 0.5 * returns(behave)
 
 
 def test_paper_size_makes_a_step():

@@ -78,7 +78,7 @@ def test_evaluation_is_the_mean_return_of_the_teachers():
     teachers, generator = teaching.learner.teachers(), generator_of(9)
     stack = env_maker("umaze_goal", (1, 4), 15)(200)
     stack.seed(range(400))
-    many = run_episode(stack, lambda o: teachers.act(o.view(2, 200, -1), 3, generator).flatten(0, 1)).reshape(2, 200)
+    many = run_episode(stack, lambda o: teachers.act(o.view(2, 200, -1), generator, 3).flatten(0, 1)).reshape(2, 200)
     few = teaching.evaluate()
     error = many.std(1) / np.sqrt(2)
     assert (np.abs(few - many.mean(1)) < 5 * error).all()

@@ -8,9 +8,9 @@ from pipeline.methods import METHODS, Variant, changed
 
 def test_a_change_reaches_its_field_and_leaves_the_original_alone():
     config = PipelineConfig("umaze_goal")
-    other = changed(config, {"distill.student.embedding_size": 3, "seed": 7})
-    assert (other.distill.student.embedding_size, other.seed) == (3, 7)
-    assert (config.distill.student.embedding_size, config.seed) == (20, 0)
+    other = changed(config, {"distill.student.encoder.embedding_size": 3, "seed": 7})
+    assert (other.distill.student.encoder.embedding_size, other.seed) == (3, 7)
+    assert (config.distill.student.encoder.embedding_size, config.seed) == (20, 0)
     assert other.distill.margin == config.distill.margin
     assert other.collect is config.collect
 

@@ -64,7 +64,7 @@ def test_paper_numbers_common_to_all(env):
     assert {m.learning_rate for m in (reward, following)} == {3e-4}
 
     distill, student = config.distill, config.distill.student
-    assert (student.encoder_hidden, student.embedding_size, student.acting_candidates) == ((200,) * 3, 20, 10)
+    assert (student.encoder.hidden, student.encoder.embedding_size, student.acting_candidates) == ((200,) * 3, 20, 10)
     depths = [len(hidden) for hidden in (student.value_hidden, student.decoder_hidden, student.perturbation_hidden)]
     assert depths == [9, 7, 8]
     assert set(student.value_hidden + student.decoder_hidden + student.perturbation_hidden) == {1024}
@@ -93,7 +93,8 @@ def test_paper_numbers_of_the_baselines(env):
         "walker_param": (100, 16, 0.1),
     }[env]
     assert (pearl.context_size, pearl.tasks_per_step, pearl.kl_weight) == (context, tasks, weight)
-    assert (pearl.embedding_size, pearl.hidden, pearl.batch_size, pearl.reward_scale) == (5, (300,) * 3, 256, 5.0)
+    assert (pearl.encoder.embedding_size, pearl.hidden) == (5, (300,) * 3)
+    assert (pearl.batch_size, pearl.reward_scale) == (256, 5.0)
     assert (pearl.steps, pearl.learning_rate, pearl.policy_regulariser) == (100_000, 3e-4, 1e-3)
     assert config.metagenrl.hidden == (350, 350)
 
@@ -225,7 +226,7 @@ UNCHECKED = [
     ("distill.partners", -1),
     ("distill.hard_contexts", 0),
     ("distill.learning_rate", 0.0),
-    ("distill.student.embedding_size", 0),
+    ("distill.student.encoder.embedding_size", 0),
     ("distill.student.acting_candidates", 0),
     ("methods", ("full", "full")),
     ("distill_seeds", (0, 0)),
