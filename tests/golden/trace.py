@@ -70,7 +70,7 @@ _WIDE: dict[str, Any] = {
     "distill.student.value_hidden": (128, 128),
     "distill.student.decoder_hidden": (128, 128),
     "distill.student.perturbation_hidden": (128, 128),
-    "distill.student.encoder_hidden": (128, 128),
+    "distill.student.encoder.hidden": (128, 128),
     "distill.batch_size": 128,
     "distill.context_size": 128,
     "distill.steps": 4,
