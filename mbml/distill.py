@@ -103,6 +103,7 @@ class MultiTaskLearner(Learner):
     """
 
     unregistered = frozenset({"teachers"})
+    constant = False  # the number of eligible transitions changes
 
     def __init__(
         self,

@@ -87,6 +87,8 @@ class BatchPEARL(Learner):
     transition is the project's; the authors' `s | a | r | s'` is the same encoder with its inputs renamed.
     """
 
+    constant = False  # the learning rate changes
+
     def __init__(
         self,
         config: BatchPEARLConfig,

@@ -73,6 +73,8 @@ class ContextualBCQ(Learner):
     and contexts have a generator each.
     """
 
+    constant = False  # the learning rate changes
+
     def __init__(
         self,
         config: ContextualBCQConfig,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mbml.encoders.base import Belief, Encoder
+from mbml.encoders.contract import Belief, Encoder
+from mbml.registry import Entry
 
 
 class MeanEmbedding(Encoder):
@@ -38,3 +39,6 @@ class MeanEmbedding(Encoder):
     def regulariser(self, belief: Belief) -> Tensor:
         """0: the embedding is bounded already."""
         return torch.zeros_like(belief.mean[..., 0])
+
+
+ENTRY = Entry("mean", "deterministic mean of bounded embeddings", MeanEmbedding)

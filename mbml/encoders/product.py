@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mbml.encoders.base import Belief, Encoder
+from mbml.encoders.contract import Belief, Encoder
+from mbml.registry import Entry
 
 VARIANCE_FLOOR = 1e-7
 
@@ -44,3 +45,6 @@ class ProductOfGaussians(Encoder):
     def regulariser(self, belief: Belief) -> Tensor:
         """KL(belief || N(0, I))."""
         return 0.5 * (belief.variance - belief.variance.log() - 1.0 + belief.mean.square()).sum(-1)
+
+
+ENTRY = Entry("product", "product of Gaussian factors, as in the paper", ProductOfGaussians)

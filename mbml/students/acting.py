@@ -8,8 +8,9 @@ from torch import Tensor
 from mbml.bcq import Teachers
 from mbml.losses import acting_distillation_loss
 from mbml.nets import StackedMLP
+from mbml.registry import Entry
 from mbml.rows import RowLayout
-from mbml.students.base import Student, StudentConfig, through
+from mbml.students.contract import Student, StudentConfig, through
 
 
 class ActingStudent(Student):
@@ -36,3 +37,6 @@ class ActingStudent(Student):
 
     def _action(self, observation: Tensor, z: Tensor) -> Tensor:
         return torch.tanh(through(self.actor, observation, z))
+
+
+ENTRY = Entry("acting", "one network imitates the action that the teacher takes", ActingStudent)

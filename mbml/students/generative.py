@@ -8,8 +8,9 @@ from torch import Tensor
 from mbml.bcq import Teachers, candidate_outputs, clamped_latents, select_action
 from mbml.losses import generator_distillation_loss, perturbation_distillation_loss
 from mbml.nets import StackedMLP
+from mbml.registry import Entry
 from mbml.rows import RowLayout
-from mbml.students.base import Student, StudentConfig, through
+from mbml.students.contract import Student, StudentConfig, through
 
 
 class GenerativeStudent(Student):
@@ -62,3 +63,6 @@ class GenerativeStudent(Student):
             lambda action: torch.tanh(run(self.perturbation, action)),
             lambda action: run(self.value_network, action),
         ).squeeze(0)
+
+
+ENTRY = Entry("generative", "generates, perturbs and chooses among candidates, as in the paper", GenerativeStudent)

@@ -19,16 +19,17 @@ from mbml.baselines.batch_pearl import BatchPEARL, BatchPEARLConfig
 from mbml.baselines.contextual_bcq import ContextualBCQ, ContextualBCQConfig
 from mbml.bcq import BCQ, BCQConfig
 from mbml.collect import CollectConfig, Collection
-from mbml.distill import METHODS, MultiTaskLearner
+from mbml.distill import MultiTaskLearner
+from mbml.encoders import EncoderConfig
 from mbml.meter import RunningMeans
 from mbml.models import Ensemble, EnsembleConfig
 from mbml.nets import join_stacks
-from mbml.policy import Student
 from mbml.rows import gather_rows, resident, sample_indices
 from mbml.sac import SAC, SACConfig
+from mbml.students import make_student
 from mbml.teaching import Teaching, TeachingConfig
 from mbml.warmstart import ImitationConfig, TwoBatchSAC, critics_at, imitate
-from tests.mbml.small_distill import SMALL, STUDENT, B, K, M, N, make_tables, teachers
+from tests.mbml.small_distill import ABLATIONS, STUDENT, B, K, M, N, ablated, make_tables, teachers
 from tests.mbml.toys import LAYOUT, UMAZE, env_maker, random_rows, seeded
 
 SMALL_SAC = SACConfig(policy_hidden=(8, 8), critic_hidden=(8, 8), batch_size=6)
@@ -111,11 +112,11 @@ def test_a_learner_that_is_given_its_batch_stays_on_its_device(make):
 
 @pytest.mark.parametrize("partners", [0, 2])
 @pytest.mark.parametrize("dynamics", [False, True])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ABLATIONS)
 def test_the_multi_task_learner_stays_on_its_device(method, dynamics, partners):
-    """With relabelling it must ask for the number of eligible transitions twice a step (`nonzero`), for which it waits
-    for the GPU, and its shapes change: it cannot be captured. Here all of them count as eligible."""
-    config = replace(SMALL, **METHODS[method], partners=partners)
+    """With relabelling it must ask for the number of eligible transitions (`nonzero`), for which it waits for the
+    GPU, and its shapes change: it cannot be captured. Here all of them count as eligible."""
+    config = ablated(method, partners=partners)
     tables = make_tables(pool=N - 2, dynamics=dynamics).to("meta") if config.union_context else None
     learner = MultiTaskLearner(
         config, LAYOUT, meta_rows(K, N), teachers().to("meta"), tables, MetaGenerator(), MetaGenerator()
@@ -140,7 +141,11 @@ def test_contextual_bcq_and_its_policy_stay_on_their_device(encoder_losses):
 
 def test_batch_pearl_stays_on_its_device():
     config = BatchPEARLConfig(
-        encoder_hidden=(8,), embedding_size=3, hidden=(8, 8), context_size=M, batch_size=B, tasks_per_step=3
+        encoder=EncoderConfig(hidden=(8,), embedding_size=3),
+        hidden=(8, 8),
+        context_size=M,
+        batch_size=B,
+        tasks_per_step=3,
     )
     assert_updates(BatchPEARL(config, LAYOUT, meta_rows(K, N), MetaGenerator(), MetaGenerator()))
 
@@ -149,7 +154,9 @@ def test_a_warm_start_reaches_a_learner_on_another_device():
     learner = TwoBatchSAC(replace(SMALL_SAC, critic_hidden=STUDENT.value_hidden), LAYOUT, 2, MetaGenerator(), 0.1)
     losses = imitate(learner.policy, LAYOUT, meta_rows(2, N), ImitationConfig(steps=2, batch_size=B), MetaGenerator())
     assert losses.is_meta
-    learner.start_from(critics_at(Student(STUDENT, LAYOUT, seeded()), torch.zeros(2, STUDENT.embedding_size)))
+    learner.start_from(
+        critics_at(make_student(STUDENT, LAYOUT, seeded()), torch.zeros(2, STUDENT.encoder.embedding_size))
+    )
     assert_updates(learner, meta_rows(2, 12))
 
 

@@ -7,6 +7,7 @@ import torch
 from mbml import envs
 from mbml.baselines.batch_pearl import BatchPEARLConfig, PEARLPolicy
 from mbml.bcq import BCQ, BCQConfig
+from mbml.encoders import EncoderConfig
 from mbml.evaluate import (
     EvaluateConfig,
     counted_score,
@@ -17,12 +18,13 @@ from mbml.evaluate import (
     make_envs,
     nearest_tasks,
 )
-from mbml.policy import AdaptivePolicy, Student, StudentConfig
+from mbml.policy import AdaptivePolicy
 from mbml.rollout import run_episode
 from mbml.rows import RowLayout
 from mbml.seeding import generator_of, seed_of
+from mbml.students.generative import GenerativeStudent
 from tests.mbml.small_distill import make_learner
-from tests.mbml.toys import UMAZE, assert_same_bits, layers_of, naive_posterior, seeded, snapshot
+from tests.mbml.toys import UMAZE, assert_same_bits, layers_of, naive_posterior, seeded, small_student, snapshot
 
 Z = 3
 HORIZON = {"umaze_goal": 12, "walker_param": 60}
@@ -32,7 +34,7 @@ CONFIG = EvaluateConfig()
 def make_student(name, seed=0):
     distribution = envs.get(name)
     layout = RowLayout(distribution.observation_size, distribution.action_size)
-    student = Student(StudentConfig((8, 8), Z, (8, 8), (8, 8), (8, 8), acting_candidates=4), layout, seeded(seed))
+    student = GenerativeStudent(small_student(), layout, seeded(seed))
     with torch.no_grad():
         for network in (student.encoder.body, student.value_network, student.decoder, student.perturbation):
             network.weights[-1].mul_(200)
@@ -42,7 +44,7 @@ def make_student(name, seed=0):
 def make_pearl(name):
     distribution = envs.get(name)
     layout = RowLayout(distribution.observation_size, distribution.action_size)
-    pearl = PEARLPolicy(BatchPEARLConfig((8, 8), Z, (8, 8)), layout, seeded(4))
+    pearl = PEARLPolicy(BatchPEARLConfig(EncoderConfig("product", (8, 8), Z), (8, 8)), layout, seeded(4))
     with torch.no_grad():
         for network in (pearl.encoder.body, pearl.actor):
             network.weights[-1].mul_(200)

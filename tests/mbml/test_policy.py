@@ -3,7 +3,10 @@
 import pytest
 import torch
 
-from mbml.policy import AdaptivePolicy, Student, StudentConfig
+from mbml.encoders import EncoderConfig
+from mbml.policy import AdaptivePolicy
+from mbml.students import StudentConfig
+from mbml.students.generative import GenerativeStudent
 from tests.mbml.toys import (
     LAYOUT,
     assert_same_bits,
@@ -16,11 +19,11 @@ from tests.mbml.toys import (
 )
 
 Z = 3
-SMALL = StudentConfig((8, 8), Z, (9, 7), (8, 6), (7, 5), acting_candidates=4)
+SMALL = StudentConfig("generative", EncoderConfig("product", (8, 8), Z), (9, 7), (8, 6), (7, 5), acting_candidates=4)
 
 
 def make_student(seed=0):
-    student = Student(SMALL, LAYOUT, seeded(seed))
+    student = GenerativeStudent(SMALL, LAYOUT, seeded(seed))
     with torch.no_grad():  # as initialised, all outputs are near zero
         for network in (student.encoder.body, student.value_network, student.decoder, student.perturbation):
             network.weights[-1].mul_(200)
@@ -61,7 +64,7 @@ def test_acting_takes_the_candidate_that_the_student_values_most():
 def test_a_student_survives_the_disk(tmp_path):
     student = make_student()
     student.save(tmp_path / "student.safetensors", step=7, method="full")
-    loaded = Student.load(tmp_path / "student.safetensors")
+    loaded = GenerativeStudent.load(tmp_path / "student.safetensors")
     assert (loaded.config, loaded.layout) == (SMALL, LAYOUT)
     assert_same_bits(student.state_dict(), loaded.state_dict())
     observation, z = torch.randn(2, 3), torch.randn(2, Z)

@@ -9,12 +9,15 @@ from torch import nn
 
 from mbml import envs
 from mbml.collect import CollectConfig, Collection
+from mbml.encoders import EncoderConfig
 from mbml.evaluate import make_envs
 from mbml.nets import StackedMLP, adam
-from mbml.policy import AdaptivePolicy, Student, StudentConfig
+from mbml.policy import AdaptivePolicy
 from mbml.rollout import run_episode
 from mbml.rows import RowLayout
 from mbml.sac import SAC, SACConfig
+from mbml.students import StudentConfig
+from mbml.students.generative import GenerativeStudent
 from mbml.warmstart import ImitationConfig, TwoBatchSAC, critics_at, explore, imitate, imitation_loss
 
 LAYOUT = RowLayout(observation_size=4, action_size=2)
@@ -27,14 +30,13 @@ def generator(seed=0):
 
 def student(layout=LAYOUT, seed=0):
     config = StudentConfig(
-        encoder_hidden=(16,),
-        embedding_size=3,
+        encoder=EncoderConfig(hidden=(16,), embedding_size=3),
         value_hidden=(16, 16),
         decoder_hidden=(16,),
         perturbation_hidden=(16,),
         acting_candidates=2,
     )
-    policy = Student(config, layout, generator(seed))
+    policy = GenerativeStudent(config, layout, generator(seed))
     with torch.no_grad():  # the authors' initial outputs are near zero: make a difference that can be seen
         for parameter in policy.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator(seed + 1)))

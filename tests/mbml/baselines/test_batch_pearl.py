@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mbml.baselines.batch_pearl import BatchPEARL, BatchPEARLConfig, PEARLPolicy
-from mbml.context import Gaussian
+from mbml.encoders import Belief, EncoderConfig
 from mbml.policy import AdaptivePolicy
 from mbml.rows import RowLayout
 from mbml.serialise import load_tree
@@ -32,8 +32,7 @@ from tests.mbml.toys import (
 # More tasks a step than there are: some are always drawn twice.
 K, N, T, M, B, Z = 3, 12, 4, 5, 6, 2
 SMALL = BatchPEARLConfig(
-    encoder_hidden=(8, 8),
-    embedding_size=Z,
+    encoder=EncoderConfig(hidden=(8, 8), embedding_size=Z),
     hidden=(9, 7),
     context_size=M,
     batch_size=B,
@@ -106,7 +105,7 @@ class NaivePEARL:
             for which in ("first", "second"):
                 q = forward(self.networks[f"{which} critic"], row.observation, row.action, z)[0]
                 q_loss = q_loss + (q - y) ** 2 / len(batch)
-        prior = Gaussian(torch.zeros(Z).double(), torch.ones(Z).double())
+        prior = Belief(torch.zeros(Z).double(), torch.ones(Z).double())
         kl = torch.stack([naive_kl(q, prior) for q in beliefs]).sum()
         self.descend(q_loss + config.kl_weight * kl, "encoder", "first critic", "second critic")
 
@@ -309,8 +308,7 @@ def goal_rows(number, seed=0):
 
 def test_it_infers_which_goal_and_goes_there():
     config = BatchPEARLConfig(
-        encoder_hidden=(32, 32),
-        embedding_size=Z,
+        encoder=EncoderConfig(hidden=(32, 32), embedding_size=Z),
         hidden=(32, 32),
         context_size=32,
         batch_size=32,

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from mbml.baselines.contextual_bcq import ContextualBCQ, ContextualBCQConfig
-from mbml.context import Gaussian
-from mbml.policy import AdaptivePolicy, Student, StudentConfig
+from mbml.encoders import Belief, EncoderConfig
+from mbml.policy import AdaptivePolicy
 from mbml.rows import RowLayout
+from mbml.students import Student, StudentConfig
 from tests.mbml.toys import (
     LAYOUT,
     POINT,
@@ -30,7 +31,10 @@ from tests.mbml.toys import (
 
 K, N, M, B, Z, C = 3, 12, 5, 4, 3, 3
 STUDENT = StudentConfig(
-    encoder_hidden=(8, 8), embedding_size=Z, value_hidden=(9, 7), decoder_hidden=(8, 6), perturbation_hidden=(7, 7)
+    encoder=EncoderConfig(hidden=(8, 8), embedding_size=Z),
+    value_hidden=(9, 7),
+    decoder_hidden=(8, 6),
+    perturbation_hidden=(7, 7),
 )
 SMALL = ContextualBCQConfig(
     student=STUDENT, vae_encoder_hidden=(8, 7), context_size=M, batch_size=B, target_candidates=C
@@ -95,7 +99,7 @@ class NaiveContextualBCQ:
         z = [zs[i] for i in range(K) for _ in range(B)]
 
         vae_loss = self.vae_loss(rows, z)
-        prior = Gaussian(torch.zeros(Z).double(), torch.ones(Z).double())
+        prior = Belief(torch.zeros(Z).double(), torch.ones(Z).double())
         kl = torch.stack([naive_kl(belief, prior) for belief in q]).sum()
         routed = self.config.kl_weight * kl
         if self.config.encoder_losses == "critic_and_vae":
@@ -315,7 +319,7 @@ def test_it_goes_to_the_goal_that_its_context_rewards():
     goals = torch.tensor([-0.6, 0.6])
     rows = point_rows(2_000).repeat(2, 1, 1)
     rows[..., 3] = -(rows[..., 2] - goals.unsqueeze(1)).square()
-    student = StudentConfig((32, 32), 2, (32, 32), (32, 32), (32, 32))
+    student = StudentConfig("generative", EncoderConfig("product", (32, 32), 2), (32, 32), (32, 32), (32, 32))
     config = ContextualBCQConfig(
         student, (32, 32), context_size=16, batch_size=64, learning_rate=3e-3, discount=0.8, tau=0.05
     )

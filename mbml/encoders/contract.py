@@ -58,8 +58,9 @@ class Encoder(nn.Module, ABC):
         self.body = StackedMLP(1, [context_size, *config.hidden, outputs], generator=generator)
 
     def outputs(self, context: Tensor) -> Tensor:
-        """Outputs of the network `[..., outputs]` for transitions `[..., d_c]`."""
-        return self.body(context.reshape(1, -1, context.shape[-1])).view(*context.shape[:-1], -1)
+        """Outputs of the network `[..., n, outputs]` for transitions `[..., n, d_c]`."""
+        outputs = self.body(context.flatten(0, -2).unsqueeze(0))
+        return outputs.view(*context.shape[:-1], outputs.shape[-1])
 
     @property
     @abstractmethod
@@ -68,7 +69,7 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def statistics(self, context: Tensor) -> Tensor:
-        """Statistics `[..., S]` of single transitions `[..., d_c]`; those of a set are their (masked) sum."""
+        """Statistics `[..., n, S]` of single transitions `[..., n, d_c]`; those of a set are their (masked) sum."""
 
     @abstractmethod
     def belief(self, statistics: Tensor) -> Belief:
