@@ -176,7 +176,7 @@ class MultiTaskLearner(Learner):
         """Own and relabelled transitions of every task, each encoded once however many sets it is in."""
         encoder, generator, size = self.student.encoder, self.context_generator, self.config.context_size
         own, places = self._own_transitions(size)
-        partners = self._partners()
+        partners = random_partners(self.tasks, self.config.partners, generator)
         eligible, own_statistics, relabelled_statistics = self._encode(own, places, partners)
 
         # z's context: all M own and up to M random eligible relabelled transitions
@@ -208,16 +208,6 @@ class MultiTaskLearner(Learner):
         rows = gather_rows(self.rows, places if pool is None else pool.gather(1, places))
         return self.layout.context(rows), places
 
-    def _partners(self) -> Tensor:
-        """Other tasks j for every task i, `[K, P]`: all of them, or a random subset (unbiased for the mean)."""
-        tasks, wanted = self.tasks, self.config.partners
-        device = self.context_generator.device
-        others = torch.arange(tasks - 1, device=device).repeat(tasks, 1)
-        if 0 < wanted < tasks - 1:
-            keys = torch.rand(tasks, tasks - 1, generator=self.context_generator, device=device)
-            others = keys.argsort(1)[:, :wanted]
-        return others + (others >= torch.arange(tasks, device=device).unsqueeze(1))
-
     def _encode(self, own: Tensor, places: Tensor, partners: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encode own transitions `[K, M, d_c]`, and those of partners `[K, P]` that may be relabelled.
 
@@ -234,6 +224,15 @@ class MultiTaskLearner(Learner):
         own_statistics = statistics[:number].unflatten(0, own.shape[:2])
         relabelled_statistics = statistics.new_zeros(*eligible.shape, statistics.shape[-1])
         return eligible, own_statistics, relabelled_statistics.index_put((i, p, m), statistics[number:])
+
+
+def random_partners(tasks: int, wanted: int, generator: torch.Generator) -> Tensor:
+    """Other tasks j for every task i, `[K, P]`: a random subset of `wanted`, or with 0 all of them."""
+    others = torch.arange(tasks - 1, device=generator.device).repeat(tasks, 1)
+    if 0 < wanted < tasks - 1:
+        keys = torch.rand(tasks, tasks - 1, generator=generator, device=generator.device)
+        others = keys.argsort(1)[:, :wanted]
+    return others + (others >= torch.arange(tasks, device=generator.device).unsqueeze(1))
 
 
 def random_subset(mask: Tensor, count: Tensor | int, generator: torch.Generator) -> Tensor:

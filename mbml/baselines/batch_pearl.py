@@ -117,15 +117,15 @@ class BatchPEARL(Learner):
         `kl` is the mean over the tasks drawn of the posterior's divergence from the prior; `policy_loss` leaves out the
         regularisers.
         """
-        config = self.config
+        config, generator, encoder = self.config, self.generator, self.policy.encoder
         self.anneal()
-        generator, encoder = self.generator, self.policy.encoder
+
+        # Infer the tasks drawn, and draw one long batch [1, T * B, row], for they share all networks
         tasks = torch.randint(len(self.rows), (config.tasks_per_step,), generator=generator, device=generator.device)
-        context = self.layout.context(self._draw(tasks, config.context_size, self.context_generator))
-        belief = encoder.infer(context)
-        z = belief.sample(self.generator).repeat_interleave(config.batch_size, dim=0).unsqueeze(0)
-        # All sampled tasks share the networks: one long batch `[1, tasks * batch, row]`.
-        rows = self._draw(tasks, config.batch_size, self.generator).flatten(0, 1).unsqueeze(0)
+        context = self._draw(tasks, config.context_size, self.context_generator)
+        belief = encoder.infer(self.layout.context(context))
+        z = belief.sample(generator).repeat_interleave(config.batch_size, dim=0).unsqueeze(0)
+        rows = self._draw(tasks, config.batch_size, generator).flatten(0, 1).unsqueeze(0)
         batch = self.layout.split(rows)
 
         # Encoder and critics; only here does z carry gradient
@@ -138,12 +138,12 @@ class BatchPEARL(Learner):
         z_fixed = z.detach()
         state = torch.cat([batch.observation, z_fixed], -1)
         head = self.policy.actor(state)
-        action, log_density = squashed_sample(head, self.generator)
+        action, log_density = squashed_sample(head, generator)
         values = self.critics(torch.cat([batch.observation, action, z_fixed], -1), frozen=True).amin(0, keepdim=True)
         v_loss = (self.value(state) - (values - log_density).detach()).square().mean()
         policy_loss = (log_density - values).mean()
         # The two updates share no parameter: one backward serves both.
-        step(self.actor_optimiser, v_loss + policy_loss + self._regulariser(head))
+        step(self.actor_optimiser, v_loss + policy_loss + head_regulariser(head, config.policy_regulariser))
 
         soft_update(self.target_value, self.value, config.tau)
         self.steps_done += 1
@@ -164,7 +164,9 @@ class BatchPEARL(Learner):
         value = self.target_value(torch.cat([observation, z], -1))
         return self.config.reward_scale * reward + (1 - terminated) * self.config.discount * value
 
-    def _regulariser(self, head: Tensor) -> Tensor:
-        mean, log_std = head.chunk(2, dim=-1)
-        log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
-        return self.config.policy_regulariser * (mean.square().mean() + log_std.square().mean())
+
+def head_regulariser(head: Tensor, weight: float) -> Tensor:
+    """Weighted mean squares of the mean before the tanh and of the log-std in a policy's outputs `[..., 2 d_a]`."""
+    mean, log_std = head.chunk(2, dim=-1)
+    log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+    return weight * (mean.square().mean() + log_std.square().mean())

@@ -6,6 +6,7 @@ from mbml.bcq import BCQ, BCQConfig
 from mbml.distill import DistillConfig, MultiTaskLearner
 from mbml.encoders import Belief, EncoderConfig
 from mbml.methods import METHODS
+from mbml.nets import StackedMLP
 from mbml.relabel import RelabelTables, pool_indices
 from mbml.settings import changed
 from mbml.students import StudentConfig
@@ -57,8 +58,8 @@ def make_learner(method="full", tables=None, seed=0, spread=True, layout=LAYOUT,
     if spread:  # output layers as initialised are so small that all contexts look alike
         with torch.no_grad():
             learner.student.encoder.body.weights[-1].mul_(300)
-            for name, network in learner.student.named_children():
-                if name != "encoder":
+            for network in learner.student.children():
+                if isinstance(network, StackedMLP):
                     network.weights[-1].mul_(100)
     return learner
 

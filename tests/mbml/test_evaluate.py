@@ -10,6 +10,7 @@ from mbml.bcq import BCQ, BCQConfig
 from mbml.encoders import EncoderConfig
 from mbml.evaluate import (
     EvaluateConfig,
+    blind_teacher,
     counted_score,
     evaluate_last_trajectory,
     evaluate_simple_references,
@@ -17,6 +18,7 @@ from mbml.evaluate import (
     evaluate_teachers,
     make_envs,
     nearest_tasks,
+    own_teachers,
 )
 from mbml.policy import AdaptivePolicy
 from mbml.rollout import run_episode
@@ -237,6 +239,13 @@ def test_every_teacher_meets_every_task():
                 env.reset()
                 totals.append(sum(env.step(np.full(2, push))[1] for _ in range(20)))
             assert table[k, n] == pytest.approx(np.mean(totals), rel=0.1)
+
+
+def test_blind_and_own_teachers_of_a_table():
+    training = np.array([[5.0, 0.0, 1.0], [4.0, 4.0, 4.0], [0.0, 1.0, 9.0]])
+    assert blind_teacher(training) == 1
+    assert blind_teacher(training[:, 1:]) == 2  # on other tasks another one is best
+    assert own_teachers(training).tolist() == [5.0, 4.0, 9.0]
 
 
 def test_nearest_tasks():

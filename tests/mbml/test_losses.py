@@ -34,7 +34,8 @@ def at(q, *index):
 
 
 def triplets(valid, seed=0):
-    return Triplets(*(gaussian(3, 2, 4, seed=seed + n) for n in range(3)), torch.tensor(valid, dtype=torch.bool))
+    anchor, positive, negative = (gaussian(3, 2, 4, seed=seed + n) for n in range(3))
+    return Triplets(anchor, positive, negative, torch.tensor(valid, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("margin", [0.0, 2.0, 8.0])

@@ -5,27 +5,32 @@ import pytest
 import torch
 
 from mbml import envs
-from mbml.encoders import Belief
+from mbml.encoders import ENCODERS, Belief
 from mbml.evaluate import EvaluateConfig, make_envs
 from mbml.policy import AdaptivePolicy
 from mbml.probes import identification, known_tasks, nearest_known, own_posteriors, returns_under, reward_swap
 from mbml.seeding import generator_of, seed_of
+from mbml.settings import changed
 from mbml.students.generative import GenerativeStudent
 from tests.mbml.toys import LAYOUT, UMAZE, layers_of, naive_kl, naive_posterior, random_rows, seeded, small_student
 
 K, P = 4, 200
 
 
-def reader(column, layout=LAYOUT):
-    """A student whose embedding is the mean of one column of the context, with unit variance per transition."""
-    student = GenerativeStudent(small_student(1, (2,)), layout, seeded())
+def reader(column, layout=LAYOUT, kind="product"):
+    """A student whose embedding is the mean of one column of the context, with unit variance per transition.
+
+    A mean of bounded embeddings has no variance, and a fiftieth of the column, which its tanh leaves nearly as it is.
+    """
+    config = changed(small_student(1, (2,)), {"encoder.kind": kind})
+    student = GenerativeStudent(config, layout, seeded())
     body = student.encoder.body
     with torch.no_grad():
         for parameter in body.parameters():
             parameter.zero_()
         body.weights[0][0, column] = torch.tensor([1.0, -1.0])
-        body.weights[1][0, :, 0] = torch.tensor([1.0, -1.0])
-        body.biases[1][0, 0, 1] = 0.5413
+        body.weights[1][0, :, 0] = torch.tensor([1.0, -1.0]) * (1.0 if kind == "product" else 0.02)
+        body.biases[1][0, 0, 1:] = 0.5413
     return student
 
 
@@ -39,10 +44,11 @@ def world():
     return rows, truth
 
 
+@pytest.mark.parametrize("kind", ENCODERS)
 @pytest.mark.parametrize(("column", "winner"), [(-1, "follows_reward"), (0, "follows_state_action")])
-def test_reward_swap_of_encoders_that_read_one_column(column, winner):
+def test_reward_swap_of_encoders_that_read_one_column(column, winner, kind):
     rows, truth = world()
-    found = reward_swap(reader(column), rows, truth, LAYOUT, seeded(), size=32, repeats=2)
+    found = reward_swap(reader(column, kind=kind), rows, truth, LAYOUT, seeded(), size=32, repeats=2)
     shares = {name: found[name] for name in ("follows_reward", "follows_state_action", "other")}
     assert shares == {name: float(name == winner) for name in shares}
     assert found["own_identified"] == 1.0
