@@ -1,4 +1,4 @@
-"""Collection: a stack of SAC learners fills one batch per task, learning history and all (specification, section 1)."""
+"""Collection: a stack of SAC learners fills one batch per task, learning history and all."""
 
 from __future__ import annotations
 
@@ -12,41 +12,45 @@ from torch import Tensor
 
 from mbml.capture import captured
 from mbml.data import TransitionBatch
+from mbml.learner import check_losses
 from mbml.meter import RunningMeans
 from mbml.rollout import EnvStack, run_episode
 from mbml.rows import RowLayout, gather_rows, sample_indices
 from mbml.sac import SAC, SACConfig
 from mbml.seeding import generator_of, seed_of
+from mbml.settings import Count, NotNegative
 
 
 @dataclass(frozen=True)
 class CollectConfig:
     """How a batch is collected; the defaults are the authors' schedule."""
 
-    steps: int = 200_000
+    steps: Count = 200_000
     """Transitions N kept per task: the first N of training, warm-up included."""
-    warmup_steps: int = 10_000
+    warmup_steps: Count = 10_000
     """Steps of the untrained stochastic policy before the first update."""
-    epoch_steps: int = 1_000
+    epoch_steps: Count = 1_000
     """Environment steps between two rounds of updates; an episode is cut at the end of each."""
-    updates_per_step: float = 1.0
+    updates_per_step: NotNegative = 1.0
     """Gradient updates per environment step."""
-    evaluation_every: int = 1
+    evaluation_every: Count = 1
     """Epochs between evaluations of the deterministic policy."""
-    evaluation_episodes: int = 25
+    evaluation_episodes: Count = 25
     """Episodes per evaluation."""
-    tasks_per_actor: int = 1
+    tasks_per_actor: Count = 1
     """Tasks learned side by side in one actor."""
     sac: SACConfig = field(default_factory=SACConfig)
     """The learner."""
 
 
 class Collection:
-    """The collection of a stack of T tasks: call `advance` until `finished`.
+    """The collection of a stack of T tasks; a Process.
 
     Every call to `advance` is one round: environment steps from fresh episodes, then as many updates as they earn.
     The state between rounds is complete in `state_dict`, so a resumed collection gives the same bits.
     """
+
+    unit = "steps"
 
     def __init__(
         self,
@@ -71,7 +75,7 @@ class Collection:
             config.sac, layout, number, generator_of(seed, "collect", *self.tasks, device=device)
         )
         generator = self.learner.generator
-        self._update = captured(self.learner, generator) if cuda_graphs else self.learner.update
+        self._update = captured(self.learner) if cuda_graphs else self.learner.update
         self.envs = make_envs(1)
         self.envs.seed([seed_of(seed, "collect", "environment", task) for task in self.tasks])
         self.evaluation_envs = make_envs(config.evaluation_episodes)
@@ -79,30 +83,44 @@ class Collection:
         self.truncated = np.zeros((number, config.steps), dtype=bool)
         self.episode = np.zeros((number, config.steps), dtype=np.int32)
         self.step_in_episode = np.zeros((number, config.steps), dtype=np.int32)
-        self.collected, self.updates_done, self.epoch = 0, 0, 0
+        self.collected, self.epoch = 0, 0
         self.curve: list[dict[str, float]] = []
 
     @property
-    def finished(self) -> bool:
-        """Whether all N transitions are there."""
-        return self.collected >= self.config.steps
+    def done(self) -> int:
+        """Transitions collected per task."""
+        return self.collected
 
-    def advance(self) -> None:
-        """Collect one round and learn from it; every so many rounds evaluate, which adds to `curve`."""
+    @property
+    def total(self) -> int:
+        """Transitions wanted per task."""
+        return self.config.steps
+
+    def advance(self) -> dict[str, float]:
+        """Collect one round and learn from it; every so many rounds evaluate, which adds to `curve`.
+
+        Returns the mean return of the last evaluation, if there was one. Raises NotFinite.
+        """
         config = self.config
         if self.collected == 0:
             self._collect(min(config.warmup_steps, config.steps))
-            if not self.finished:
-                return
         else:
             self._collect(min(config.epoch_steps, config.steps - self.collected))
-        losses = self._learn()
-        self.epoch += 1
-        if self.epoch % config.evaluation_every == 0 or self.finished:
-            self.record(losses)
+        if self.collected > config.warmup_steps or self.done == self.total:
+            losses = self._learn()
+            self.epoch += 1
+            if self.epoch % config.evaluation_every == 0 or self.done == self.total:
+                self.record(losses)
+        return self.latest()
+
+    def latest(self) -> dict[str, float]:
+        """Mean return of the last evaluation; empty before the first."""
+        returns = [point["return"] for point in self.curve[-len(self.tasks) :]]
+        return {"return": sum(returns) / len(returns)} if returns else {}
 
     def record(self, losses: dict[str, float] | None = None) -> None:
-        """Evaluate the present policy and add it to `curve`, with `losses` beside it."""
+        """Evaluate the present policy and add it to `curve`, with `losses` beside it; raises NotFinite."""
+        self.learner.check_finite()
         self.curve += [
             {"task": task, "step": self.collected, "return": float(value), **(losses or {})}
             for task, value in zip(self.tasks, self.evaluate(), strict=True)
@@ -137,11 +155,12 @@ class Collection:
         earned = int((self.collected - config.warmup_steps) * config.updates_per_step)
         size = config.sac.batch_size * self.learner.batches_per_update
         means = RunningMeans()
-        while self.updates_done < earned:
+        while self.learner.steps_done < earned:
             indices = sample_indices(len(self.tasks), size, self.collected, self.learner.generator)
             means.add(self._update(gather_rows(self.rows, indices)))
-            self.updates_done += 1
-        return {name: float(value.mean()) for name, value in means.take().items()}
+        losses = means.take()
+        check_losses(losses, self.learner.steps_done)
+        return {name: float(value.mean()) for name, value in losses.items()}
 
     def evaluate(self) -> np.ndarray:
         """Mean return `[T]` of the deterministic policy over the evaluation episodes, each from its own seed."""
@@ -185,7 +204,6 @@ class Collection:
             "truncated": torch.from_numpy(self.truncated[:, :end]),
             "episode": torch.from_numpy(self.episode[:, :end]),
             "step_in_episode": torch.from_numpy(self.step_in_episode[:, :end]),
-            "updates_done": self.updates_done,
             "epoch": self.epoch,
             "curve": self.curve,
         }
@@ -198,4 +216,4 @@ class Collection:
         self.rows[:, :end] = state["rows"]
         for name in ("truncated", "episode", "step_in_episode"):
             getattr(self, name)[:, :end] = state[name].numpy()
-        self.updates_done, self.epoch, self.curve = state["updates_done"], state["epoch"], state["curve"]
+        self.epoch, self.curve = state["epoch"], state["curve"]

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mbml.bcq import Teachers, clamped_latents
 from mbml.context import Factors, Gaussian, posterior
 from mbml.losses import (
     action_distillation_loss,
@@ -24,6 +23,8 @@ from mbml.nets import adam, anneal, step
 from mbml.policy import Student, StudentConfig
 from mbml.relabel import RelabelTables
 from mbml.rows import RowLayout, Rows, gather_rows, sample_indices
+from mbml.teachers import Teachers
+from mbml.teachers.bcq import clamped_latents
 
 
 @dataclass(frozen=True)

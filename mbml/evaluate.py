@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbml.bcq import Teachers
 from mbml.envs import Task, TaskDistribution
 from mbml.policy import AdaptivePolicy, ContextPolicy
 from mbml.rollout import EnvStack, Step, run_episode
 from mbml.seeding import generator_of, seed_of
+from mbml.teachers import Teachers
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,6 @@ def evaluate_teachers(
     horizon: int | None,
     config: EvaluateConfig,
     seed: int,
-    candidates: int = 10,
 ) -> np.ndarray:
     """Mean return `[K, n]` of every teacher on every task: how far one gets without inferring anything."""
     number = teachers.tasks
@@ -159,7 +158,7 @@ def evaluate_teachers(
     generator = generator_of(seed, "references", "teachers")
 
     def act(observation: Tensor) -> Tensor:
-        return teachers.act(observation.view(number, len(tasks), -1), candidates, generator).flatten(0, 1)
+        return teachers.act(observation.view(number, len(tasks), -1), generator).flatten(0, 1)
 
     seeds = [seed_of(seed, "references", t.split, t.index, k) for k in range(number) for t in tasks]
     return evaluate_actor(act, envs, config.reference_episodes, seeds).reshape(number, len(tasks))

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from mbml.bcq import candidate_outputs, clamped_latents, select_action
+from mbml.teachers.bcq import candidate_outputs, clamped_latents, select_action
 from mbml.context import ContextEncoder, Gaussian, posterior
 from mbml.nets import StackedMLP
 from mbml.rows import RowLayout

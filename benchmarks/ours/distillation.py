@@ -12,7 +12,7 @@ from benchmarks.ours.learners import random_rows, seeded
 from benchmarks.peers.protocol import Measure, milliseconds
 from benchmarks.plain.distill import PlainDistiller, Shapes, Teacher
 from benchmarks.plain.nets import mlp
-from mbml.bcq import BCQ, BCQConfig
+from mbml.teachers.bcq import BCQ, BCQConfig
 from mbml.distill import DistillConfig, MultiTaskLearner
 from mbml.nets import StackedMLP
 from mbml.policy import StudentConfig

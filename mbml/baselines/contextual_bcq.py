@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mbml.bcq import candidate_maximum, clamped_latents, perturbed, variational_loss
+from mbml.teachers.bcq import candidate_maximum, clamped_latents, perturbed, variational_loss
 from mbml.context import ContextEncoder, kl_to_prior, set_posterior
 from mbml.losses import posterior_regulariser
 from mbml.nets import StackedMLP, adam, anneal, select_stack, soft_update, step

@@ -19,7 +19,7 @@ from actors.artefacts import (
 )
 from actors.store import Store
 from mbml import envs
-from mbml.bcq import BCQ, BCQConfig
+from mbml.teachers.bcq import BCQ, BCQConfig
 from mbml.data import DatasetError, DatasetWriter, TransitionBatch
 from mbml.envs.umaze import UmazeGoalEnv
 from mbml.models import Ensemble, EnsembleConfig

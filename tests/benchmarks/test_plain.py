@@ -9,7 +9,7 @@ from benchmarks.plain.bcq import PlainBCQ
 from benchmarks.plain.distill import PlainDistiller
 from benchmarks.plain.ensembles import PlainEnsembles
 from benchmarks.plain.sac import PlainSAC
-from mbml.bcq import BCQ, BCQConfig
+from mbml.teachers.bcq import BCQ, BCQConfig
 from mbml.models import Ensemble, EnsembleConfig
 from mbml.rows import RowLayout
 from mbml.sac import SAC, SACConfig

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from mbml.bcq import BCQ, BCQConfig
+from mbml.teachers.bcq import BCQ, BCQConfig
 from mbml.context import Gaussian
 from mbml.distill import METHODS, DistillConfig, MultiTaskLearner
 from mbml.policy import StudentConfig

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mbml.bcq import BCQ, BCQConfig, Teachers, candidate_outputs, clamped_latents, perturbed, select_action
+from mbml.teachers.bcq import BCQ, BCQConfig, Teachers, candidate_outputs, clamped_latents, perturbed, select_action
 from mbml.nets import StackedMLP, batched_perceptrons
 from mbml.rows import RowLayout, sample_indices
 from tests.mbml.toys import (

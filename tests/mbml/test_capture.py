@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from mbml.bcq import BCQ, BCQConfig
+from mbml.teachers.bcq import BCQ, BCQConfig
 from mbml.capture import _Captured, captured, kept
 from mbml.models import Ensemble, EnsembleConfig
 from mbml.sac import SAC, SACConfig

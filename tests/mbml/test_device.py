@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from mbml.baselines.batch_pearl import BatchPEARL, BatchPEARLConfig
 from mbml.baselines.contextual_bcq import ContextualBCQ, ContextualBCQConfig
-from mbml.bcq import BCQ, BCQConfig
+from mbml.teachers.bcq import BCQ, BCQConfig
 from mbml.collect import CollectConfig, Collection
 from mbml.distill import METHODS, MultiTaskLearner
 from mbml.meter import RunningMeans

@@ -6,7 +6,7 @@ import torch
 
 from mbml import envs
 from mbml.baselines.batch_pearl import BatchPEARLConfig, PEARLPolicy
-from mbml.bcq import BCQ, BCQConfig
+from mbml.teachers.bcq import BCQ, BCQConfig
 from mbml.evaluate import (
     EvaluateConfig,
     counted_score,

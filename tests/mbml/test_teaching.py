@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mbml.bcq import BCQ, BCQConfig
+from mbml.teachers.bcq import BCQ, BCQConfig
 from mbml.rollout import run_episode
 from mbml.rows import gather_rows, sample_indices
 from mbml.seeding import generator_of
