@@ -26,7 +26,15 @@ class BCQTrainer(Worker):
         make_envs = env_maker(environment, tasks, horizon)
         graphs = job.payload.get("cuda_graphs", False)
         teaching = Teaching(
-            "bcq", config.learner, config, layout_of(environment), rows, make_envs, tasks, seed, self.device,
+            "bcq",
+            config.learner,
+            config,
+            layout_of(environment),
+            rows,
+            make_envs,
+            tasks,
+            seed,
+            self.device,
             cuda_graphs=graphs,
         )
         checkpoint = Checkpoint(out)

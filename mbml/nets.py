@@ -157,7 +157,9 @@ def part_of(network: StackedMLP, start: int, length: int) -> StackedMLP:
 def join_stacks(networks: Sequence[StackedMLP]) -> StackedMLP:
     """One network whose stack is the members of `networks` in order (all of one shape)."""
     weights, biases = zip(*(network.layers for network in networks), strict=True)
-    return StackedMLP.of(*([torch.cat(group).detach() for group in zip(*part, strict=True)] for part in (weights, biases)))
+    return StackedMLP.of(
+        *([torch.cat(group).detach() for group in zip(*part, strict=True)] for part in (weights, biases))
+    )
 
 
 def flatten_parameters(network: StackedMLP) -> nn.Parameter:

@@ -9,11 +9,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from mbml.teachers.bcq import candidate_outputs, clamped_latents, select_action
 from mbml.context import ContextEncoder, Gaussian, posterior
 from mbml.nets import StackedMLP
 from mbml.rows import RowLayout
 from mbml.serialise import load_tree, save_tree
+from mbml.teachers.bcq import candidate_outputs, clamped_latents, select_action
 
 
 @dataclass(frozen=True)

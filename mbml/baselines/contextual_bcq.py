@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mbml.teachers.bcq import candidate_maximum, clamped_latents, perturbed, variational_loss
 from mbml.context import ContextEncoder, kl_to_prior, set_posterior
 from mbml.losses import posterior_regulariser
 from mbml.nets import StackedMLP, adam, anneal, select_stack, soft_update, step
 from mbml.policy import Student, StudentConfig
 from mbml.rows import RowLayout, Rows, Transitions, gather_rows, sample_indices
+from mbml.teachers.bcq import candidate_maximum, clamped_latents, perturbed, variational_loss
 
 
 @dataclass(frozen=True)

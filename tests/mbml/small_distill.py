@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import torch
 
-from mbml.teachers.bcq import BCQ, BCQConfig
 from mbml.context import Gaussian
 from mbml.distill import METHODS, DistillConfig, MultiTaskLearner
 from mbml.policy import StudentConfig
 from mbml.relabel import RelabelTables, pool_indices
+from mbml.teachers.bcq import BCQ, BCQConfig
 from tests.mbml.toys import LAYOUT, clone, forward, layers_of, naive_kl, naive_posterior, random_rows, seeded, trainable
 
 K, N, M, B, Z = 4, 12, 5, 6, 3

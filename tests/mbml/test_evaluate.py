@@ -6,7 +6,6 @@ import torch
 
 from mbml import envs
 from mbml.baselines.batch_pearl import BatchPEARLConfig, PEARLPolicy
-from mbml.teachers.bcq import BCQ, BCQConfig
 from mbml.evaluate import (
     EvaluateConfig,
     counted_score,
@@ -21,6 +20,7 @@ from mbml.policy import AdaptivePolicy, Student, StudentConfig
 from mbml.rollout import run_episode
 from mbml.rows import RowLayout
 from mbml.seeding import generator_of, seed_of
+from mbml.teachers.bcq import BCQ, BCQConfig
 from tests.mbml.small_distill import make_learner
 from tests.mbml.toys import UMAZE, assert_same_bits, layers_of, naive_posterior, seeded, snapshot
 

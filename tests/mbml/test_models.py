@@ -11,13 +11,11 @@ from mbml.nets import select_stack
 from mbml.rows import RowLayout
 from tests.mbml.toys import (
     LAYOUT,
-    assert_resumes,
     assert_same_bits,
     forward,
     layers_of,
     random_rows,
     seeded,
-    snapshot,
     trainable,
 )
 
@@ -96,20 +94,6 @@ def test_it_learns_the_target_and_agrees_with_itself_where_it_has_data():
     assert losses[-1] < 0.05 * losses[0]
     near = LAYOUT.pair(rows)[:, :50]
     assert models.mean_and_std(near)[1].mean() < 0.3 * models.mean_and_std(near * 20)[1].mean()
-
-
-def test_a_resumed_ensemble_is_one_that_never_stopped(tmp_path):
-    assert_resumes(ensemble, tmp_path, 8)
-
-
-def test_the_seed_decides_every_bit():
-    def trained(seed):
-        models = ensemble(seed=seed)
-        models.update(random_rows(2, 8))
-        return snapshot(models.state_dict())
-
-    assert_same_bits(trained(0), trained(0))
-    assert not torch.equal(trained(0)["network"]["weights.0"], trained(1)["network"]["weights.0"])
 
 
 def test_stacks_join_in_the_order_of_their_tasks():
