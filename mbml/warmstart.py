@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mbml.collect import CollectConfig
+from mbml.learner import check_losses
 from mbml.nets import StackedMLP, adam, part_of, soft_update, step
 from mbml.policy import AdaptivePolicy, Student
 from mbml.rollout import EnvStack, Step, run_episode
@@ -112,13 +113,17 @@ def imitation_loss(head: Tensor, action: Tensor, target: ImitationTarget) -> Ten
 def imitate(
     policy: StackedMLP, layout: RowLayout, rows: Rows, config: ImitationConfig, generator: torch.Generator
 ) -> Tensor:
-    """Fit T policies to the actions in rows `[T, N, row]`, in place; the last losses `[T]`. All is on one device."""
+    """Fit T policies to the actions in rows `[T, N, row]`, in place; the last losses `[T]`. All is on one device.
+
+    Raises NotFinite.
+    """
     optimiser = adam(policy.parameters(), config.learning_rate)
     losses = torch.zeros(len(rows), device=generator.device)
     for _ in range(config.steps):
         batch = layout.split(gather_rows(rows, sample_indices(len(rows), config.batch_size, rows.shape[1], generator)))
         losses = imitation_loss(policy(batch.observation), batch.action, config.target)
         step(optimiser, losses.sum())
+    check_losses({"imitation_loss": losses}, config.steps)
     return losses.detach()
 
 

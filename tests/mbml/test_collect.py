@@ -9,6 +9,7 @@ import torch
 from mbml import envs
 from mbml.collect import CollectConfig, Collection
 from mbml.data import Dataset, DatasetError, DatasetWriter, pack, validate
+from mbml.learner import NotFinite
 from mbml.rows import RowLayout
 from mbml.sac import SACConfig
 from mbml.training import run
@@ -193,3 +194,11 @@ def test_evaluation_is_the_mean_return_of_the_deterministic_policy():
     assert len({tuple(row) for row in starts.tolist()}) == 4
     assert (found > 0).all()
     assert (found < 20).all()
+
+
+def test_what_is_not_finite_ends_the_collection_with_a_sentence():
+    collection = make()
+    collection.advance()
+    collection.rows[0, :, -2] = torch.inf  # rewards
+    with pytest.raises(NotFinite, match="critic_loss is not finite within the updates up to 50"):
+        collection.advance()

@@ -148,7 +148,8 @@ def test_saved_loaded_and_gone_on_it_is_one_that_never_stopped(case, before, tmp
     update(case, whole, range(before))
     resumed.load_state_dict(through_disk(tmp_path, whole.state_dict()))
     for number in range(before, before + 3):
-        assert_same_bits(*(learner.update(*batch(case, number)) for learner in (whole, resumed)))
+        arguments = batch(case, number)
+        assert_same_bits(whole.update(*arguments), resumed.update(*arguments))
     assert_same_bits(whole.state_dict(), resumed.state_dict())
 
 

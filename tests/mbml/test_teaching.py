@@ -1,6 +1,7 @@
 """Training of teachers on real environments: schedule, selection, resuming."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from mbml.rollout import run_episode
 from mbml.rows import gather_rows, sample_indices
 from mbml.seeding import generator_of
 from mbml.teachers.bcq import BCQ, BCQConfig
+from mbml.teachers.iql import IQLConfig
+from mbml.teachers.td3_bc import TD3BCConfig
 from mbml.teaching import Teaching, TeachingConfig
 from mbml.training import run
 from tests.mbml.toys import UMAZE, assert_same_bits, env_maker, random_rows, snapshot, through_disk
@@ -19,7 +22,7 @@ LEARNER = BCQConfig(hidden=(8, 8), vae_hidden=(8, 8), batch_size=8, target_candi
 ROWS = random_rows(2, 50, UMAZE)
 
 
-def make(config=SMALL, tasks=(1, 4), seed=0, teacher="bcq", learner=LEARNER):
+def make(config=SMALL, tasks=(1, 4), seed=0, teacher="bcq", learner: Any = LEARNER):
     return Teaching(teacher, learner, config, UMAZE, ROWS, env_maker("umaze_goal", tasks, 15), tasks, seed)
 
 
@@ -90,13 +93,33 @@ def test_evaluating_touches_neither_the_learner_nor_its_generator():
     assert_same_bits(often.learner.state_dict(), seldom.learner.state_dict())
 
 
+OTHERS = {"iql": IQLConfig(hidden=(8, 8), batch_size=8), "td3_bc": TD3BCConfig(hidden=(8, 8), batch_size=8)}
+
+
+@pytest.mark.parametrize("teacher", OTHERS)
+def test_other_teachers_are_trained_and_selected_alike(teacher):
+    teaching = finish(make(teacher=teacher, learner=OTHERS[teacher]))
+    assert [(row["task"], row["iteration"]) for row in teaching.curve[:2]] == [(1, 10), (4, 10)]
+    assert {"return", "critic_loss", "policy_loss"} <= set(teaching.curve[0])
+    assert (teaching.best.kind, teaching.best.tasks) == (teacher, 2)
+    for row in teaching.selected():
+        assert row["return"] == max(point["return"] for point in teaching.curve if point["task"] == row["task"])
+
+
+def test_every_kind_has_random_numbers_of_its_own():
+    kinds = {"bcq": LEARNER, **OTHERS}
+    made = [make(teacher=kind, learner=learner).learner.generator.get_state() for kind, learner in kinds.items()]
+    assert len({tuple(state.tolist()) for state in made}) == 3
+
+
+@pytest.mark.parametrize(("teacher", "learner"), [("bcq", LEARNER), *OTHERS.items()])
 @pytest.mark.parametrize("rounds", [1, 2])
-def test_a_resumed_training_is_one_that_never_stopped(rounds, tmp_path):
-    whole = make()
+def test_a_resumed_training_is_one_that_never_stopped(rounds, teacher, learner, tmp_path):
+    whole = make(teacher=teacher, learner=learner)
     for _ in range(rounds):
         whole.advance()
     state = through_disk(tmp_path, whole.state_dict())
-    resumed = make()
+    resumed = make(teacher=teacher, learner=learner)
     resumed.load_state_dict(state)
     assert not any(p.requires_grad for p in resumed.best.parameters())
     finish(whole)

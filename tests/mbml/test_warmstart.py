@@ -10,6 +10,7 @@ from torch import nn
 from mbml import envs
 from mbml.collect import CollectConfig, Collection
 from mbml.evaluate import make_envs
+from mbml.learner import NotFinite
 from mbml.nets import StackedMLP, adam
 from mbml.policy import AdaptivePolicy, Student, StudentConfig
 from mbml.rollout import run_episode
@@ -114,6 +115,13 @@ class TestImitation:
 
     def test_reproduces_the_actions(self):
         assert self.reproduced("atanh") < 0.05
+
+    def test_what_is_not_finite_is_refused(self):
+        table = self.shown()
+        table[0, :, 4:6] = torch.nan
+        sac = TwoBatchSAC(SMALL, LAYOUT, 2, generator(), 0.1)
+        with pytest.raises(NotFinite, match="imitation_loss is not finite"):
+            imitate(sac.policy, LAYOUT, table, ImitationConfig(steps=2, batch_size=8), generator(3))
 
     def test_the_policy_goes_on_learning_by_reinforcement(self):
         """With the very steps of a policy that was not imitated but given the same weights."""
