@@ -83,18 +83,8 @@ class Collection:
         self.truncated = np.zeros((number, config.steps), dtype=bool)
         self.episode = np.zeros((number, config.steps), dtype=np.int32)
         self.step_in_episode = np.zeros((number, config.steps), dtype=np.int32)
-        self.collected, self.epoch = 0, 0
+        self.done, self.total, self.epoch = 0, config.steps, 0
         self.curve: list[dict[str, float]] = []
-
-    @property
-    def done(self) -> int:
-        """Transitions collected per task."""
-        return self.collected
-
-    @property
-    def total(self) -> int:
-        """Transitions wanted per task."""
-        return self.config.steps
 
     def advance(self) -> dict[str, float]:
         """Collect one round and learn from it; every so many rounds evaluate, which adds to `curve`.
@@ -102,11 +92,11 @@ class Collection:
         Returns the mean return of the last evaluation, if there was one. Raises NotFinite.
         """
         config = self.config
-        if self.collected == 0:
+        if self.done == 0:
             self._collect(min(config.warmup_steps, config.steps))
         else:
-            self._collect(min(config.epoch_steps, config.steps - self.collected))
-        if self.collected > config.warmup_steps or self.done == self.total:
+            self._collect(min(config.epoch_steps, config.steps - self.done))
+        if self.done > config.warmup_steps or self.done == self.total:
             losses = self._learn()
             self.epoch += 1
             if self.epoch % config.evaluation_every == 0 or self.done == self.total:
@@ -122,16 +112,16 @@ class Collection:
         """Evaluate the present policy and add it to `curve`, with `losses` beside it; raises NotFinite."""
         self.learner.check_finite()
         self.curve += [
-            {"task": task, "step": self.collected, "return": float(value), **(losses or {})}
+            {"task": task, "step": self.done, "return": float(value), **(losses or {})}
             for task, value in zip(self.tasks, self.evaluate(), strict=True)
         ]
 
     def _collect(self, steps: int) -> None:
         self.envs.reset()
         step_in_episode = np.zeros(len(self.tasks), dtype=np.int32)
-        episode = self.episode[:, self.collected - 1] + 1 if self.collected else np.zeros_like(step_in_episode)
+        episode = self.episode[:, self.done - 1] + 1 if self.done else np.zeros_like(step_in_episode)
         observation = self.envs.observation
-        for t in range(self.collected, self.collected + steps):
+        for t in range(self.done, self.done + steps):
             action = self.learner.act(observation.unsqueeze(1)).squeeze(1)
             result = self.envs.step(action)
             parts = [observation, action, result.next_observation]
@@ -145,18 +135,18 @@ class Collection:
             step_in_episode = np.where(over, 0, step_in_episode + 1)
             observation = self.envs.observation
         # The round ends here whatever the environments do: an episode still running is cut, which is no termination.
-        last = self.collected + steps - 1
+        last = self.done + steps - 1
         self.truncated[:, last] |= self.rows[:, last, -1].cpu().numpy() == 0
-        self.collected += steps
+        self.done += steps
 
     def _learn(self) -> dict[str, float]:
         """The updates that the steps collected so far have earned; mean losses over updates and tasks."""
         config = self.config
-        earned = int((self.collected - config.warmup_steps) * config.updates_per_step)
+        earned = int((self.done - config.warmup_steps) * config.updates_per_step)
         size = config.sac.batch_size * self.learner.batches_per_update
         means = RunningMeans()
         while self.learner.steps_done < earned:
-            indices = sample_indices(len(self.tasks), size, self.collected, self.learner.generator)
+            indices = sample_indices(len(self.tasks), size, self.done, self.learner.generator)
             means.add(self._update(gather_rows(self.rows, indices)))
         losses = means.take()
         check_losses(losses, self.learner.steps_done)
@@ -179,31 +169,23 @@ class Collection:
         """The finished batch of every task, in the order of collection."""
         result = []
         for i in range(len(self.tasks)):
-            parts = self.layout.split(self.rows[i].cpu())
-            result.append(
-                TransitionBatch(
-                    observation=parts.observation.numpy().copy(),
-                    action=parts.action.numpy().copy(),
-                    next_observation=parts.next_observation.numpy().copy(),
-                    reward=parts.reward.numpy().copy().squeeze(1),
-                    terminated=parts.terminated.numpy().squeeze(1) > 0,
-                    truncated=self.truncated[i],
-                    episode=self.episode[i],
-                    step=self.step_in_episode[i],
-                )
-            )
+            *vectors, reward, terminated = (part.numpy().copy() for part in self.layout.split(self.rows[i].cpu()))
+            columns = (column[i] for column in self._columns())
+            result.append(TransitionBatch(*vectors, reward[:, 0], terminated[:, 0] > 0, *columns))
         return result
+
+    def _columns(self) -> tuple[np.ndarray, ...]:
+        """What a transition has beside its row, each `[T, N]`."""
+        return self.truncated, self.episode, self.step_in_episode
 
     def state_dict(self) -> dict[str, Any]:
         """Learner, environments' generators, everything collected so far, and counters."""
-        end = self.collected
+        end = self.done
         return {
             "learner": self.learner.state_dict(),
             "environments": self.envs.random_states(),
             "rows": self.rows[:, :end],
-            "truncated": torch.from_numpy(self.truncated[:, :end]),
-            "episode": torch.from_numpy(self.episode[:, :end]),
-            "step_in_episode": torch.from_numpy(self.step_in_episode[:, :end]),
+            "columns": [torch.from_numpy(column[:, :end]) for column in self._columns()],
             "epoch": self.epoch,
             "curve": self.curve,
         }
@@ -212,8 +194,8 @@ class Collection:
         """Continue exactly where `state_dict` was taken; with `cuda_graphs` before the first `advance` only."""
         self.learner.load_state_dict(state["learner"])
         self.envs.set_random_states(state["environments"])
-        self.collected = end = state["rows"].shape[1]
+        self.done = end = state["rows"].shape[1]
         self.rows[:, :end] = state["rows"]
-        for name in ("truncated", "episode", "step_in_episode"):
-            getattr(self, name)[:, :end] = state[name].numpy()
+        for column, saved in zip(self._columns(), state["columns"], strict=True):
+            column[:, :end] = saved.numpy()
         self.epoch, self.curve = state["epoch"], state["curve"]

@@ -40,22 +40,13 @@ class StackedMLP(nn.Module):
         device = generator.device
         weights, biases = [], []
         for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
-            is_output = layer == len(sizes) - 2
-            weight = torch.empty(stack, fan_in, fan_out, device=device)
-            bias = torch.empty(stack, 1, fan_out, device=device)
+            hidden = initialisation == "rlkit" and layer < len(sizes) - 2
+            bound = 1.0 / math.sqrt(fan_out) if hidden else output_scale
             if initialisation == "torch":
                 bound = 1.0 / math.sqrt(fan_in)
-                weight.uniform_(-bound, bound, generator=generator)
-                bias.uniform_(-bound, bound, generator=generator)
-            elif is_output:
-                weight.uniform_(-output_scale, output_scale, generator=generator)
-                bias.uniform_(-output_scale, output_scale, generator=generator)
-            else:
-                bound = 1.0 / math.sqrt(fan_out)
-                weight.uniform_(-bound, bound, generator=generator)
-                bias.fill_(0.1)
-            weights.append(weight)
-            biases.append(bias)
+            weight, bias = (torch.empty(stack, rows, fan_out, device=device) for rows in (fan_in, 1))
+            weights.append(weight.uniform_(-bound, bound, generator=generator))
+            biases.append(bias.fill_(0.1) if hidden else bias.uniform_(-bound, bound, generator=generator))
         super().__init__()
         self._hold(weights, biases)
 

@@ -201,11 +201,8 @@ class BCQ(TeacherLearner):
         for target_network, online in self._targets():
             soft_update(target_network, online, self.config.tau)
         self.steps_done += 1
-        return {
-            "vae_loss": vae_loss.detach(),
-            "critic_loss": critic_loss.detach(),
-            "actor_loss": actor_loss.detach(),
-        }
+        losses = {"vae_loss": vae_loss, "critic_loss": critic_loss, "actor_loss": actor_loss}
+        return {name: loss.detach() for name, loss in losses.items()}
 
     def _vae_loss(self, observation: Tensor, action: Tensor, pair: Tensor) -> Tensor:
         def decode(latent: Tensor) -> Tensor:
@@ -237,10 +234,8 @@ class BCQ(TeacherLearner):
 
     def teachers(self) -> BCQTeachers:
         """Frozen copies of first critic, decoder and perturbation."""
-        critic = self.frozen(self.critics, self.tasks)
-        return BCQTeachers(
-            critic, self.frozen(self.decoder), self.frozen(self.perturbation), self.config.acting_candidates
-        )
+        networks = self.frozen(self.critics, self.tasks), self.frozen(self.decoder), self.frozen(self.perturbation)
+        return BCQTeachers(*networks, self.config.acting_candidates)
 
 
 ENTRY = TeacherEntry(

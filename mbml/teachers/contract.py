@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
@@ -61,18 +61,12 @@ class Teachers(ABC):
         """Actions `[K, n, d_a]` for observations `[K, n, d_s]` and latents `[K, n, L]`, before `perturb`."""
 
     def perturb(self, observation: Tensor, action: Tensor) -> Tensor:
-        """Raw outputs `[K, n, d_a]` of a perturbation network for a generated action; none has none: zeros."""
+        """Raw output `[K, n, d_a]` of the perturbation network for a generated action; zeros where there is none."""
         return torch.zeros_like(action)
 
     def networks(self) -> dict[str, StackedMLP]:
         """The stacked networks by name."""
-        return {name: part for name, part in self._fields().items() if isinstance(part, StackedMLP)}
-
-    def _fields(self) -> dict[str, Any]:
-        return {item.name: getattr(self, item.name) for item in fields(self)}
-
-    def _settings(self) -> dict[str, Any]:
-        return {name: part for name, part in self._fields().items() if not isinstance(part, StackedMLP)}
+        return {name: part for name, part in vars(self).items() if isinstance(part, StackedMLP)}
 
     def parameters(self) -> list[Tensor]:
         """All weights and biases, first axis the teachers."""
@@ -87,20 +81,19 @@ class Teachers(ABC):
     @classmethod
     def join(cls, parts: Sequence[Teachers]) -> Teachers:
         """All teachers of several stacks of one kind, in order."""
-        first = parts[0]
-        networks = {name: join_stacks([part.networks()[name] for part in parts]) for name in first.networks()}
-        return type(first)(**networks, **first._settings())
+        names = parts[0].networks()
+        joined: dict[str, Any] = {name: join_stacks([part.networks()[name] for part in parts]) for name in names}
+        return replace(parts[0], **joined)
 
     def state_dict(self) -> dict[str, Any]:
         """Kind, settings, weights and shapes; `load` rebuilds the teachers from it."""
-        networks = {name: network.save() for name, network in self.networks().items()}
-        return {**self._settings(), "networks": networks}
+        return {name: part.save() if isinstance(part, StackedMLP) else part for name, part in vars(self).items()}
 
     @classmethod
     def load(cls, state: Mapping[str, Any]) -> Self:
         """Teachers of this class from `state_dict`; `mbml.teachers.load` finds the class by the kind."""
-        settings = {name: value for name, value in state.items() if name != "networks"}
-        return cls(**{name: StackedMLP.load(saved) for name, saved in state["networks"].items()}, **settings)
+        parts: dict[str, Any] = {n: StackedMLP.load(p) if isinstance(p, dict) else p for n, p in state.items()}
+        return cls(**parts)
 
 
 @dataclass(eq=False)
@@ -120,7 +113,7 @@ class DeterministicTeachers(Teachers):
         return torch.tanh(self.policy(observation.to(generator.device))).cpu()
 
     def generate(self, observation: Tensor, latent: Tensor) -> Tensor:
-        """tanh pi_i(s), which differs from nothing that `perturb` would mend."""
+        """tanh pi_i(s)."""
         return torch.tanh(self.policy(observation))
 
 

@@ -52,7 +52,7 @@ def test_the_schedule():
     trace = []
     while collection.done < collection.total:
         collection.advance()
-        trace.append((collection.collected, collection.learner.steps_done))
+        trace.append((collection.done, collection.learner.steps_done))
     # Warm-up, then rounds of 50 steps with as many updates, the last one cut at N.
     assert trace == [(65, 0), (115, 50), (165, 100), (210, 145)]
     assert [row["step"] for row in collection.curve] == [115, 115, 165, 165, 210, 210]
@@ -144,7 +144,7 @@ def test_batches_are_what_the_learner_learned_from(tmp_path):
 
 def test_a_batch_of_warm_up_only():
     collection = finish(make(replace(SMALL, steps=40)))
-    assert collection.collected == 40
+    assert collection.done == 40
     assert collection.learner.steps_done == 0
     assert len(collection.batches()[0]) == 40
 

@@ -132,6 +132,6 @@ def test_collection_keeps_its_rows_where_its_learner_is():
     started.advance()
     resumed = Collection(config, UMAZE, make_envs, [0, 1], 0, SAC(SMALL_SAC, UMAZE, 2, MetaGenerator()))
     resumed.load_state_dict(started.state_dict())
-    assert resumed.collected == 10
+    assert resumed.done == 10
     assert resumed.rows.is_meta
     assert_updates(resumed.learner, gather_rows(resumed.rows, sample_indices(2, 6, 10, resumed.learner.generator)))

@@ -66,7 +66,7 @@ def test_every_task_keeps_its_own_best_checkpoint():
         best = checkpoints[chosen["iteration"]]
         for name, network in teaching.best.networks().items():
             for key, value in network.state_dict().items():
-                assert torch.equal(value[i], best["networks"][name]["weights"][key][i]), (name, key)
+                assert torch.equal(value[i], best[name]["weights"][key][i]), (name, key)
     # The test says nothing unless the tasks choose differently or one of them does not choose the last.
     assert {row["iteration"] for row in teaching.selected()} != {60}
 
