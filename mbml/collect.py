@@ -170,8 +170,8 @@ class Collection:
         result = []
         for i in range(len(self.tasks)):
             *vectors, reward, terminated = (part.numpy().copy() for part in self.layout.split(self.rows[i].cpu()))
-            columns = (column[i] for column in self._columns())
-            result.append(TransitionBatch(*vectors, reward[:, 0], terminated[:, 0] > 0, *columns))
+            columns = [*vectors, reward[:, 0], terminated[:, 0] > 0, *(column[i] for column in self._columns())]
+            result.append(TransitionBatch(*columns))
         return result
 
     def _columns(self) -> tuple[np.ndarray, ...]:

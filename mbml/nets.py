@@ -23,7 +23,7 @@ class StackedMLP(nn.Module):
     their products. An input with fewer members goes round: with T = 1 the whole stack shares it, with half of the
     stack (twin critics, all first ones before all second ones) both halves do.
 
-    Initialisation (paper's code, section 0.2 of the specification): "rlkit" draws hidden weights from
+    Initialisation (the authors' code): "rlkit" draws hidden weights from
     U(-1/sqrt(fan-out), 1/sqrt(fan-out)) with bias 0.1 and the output layer from U(-output_scale, output_scale);
     "torch" is the default of `nn.Linear`. The network lives on the device of the generator.
     """

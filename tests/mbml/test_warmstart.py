@@ -137,7 +137,7 @@ class TestImitation:
             assert torch.equal(p, q)
 
     def test_the_authors_target_shrinks_them(self):
-        # Their mean before the tanh is the action itself, and the policy acts with its tanh (C20).
+        # Their mean before the tanh is the action itself, and the policy acts with its tanh.
         table = self.shown()
         shrunk = (torch.tanh(table[..., 4:6]) - table[..., 4:6]).abs().mean()
         assert abs(self.reproduced("action") - shrunk) < 0.05
@@ -185,7 +185,7 @@ class TestTwoBatches:
 
 
 class TestSlowPolicy:
-    """C17: averaging the policy with its predecessor after each Adam step is a tenth of the learning rate."""
+    """Averaging the policy with its predecessor after each Adam step is a tenth of the learning rate."""
 
     def test_averaging_and_copying_back_is_a_tenth_of_the_step(self):
         slow = nn.Parameter(torch.randn(5, generator=generator(1)))
@@ -283,7 +283,7 @@ def test_the_collection_runs_the_learner_it_is_given_and_resumes():
 
 
 class PlainTwin:
-    """Section 8.1, 6 for one task, written out with separate networks and the averaging of the policy."""
+    """The authors' SAC of two mini-batches for one task, written out with separate networks and the averaging of the policy."""
 
     def __init__(self, source: TwoBatchSAC) -> None:
         def copies(network):
