@@ -283,7 +283,7 @@ def test_the_collection_runs_the_learner_it_is_given_and_resumes():
 
 
 class PlainTwin:
-    """The authors' SAC of two mini-batches for one task, written out with separate networks and the averaging of the policy."""
+    """SAC of two mini-batches for one task, with separate networks and the averaging of the policy written out."""
 
     def __init__(self, source: TwoBatchSAC) -> None:
         def copies(network):
