@@ -11,8 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from actors.store import Output
-from mbml import envs
-from mbml.bcq import Teachers
+from mbml import envs, teachers
 from mbml.data import Dataset
 from mbml.envs import Task
 from mbml.evaluate import make_envs
@@ -23,6 +22,7 @@ from mbml.relabel import RelabelTables, true_rewards
 from mbml.rollout import EnvStack
 from mbml.rows import MappedRows, RowLayout, Rows
 from mbml.serialise import load_tree, save_tree
+from mbml.teachers import Teachers
 
 CHECKPOINT_SECONDS = 60.0
 
@@ -122,7 +122,7 @@ def load_rows(collected: Sequence[Path], tasks: Sequence[int]) -> MappedRows:
 def load_teachers(trained: Sequence[Path]) -> tuple[list[int], Teachers]:
     """Task indices and teachers of all BCQ artefacts, joined in the order of the tasks."""
     parts = sorted((load_tree(path / "teachers.safetensors") for path in trained), key=lambda p: p["tasks"][0])
-    return [t for p in parts for t in p["tasks"]], Teachers.join([Teachers.load(p["teachers"]) for p in parts])
+    return [t for p in parts for t in p["tasks"]], Teachers.join([teachers.load(p["teachers"]) for p in parts])
 
 
 def load_ensemble(trained: Sequence[Path], config: EnsembleConfig, layout: RowLayout, target: Target) -> Ensemble:

@@ -15,7 +15,7 @@ from mbml.teaching import Teaching
 
 
 class BCQTrainer(Worker):
-    """Payload: `environment`, `horizon`, `tasks`, `config` (TeachingConfig), `seed`; input `collect`. Leaves
+    """Payload: `environment`, `horizon`, `tasks`, `config` (BCQStage), `seed`; input `collect`. Leaves
     `teachers.safetensors`, `curves.jsonl` and `selected.json`."""
 
     def work(self, job: Job, out: Output, inputs: dict[str, list[Path]]) -> dict[str, Any]:
@@ -26,16 +26,24 @@ class BCQTrainer(Worker):
         make_envs = env_maker(environment, tasks, horizon)
         graphs = job.payload.get("cuda_graphs", False)
         teaching = Teaching(
-            config, layout_of(environment), rows, make_envs, tasks, seed, self.device, cuda_graphs=graphs
+            "bcq",
+            config.learner,
+            config,
+            layout_of(environment),
+            rows,
+            make_envs,
+            tasks,
+            seed,
+            self.device,
+            cuda_graphs=graphs,
         )
         checkpoint = Checkpoint(out)
         state = checkpoint.load()
         if state is not None:
             teaching.load_state_dict(state)
-        while not teaching.finished:
-            teaching.advance()
-            best = {"best_return": float(teaching.best_return.mean())} if teaching.curve else {}
-            self.report(teaching.iteration, config.iterations, "iterations", **best)
+        while teaching.done < teaching.total:
+            metrics = teaching.advance()
+            self.report(teaching.done, teaching.total, teaching.unit, **metrics)
             checkpoint.save_if_due(teaching.state_dict)
         teachers = {"tasks": list(tasks), "teachers": teaching.best.state_dict()}
         save_tree(out.path / "teachers.safetensors", teachers)

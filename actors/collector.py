@@ -30,15 +30,13 @@ class Collector(Worker):
         state = checkpoint.load()
         if state is not None:
             collection.load_state_dict(state)
-        while not collection.finished:
-            collection.advance()
-            latest = [row["return"] for row in collection.curve[-len(tasks) :]]
-            metrics = {"return": sum(latest) / len(latest)} if latest else {}
-            self.report(collection.collected, config.steps, "steps", **metrics)
+        while collection.done < collection.total:
+            metrics = collection.advance()
+            self.report(collection.done, collection.total, collection.unit, **metrics)
             checkpoint.save_if_due(collection.state_dict)
         self._write(collection, out, environment, horizon, job)
         checkpoint.discard()
-        return {"return": sum(row["return"] for row in collection.curve[-len(tasks) :]) / len(tasks)}
+        return collection.latest()
 
     def _write(self, collection: Collection, out: Output, environment: str, horizon: int, job: Job) -> None:
         layout, tasks = collection.layout, collection.tasks

@@ -28,10 +28,10 @@ class MetaGenRLTrainer(Worker):
         state = checkpoint.load()
         if state is not None:
             training.load_state_dict(state)
-        while not training.finished:
+        while training.done < training.total:
             training.advance()
             latest = {"return": training.curve[-1]["return"]} if training.curve else {}
-            self.report(training.learner.steps_done, config.steps, "rounds", **latest)
+            self.report(training.done, training.total, training.unit, **latest)
             checkpoint.save_if_due(training.state_dict)
         policy = {"hidden": config.hidden, "weights": training.learner.policy.state_dict()}
         save_tree(out.path / "policy.safetensors", {"tasks": [task], "policy": policy})

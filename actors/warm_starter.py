@@ -63,16 +63,15 @@ class WarmStarter(Worker):
         else:
             start = state["start"]
             collection.load_state_dict(state["collection"])
-        while not collection.finished:
-            collection.advance()
-            latest = [row["return"] for row in collection.curve[-len(tasks) :]]
-            self.report(collection.collected, config.steps, "steps", **{"return": sum(latest) / len(latest)})
+        while collection.done < collection.total:
+            metrics = collection.advance()
+            self.report(collection.done, collection.total, collection.unit, **metrics)
             checkpoint.save_if_due(lambda: {"collection": collection.state_dict(), "start": start})
         write_lines(out.path / "curves.jsonl", collection.curve)
         write_json(out.path / "start.json", start)
         save_tree(out.path / "policies.safetensors", {"tasks": tasks, "policy": learner.policy.save()})
         checkpoint.discard()
-        return {"return": sum(row["return"] for row in collection.curve[-len(tasks) :]) / len(tasks)}
+        return collection.latest()
 
     def _start(self, job: Job, collection: Collection, inputs: dict[str, list[Path]]) -> dict[str, Any]:
         """Warm the collection's learner; what the multi-task policy reached, and how well it was imitated."""

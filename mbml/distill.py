@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from mbml.bcq import Teachers
 from mbml.encoders import Belief
 from mbml.learner import Learner
 from mbml.losses import (
@@ -28,6 +27,7 @@ from mbml.relabel import RelabelTables
 from mbml.rows import RowLayout, Rows, gather_rows, sample_indices
 from mbml.settings import Count, NotNegative, Positive, Share, Whole
 from mbml.students import STUDENT_PRESETS, Student, StudentConfig, make_student
+from mbml.teachers import Teachers
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbml.bcq import Teachers
 from mbml.envs import Task, TaskDistribution
 from mbml.policy import AdaptivePolicy, ContextPolicy
 from mbml.rollout import EnvStack, Step, run_episode
 from mbml.seeding import generator_of, seed_of
 from mbml.settings import Count, Whole
+from mbml.teachers import Teachers
 
 
 @dataclass(frozen=True)

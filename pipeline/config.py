@@ -16,6 +16,7 @@ from mbml.distill import DistillConfig
 from mbml.evaluate import EvaluateConfig
 from mbml.models import EnsembleConfig
 from mbml.relabel import SOURCES, RelabelConfig
+from mbml.teachers.bcq import BCQConfig
 from mbml.teaching import TeachingConfig
 from mbml.warmstart import IMITATION_TARGETS, WarmStartConfig
 from pipeline.methods import METHODS
@@ -35,6 +36,14 @@ class ModelsConfig:
     """The next-state ensembles (walker_param only)."""
     tasks_per_actor: int = 1
     """Tasks learned side by side in one actor."""
+
+
+@dataclass(frozen=True)
+class BCQStage(TeachingConfig):
+    """The BCQ teachers: schedule and learner."""
+
+    learner: BCQConfig = field(default_factory=BCQConfig)
+    """The learner."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,7 @@ class PipelineConfig:
     """One multi-task learner per seed and method, all from the same data and teachers."""
     collect: CollectConfig = field(default_factory=CollectConfig)
     """SAC collection."""
-    bcq: TeachingConfig = field(default_factory=TeachingConfig)
+    bcq: BCQStage = field(default_factory=BCQStage)
     """BCQ teachers."""
     models: ModelsConfig = field(default_factory=ModelsConfig)
     """Reward and next-state ensembles."""

@@ -10,7 +10,6 @@ from mbml import envs
 from mbml.baselines.batch_pearl import BatchPEARLConfig
 from mbml.baselines.contextual_bcq import ContextualBCQConfig
 from mbml.baselines.metagenrl import MetaGenRLConfig
-from mbml.bcq import BCQConfig
 from mbml.collect import CollectConfig
 from mbml.distill import DistillConfig
 from mbml.encoders import EncoderConfig
@@ -19,9 +18,10 @@ from mbml.models import EnsembleConfig
 from mbml.relabel import RelabelConfig
 from mbml.sac import SACConfig
 from mbml.students import StudentConfig
-from mbml.teaching import TeachingConfig
+from mbml.teachers import TEACHERS
+from mbml.teachers.bcq import BCQConfig
 from mbml.warmstart import ImitationConfig, WarmStartConfig
-from pipeline.config import ConfigError, ModelsConfig, PipelineConfig
+from pipeline.config import BCQStage, ConfigError, ModelsConfig, PipelineConfig
 from pipeline.methods import changed
 
 NAMES = ("smoke", "laptop", "paper")
@@ -69,7 +69,7 @@ def _paper(env: str) -> PipelineConfig:
         env=env,
         preset="paper",
         collect=CollectConfig(steps=sizes.steps, evaluation_episodes=episodes),
-        bcq=TeachingConfig(iterations=sizes.bcq_iterations),
+        bcq=BCQStage(iterations=sizes.bcq_iterations),
         relabel=RelabelConfig(reward_threshold=sizes.reward_threshold, pool=sizes.pool),
         batch_pearl=sizes.pearl,
         # The authors' start on humanoid_dir is the policy after 400 of its epochs of 100 steps.
@@ -102,14 +102,12 @@ def _smoke(env: str) -> PipelineConfig:
             tasks_per_actor=2,
             sac=SACConfig(policy_hidden=(16, 16), critic_hidden=(16, 16), batch_size=16),
         ),
-        bcq=TeachingConfig(
+        bcq=BCQStage(
             iterations=40,
             evaluation_every=20,
             evaluation_episodes=1,
             tasks_per_actor=2,
-            learner=BCQConfig(
-                hidden=(16, 16), vae_hidden=(16, 16), batch_size=16, target_candidates=2, acting_candidates=2
-            ),
+            learner=changed(BCQConfig(), TEACHERS["bcq"].presets["smoke"]),
         ),
         models=ModelsConfig(reward=ensemble, next_observation=ensemble, tasks_per_actor=2),
         relabel=RelabelConfig(reward_threshold=5.0, next_observation_threshold=5.0, pool=100),
@@ -181,19 +179,12 @@ def _laptop_base(env: str) -> PipelineConfig:
                 initial_alpha=0.1,
             ),
         ),
-        bcq=TeachingConfig(
+        bcq=BCQStage(
             iterations=7_000,
             evaluation_every=1_000,
             evaluation_episodes=10,
             tasks_per_actor=5,
-            learner=BCQConfig(
-                hidden=(128, 128),
-                vae_hidden=(128, 128),
-                batch_size=64,
-                learning_rate=1e-3,
-                target_candidates=5,
-                tau=0.01,
-            ),
+            learner=changed(BCQConfig(), TEACHERS["bcq"].presets["laptop"]),
         ),
         models=ModelsConfig(
             # One hidden layer as in the paper needs far more steps: its labels are five times as wrong here.

@@ -27,14 +27,14 @@ from pipeline.methods import METHODS, Variant, changed
 
 STAGE_VERSIONS = {
     "collect": 1,
-    "bcq": 1,
-    "models": 2,
+    "bcq": 2,
+    "models": 3,
     "relabel": 2,
     "distill": 1,
     "baseline": 1,
     "metagenrl": 1,
     "rllib": 1,
-    "evaluate": 1,
+    "evaluate": 2,
     "probe": 1,
     "warmstart": 1,
 }

@@ -12,13 +12,13 @@ from benchmarks.ours.learners import random_rows, seeded
 from benchmarks.peers.protocol import Measure, milliseconds
 from benchmarks.plain.distill import PlainDistiller, Shapes, Teacher
 from benchmarks.plain.nets import mlp
-from mbml.bcq import BCQ, BCQConfig
 from mbml.distill import DistillConfig, MultiTaskLearner
 from mbml.nets import StackedMLP
 from mbml.relabel import RelabelTables, pool_indices
 from mbml.rows import RowLayout
 from mbml.students import StudentConfig
 from mbml.students.generative import GenerativeStudent
+from mbml.teachers.bcq import BCQ, BCQConfig
 
 
 def make_learner(

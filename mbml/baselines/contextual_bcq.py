@@ -9,7 +9,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mbml.bcq import candidate_maximum, clamped_latents, perturbed, variational_loss
 from mbml.distill import SCHEDULE
 from mbml.encoders import make_encoder
 from mbml.learner import Learner
@@ -19,6 +18,7 @@ from mbml.rows import RowLayout, Rows, Transitions, gather_rows, sample_indices
 from mbml.settings import Count, NotNegative, Positive, Share, Widths
 from mbml.students import STUDENT_PRESETS, StudentConfig
 from mbml.students.generative import GenerativeStudent
+from mbml.teachers.bcq import candidate_maximum, clamped_latents, perturbed, variational_loss
 
 
 @dataclass(frozen=True)

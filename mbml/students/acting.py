@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mbml.bcq import Teachers
 from mbml.losses import acting_distillation_loss
 from mbml.nets import StackedMLP
 from mbml.registry import Entry
 from mbml.rows import RowLayout
 from mbml.students.contract import Student, StudentConfig, through
+from mbml.teachers import Teachers
 
 
 class ActingStudent(Student):

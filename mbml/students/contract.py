@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mbml.bcq import Teachers
 from mbml.encoders import EncoderConfig, make_encoder
 from mbml.losses import value_distillation_loss
 from mbml.nets import StackedMLP
 from mbml.policy import ContextPolicy
 from mbml.rows import RowLayout, Transitions
 from mbml.settings import Count, Widths
+from mbml.teachers import Teachers
 
 
 @dataclass(frozen=True)

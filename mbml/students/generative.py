@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mbml.bcq import Teachers, candidate_outputs, clamped_latents, select_action
 from mbml.losses import generator_distillation_loss, perturbation_distillation_loss
 from mbml.nets import StackedMLP
 from mbml.registry import Entry
 from mbml.rows import RowLayout
 from mbml.students.contract import Student, StudentConfig, through
+from mbml.teachers import Teachers
+from mbml.teachers.bcq import candidate_outputs, clamped_latents, select_action
 
 
 class GenerativeStudent(Student):

@@ -173,7 +173,7 @@ def _teach(folder: Path) -> Arrays:
     networks = load_tree(folder / "teachers.safetensors")["teachers"]
     selected = read_json(folder / "selected.json")
     return {
-        **{name: _weights(network) for name, network in networks.items()},
+        **{name: _weights(network) for name, network in networks.items() if isinstance(network, Mapping)},
         **{f"selected {name}": [entry[name] for entry in selected] for name in ("iteration", "return")},
         **_curves(folder / "curves.jsonl"),
     }

@@ -2,7 +2,6 @@
 
 import torch
 
-from mbml.bcq import BCQ, BCQConfig
 from mbml.distill import DistillConfig, MultiTaskLearner
 from mbml.encoders import Belief, EncoderConfig
 from mbml.methods import METHODS
@@ -10,6 +9,7 @@ from mbml.nets import StackedMLP
 from mbml.relabel import RelabelTables, pool_indices
 from mbml.settings import changed
 from mbml.students import StudentConfig
+from mbml.teachers import TEACHERS
 from tests.mbml.toys import LAYOUT, clone, forward, layers_of, naive_kl, naive_posterior, random_rows, seeded, trainable
 
 K, N, M, B, Z = 4, 12, 5, 6, 3
@@ -33,8 +33,11 @@ def ablated(method, **changes):
     return changed(SMALL, switches | changes)
 
 
-def teachers(layout=LAYOUT, tasks=K):
-    return BCQ(BCQConfig(hidden=(6, 6), vae_hidden=(6, 6)), layout, tasks, seeded(11)).teachers()
+def teachers(layout=LAYOUT, tasks=K, kind="bcq"):
+    entry = TEACHERS[kind]
+    assert entry.config is not None
+    config = changed(entry.config(), {"hidden": (6, 6)} | ({"vae_hidden": (6, 6)} if kind == "bcq" else {}))
+    return entry.make(config, layout, tasks, seeded(11)).teachers()
 
 
 def make_tables(pool=N, dynamics=False, eligible=0.6):
@@ -48,13 +51,12 @@ def make_tables(pool=N, dynamics=False, eligible=0.6):
     return RelabelTables(pool_indices(K, N, pool, generator), reward, mask, following)
 
 
-def make_learner(method="full", tables=None, seed=0, spread=True, layout=LAYOUT, **changes):
+def make_learner(method="full", tables=None, seed=0, spread=True, layout=LAYOUT, teacher="bcq", **changes):
     config = ablated(method, **changes)
     uses = config.union_context or config.triplet == "relabelled"
     given = (tables or make_tables()) if uses else None
-    learner = MultiTaskLearner(
-        config, layout, random_rows(K, N, layout), teachers(layout), given, seeded(seed), seeded(1_000 + seed)
-    )
+    taught = random_rows(K, N, layout), teachers(layout, kind=teacher)
+    learner = MultiTaskLearner(config, layout, *taught, given, seeded(seed), seeded(1_000 + seed))
     if spread:  # output layers as initialised are so small that all contexts look alike
         with torch.no_grad():
             learner.student.encoder.body.weights[-1].mul_(300)

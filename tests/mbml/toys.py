@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -177,31 +177,3 @@ def env_maker(name: str, tasks: Sequence[int], horizon: int):
         return make_envs(distribution, chosen, horizon, copies)
 
     return make
-
-
-def assert_resumes(make: Callable[..., Any], folder: Path, batch: int) -> None:
-    """A learner restored from disk after three updates goes on like the one that never stopped, bit for bit."""
-    whole, resumed = make(), make(seed=9)
-    batches = [random_rows(2, batch, seed=n) for n in range(6)]
-    for rows in batches[:3]:
-        whole.update(rows)
-    resumed.load_state_dict(through_disk(folder, whole.state_dict()))
-    for rows in batches[3:]:
-        assert_same_bits(whole.update(rows), resumed.update(rows))
-    assert_same_bits(whole.state_dict(), resumed.state_dict())
-
-
-def assert_seed_decides_every_bit(make: Callable[..., Any], batch: int, network: str) -> None:
-    """The learner's own seed, and not torch's, decides its state after three updates."""
-
-    def trained(seed: int) -> Any:
-        learner = make(seed=seed)
-        for n in range(3):
-            learner.update(random_rows(2, batch, seed=n))
-        return snapshot(learner.state_dict())
-
-    torch.manual_seed(1)
-    first = trained(0)
-    torch.manual_seed(2)
-    assert_same_bits(first, trained(0))
-    assert not torch.equal(first[network]["weights.0"], trained(1)[network]["weights.0"])

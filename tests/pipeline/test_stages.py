@@ -81,7 +81,8 @@ def payloads(result, label, stage):
         if reference not in found:
             found[reference] = result.jobs[reference].job
             wanted += [ref for refs in found[reference].inputs.values() for ref in refs]
-    return [job.payload for (name, _), job in sorted(found.items()) if name == stage]
+    chosen = [job.payload for (name, _), job in found.items() if name == stage]
+    return sorted(chosen, key=lambda payload: payload.get("tasks", []))
 
 
 def test_an_ablation_differs_from_the_full_model_in_nothing_else():
