@@ -124,6 +124,17 @@ class Collection:
         for t in range(self.done, self.done + steps):
             action = self.learner.act(observation.unsqueeze(1)).squeeze(1)
             result = self.envs.step(action)
+            while (lost := result.diverged).any():
+                # Those episodes end, cut, with the row before; the first step of a new one takes this row.
+                cut = lost.numpy() & (step_in_episode > 0)
+                self.truncated[cut, t - 1] = True
+                episode = episode + cut
+                step_in_episode = np.where(lost, 0, step_in_episode)
+                self.envs.reset(np.flatnonzero(lost).tolist())
+                observation = torch.where(lost.unsqueeze(1), self.envs.observation, observation)
+                again = self.learner.act(observation.unsqueeze(1)).squeeze(1)
+                action = torch.where(lost.unsqueeze(1), again, action)
+                result = result.joined(self.envs.step(action, lost.numpy()))
             parts = [observation, action, result.next_observation]
             scalars = [result.reward.unsqueeze(1), result.terminated.float().unsqueeze(1)]
             self.rows[:, t] = torch.cat([*parts, *scalars], 1)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbml.envs import Task, TaskDistribution
+from mbml.envs import Family, Task
 from mbml.policy import AdaptivePolicy, ContextPolicy
 from mbml.rollout import EnvStack, Step, run_episode
 from mbml.seeding import generator_of, seed_of
@@ -52,14 +52,14 @@ class Scores(NamedTuple):
     posterior_mean: np.ndarray
 
 
-def make_envs(distribution: TaskDistribution, tasks: Sequence[Task], horizon: int | None, copies: int = 1) -> EnvStack:
+def make_envs(distribution: Family, tasks: Sequence[Task], horizon: int | None, copies: int = 1) -> EnvStack:
     """`copies` environments of each task, task by task."""
-    return EnvStack([distribution.make(task, horizon=horizon) for task in tasks for _ in range(copies)])
+    return EnvStack([distribution.environment(task, horizon) for task in tasks for _ in range(copies)])
 
 
 def evaluate_student(
     policy: ContextPolicy,
-    distribution: TaskDistribution,
+    distribution: Family,
     tasks: Sequence[Task],
     horizon: int | None,
     config: EvaluateConfig,
@@ -91,7 +91,7 @@ def evaluate_student(
 
 def evaluate_last_trajectory(
     policy: ContextPolicy,
-    distribution: TaskDistribution,
+    distribution: Family,
     tasks: Sequence[Task],
     horizon: int | None,
     config: EvaluateConfig,
@@ -122,7 +122,7 @@ def evaluate_last_trajectory(
 
 def _strangers(
     policy: ContextPolicy,
-    distribution: TaskDistribution,
+    distribution: Family,
     tasks: Sequence[Task],
     horizon: int | None,
     repeats: int,
@@ -147,7 +147,7 @@ def evaluate_actor(act: Callable[[Tensor], Tensor], envs: EnvStack, episodes: in
 
 def evaluate_teachers(
     teachers: Teachers,
-    distribution: TaskDistribution,
+    distribution: Family,
     tasks: Sequence[Task],
     horizon: int | None,
     config: EvaluateConfig,
@@ -184,7 +184,7 @@ def own_teachers(training: np.ndarray) -> np.ndarray:
 
 
 def evaluate_simple_references(
-    distribution: TaskDistribution,
+    distribution: Family,
     tasks: Sequence[Task],
     horizon: int | None,
     config: EvaluateConfig,
@@ -208,7 +208,7 @@ def evaluate_simple_references(
     }
 
 
-def nearest_tasks(distribution: TaskDistribution, tasks: Sequence[Task], train: Sequence[Task]) -> np.ndarray:
+def nearest_tasks(distribution: Family, tasks: Sequence[Task], train: Sequence[Task]) -> np.ndarray:
     """Position `[n]` of the training task whose parameters are nearest to each task's."""
     own, known = distribution.features(tasks), distribution.features(train)
     return np.linalg.norm(own[:, None] - known[None], axis=-1).argmin(1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mbml.encoders import Belief, Encoder
-from mbml.envs import Task, TaskDistribution
+from mbml.envs import Family, Task
 from mbml.evaluate import EvaluateConfig, evaluate_student, make_envs
 from mbml.policy import AdaptivePolicy, ContextPolicy
 from mbml.rollout import run_episode
@@ -83,7 +83,7 @@ def reward_swap(
 def identification(
     policy: ContextPolicy,
     known: Belief,
-    distribution: TaskDistribution,
+    distribution: Family,
     tasks: Sequence[Task],
     horizon: int | None,
     config: EvaluateConfig,
@@ -108,7 +108,7 @@ def identification(
 def returns_under(
     policy: ContextPolicy,
     contexts: Tensor,
-    distribution: TaskDistribution,
+    distribution: Family,
     tasks: Sequence[Task],
     horizon: int | None,
     repeats: int,

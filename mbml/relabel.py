@@ -134,7 +134,7 @@ def true_rewards(
     table = torch.empty(len(tasks), *index.shape)
     for source, part, chunk in _chunks(rows, index):
         observation, action, next_observation = (p[0].numpy() for p in layout.split(chunk)[:3])
-        labels = [reward(observation, action, next_observation, task) for task in tasks]
+        labels = [reward(observation, action, next_observation, task.parameter) for task in tasks]
         table[:, source, part] = torch.from_numpy(np.stack(labels)).float()
     return table
 

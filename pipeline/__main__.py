@@ -178,7 +178,7 @@ def _parse(command: str, arguments: list[str], sweep: Sweep | None = None) -> _E
     """Two steps: environment, preset and sweep decide the defaults that the other options change."""
     known = _known(arguments, "--env", "--preset")
     if known.env is None and not _asks_help(arguments):
-        raise ValueError(f"Say which environment with --env: {', '.join(envs.NAMES)}.")
+        raise ValueError(f"Say which environment with --env: {', '.join(envs.FAMILIES)}.")
     config = preset(known.env or "umaze_goal", known.preset or "laptop")
     default = _Everything(config, Place())
     if command == "warmstart":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any
 
 from actors.rllib_trainer import RLlibConfig
@@ -27,54 +26,27 @@ from pipeline.methods import changed
 NAMES = ("smoke", "laptop", "paper")
 
 
-@dataclass(frozen=True)
-class _Paper:
-    """The authors' sizes that differ between environments (specification, section 13.1)."""
-
-    steps: int
-    bcq_iterations: int
-    reward_threshold: float
-    pearl: BatchPEARLConfig
-    pool: int = 0
-
-
-_PAPER = {
-    "ant_dir": _Paper(200_000, 125_000, 0.1, BatchPEARLConfig(tasks_per_step=4)),
-    "ant_goal": _Paper(300_000, 100_000, 0.1, BatchPEARLConfig(tasks_per_step=10, kl_weight=1.0)),
-    "half_cheetah_vel": _Paper(60_000, 50_000, 0.05, BatchPEARLConfig(context_size=100)),
-    "humanoid_dir": _Paper(600_000, 250_000, 0.2, BatchPEARLConfig()),
-    "umaze_goal": _Paper(30_000, 50_000, 0.02, BatchPEARLConfig(context_size=128)),
-    # All relabelled next observations of 30 x 300K transitions would take 18 GB; a pool is an unbiased sample.
-    "walker_param": _Paper(300_000, 100_000, 0.1, BatchPEARLConfig(context_size=100), pool=20_000),
-}
-
-
 def preset(env: str, name: str) -> PipelineConfig:
     """The configuration of preset `name` for environment `env`.
 
     Raises UnknownEnvironment or ConfigError, naming the valid choices.
     """
-    envs.get(env)
+    family = envs.get(env)
     if name not in NAMES:
         raise ConfigError(f"There is no preset {name!r}; choose one of {', '.join(NAMES)}.")
-    return {"smoke": _smoke, "laptop": _laptop, "paper": _paper}[name](env)
+    base = {"smoke": _smoke, "laptop": _laptop, "paper": _paper}[name](env)
+    return changed(base, {_path(path): value for path, value in family.presets.get(name, {}).items()})
+
+
+def _path(path: str) -> str:
+    """Where a setting of a family stands in the configuration."""
+    if path == "bcq.target_candidates":
+        return "bcq.learner.target_candidates"
+    return path.replace("teach.", "bcq.") if path.startswith("teach.") else path
 
 
 def _paper(env: str) -> PipelineConfig:
-    sizes = _PAPER[env]
-    # At most 5,000 steps of whole episodes.
-    episodes = 5_000 // envs.get(env).horizon
-    online = replace(WarmStartConfig().online, evaluation_episodes=episodes)
-    return PipelineConfig(
-        env=env,
-        preset="paper",
-        collect=CollectConfig(steps=sizes.steps, evaluation_episodes=episodes),
-        bcq=BCQStage(iterations=sizes.bcq_iterations),
-        relabel=RelabelConfig(reward_threshold=sizes.reward_threshold, pool=sizes.pool),
-        batch_pearl=sizes.pearl,
-        # The authors' start on humanoid_dir is the policy after 400 of its epochs of 100 steps.
-        warmstart=WarmStartConfig(snapshot=40_000 if env == "humanoid_dir" else 0, online=online),
-    )
+    return PipelineConfig(env=env, preset="paper")
 
 
 def _smoke(env: str) -> PipelineConfig:
@@ -146,9 +118,8 @@ def _smoke(env: str) -> PipelineConfig:
     )
 
 
-def _laptop_base(env: str) -> PipelineConfig:
+def _laptop(env: str) -> PipelineConfig:
     """Networks and learning rates that learn in minutes on two cores; every environment starts from here."""
-    paper = _paper(env)
     student = StudentConfig(
         value_hidden=(256, 256, 256), decoder_hidden=(256, 256, 256), perturbation_hidden=(256, 256, 256)
     )
@@ -159,8 +130,8 @@ def _laptop_base(env: str) -> PipelineConfig:
         "learning_rate": 1e-3,
         "final_learning_rate": 0.1,
     }
-    return replace(
-        paper,
+    return PipelineConfig(
+        env=env,
         preset="laptop",
         collect=CollectConfig(
             steps=30_000,
@@ -209,7 +180,7 @@ def _laptop_base(env: str) -> PipelineConfig:
             tau=0.01,
             **schedule,
         ),
-        batch_pearl=replace(paper.batch_pearl, hidden=(256, 256, 256), context_size=64, tasks_per_step=10, **schedule),
+        batch_pearl=BatchPEARLConfig(hidden=(256, 256, 256), context_size=64, tasks_per_step=10, **schedule),
         metagenrl=MetaGenRLConfig(
             hidden=(128, 128), steps=2_000, evaluation_every=20, segments=50, objective_segments=50
         ),
@@ -238,65 +209,4 @@ def _laptop_base(env: str) -> PipelineConfig:
             ),
         ),
         distill_cpus=2,
-    )
-
-
-def _laptop(env: str) -> PipelineConfig:
-    base = _laptop_base(env)
-    longer = replace(base, **_locomotion(base))
-    match env:
-        case "umaze_goal":
-            return base
-        case "half_cheetah_vel":
-            # A fifth of the paper's horizon: five times the resets, the same speed to reach.
-            short = {f"{learner}.steps": 4_000 for learner in ("distill", "contextual_bcq", "batch_pearl")}
-            online = {"warmstart.online.steps": 30_000, "warmstart.online.tasks_per_actor": 4}
-            return changed(_adjust(longer, horizon=200, steps=60_000), short | online)
-        case "walker_param":
-            return _adjust(longer, train_tasks=10, steps=50_000, pool=10_000)
-        case "humanoid_dir":
-            return _adjust(longer, train_tasks=6, tasks_per_actor=3, steps=100_000, pool=20_000)
-        case _:
-            return _adjust(longer, steps=100_000)
-
-
-def _locomotion(base: PipelineConfig) -> dict[str, Any]:
-    """What bodies with legs need beyond the maze: longer training everywhere, wider contexts, a weaker prior."""
-    return {
-        "collect": replace(base.collect, evaluation_every=5),
-        "warmstart": replace(
-            base.warmstart,
-            initial_steps=1_000,
-            online=replace(base.warmstart.online, steps=60_000),
-        ),
-        "bcq": replace(
-            base.bcq,
-            iterations=15_000,
-            evaluation_every=1_500,
-            learner=replace(base.bcq.learner, target_candidates=4),
-        ),
-        "models": replace(base.models, reward=replace(base.models.reward, steps=4_000)),
-        "distill": replace(base.distill, steps=12_000, context_size=64, kl_weight=0.005),
-        "contextual_bcq": replace(base.contextual_bcq, steps=12_000, context_size=128),
-        "batch_pearl": replace(base.batch_pearl, steps=12_000, context_size=128),
-    }
-
-
-def _adjust(
-    config: PipelineConfig,
-    *,
-    steps: int,
-    horizon: int = 0,
-    train_tasks: int = 0,
-    tasks_per_actor: int = 5,
-    pool: int = 0,
-) -> PipelineConfig:
-    return replace(
-        config,
-        horizon=horizon,
-        train_tasks=train_tasks,
-        collect=replace(config.collect, steps=steps, tasks_per_actor=tasks_per_actor),
-        bcq=replace(config.bcq, tasks_per_actor=tasks_per_actor),
-        models=replace(config.models, tasks_per_actor=tasks_per_actor),
-        relabel=replace(config.relabel, pool=pool),
     )

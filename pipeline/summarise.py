@@ -43,7 +43,7 @@ def summarise(plan: Plan, store: Store, outcome: Outcome | None = None) -> dict[
     metagenrl = folders(plan.artefacts.get("metagenrl", []))
     return {
         "environment": config.env,
-        "paper_name": distribution.paper_name,
+        "paper_name": distribution.title,
         "preset": config.preset,
         "seed": config.seed,
         "horizon": config.horizon or distribution.horizon,

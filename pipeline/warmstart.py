@@ -139,7 +139,7 @@ def summarise(jobs: WarmStartPlan, store: Store) -> dict[str, Any]:
 
     return {
         "environment": config.env,
-        "paper_name": distribution.paper_name,
+        "paper_name": distribution.title,
         "preset": config.preset,
         "seed": config.seed,
         "horizon": config.horizon or distribution.horizon,

@@ -22,11 +22,11 @@ from mbml.students import StudentConfig, make_student
 class _Clock:
     """A distribution's environments with a clock around `step`; counts steps as well."""
 
-    def __init__(self, environment: Callable[..., Any]) -> None:
-        self.environment, self.seconds, self.steps = environment, 0.0, 0
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self.make, self.seconds, self.steps = make, 0.0, 0
 
-    def __call__(self, *arguments: Any) -> Any:
-        env = self.environment(*arguments)
+    def __call__(self, parameter: Any) -> Any:
+        env = self.make(parameter)
         inner = env.step
 
         def step(action: np.ndarray) -> Any:
@@ -43,8 +43,8 @@ class _Clock:
 def evaluate(environment: str, horizon: int, width: int, depth: int, episodes: int, stack: int) -> Measure:
     """Environment steps per second over all unseen tasks, `stack` of them at a time; also the share of physics."""
     distribution = envs.get(environment)
-    clock = _Clock(distribution.environment)
-    clocked = replace(distribution, environment=clock)
+    clock = _Clock(distribution.make)
+    clocked = replace(distribution, make=clock)
     layout = RowLayout(distribution.observation_size, distribution.action_size)
     hidden = (width,) * depth
     config = StudentConfig(value_hidden=hidden, decoder_hidden=hidden, perturbation_hidden=hidden)

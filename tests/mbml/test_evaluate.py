@@ -55,7 +55,7 @@ def make_pearl(name):
 
 def naive_protocol(policy, name, task, seed, over_after):
     """Episodes of one task until `over_after(lengths)`; their returns and lengths, and the posterior after the last."""
-    env = envs.get(name).make(task, horizon=HORIZON[name])
+    env = envs.get(name).environment(task, HORIZON[name])
     env.reset(seed=seed_of(seed, "evaluate", task.split, task.index, 0))
     generator = generator_of(seed, "evaluate", "policy")
     mean, variance = torch.zeros(Z), torch.ones(Z)  # the prior
@@ -209,7 +209,7 @@ def test_references_are_what_they_say():
     config = EvaluateConfig(reference_episodes=3)
     found = evaluate_simple_references(distribution, tasks, 12, config, 0)
     for i, task in enumerate(tasks):
-        env = distribution.make(task, horizon=12)
+        env = distribution.environment(task, 12)
         env.reset(seed=seed_of(0, "references", task.split, task.index))
         totals = []
         for _ in range(3):
@@ -232,7 +232,7 @@ def test_every_teacher_meets_every_task():
     assert table.shape == (2, 3)
     for k, push in enumerate((-1.0, 1.0)):
         for n, task in enumerate(tasks):
-            env = distribution.make(task, horizon=20)
+            env = distribution.environment(task, 20)
             env.reset(seed=seed_of(0, "references", task.split, task.index, k))
             totals = []
             for _ in range(2):

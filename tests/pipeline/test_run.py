@@ -25,7 +25,7 @@ COMPARED = (*ABLATIONS, "contextual_bcq", "batch_pearl")
 def everything(tmp_path_factory):
     """All six smoke pipelines as one graph, so that actors are shared; plans, store and outcome."""
     store = tmp_path_factory.mktemp("store")
-    plans = {env: plan(preset(env, "smoke")) for env in envs.NAMES}
+    plans = {env: plan(preset(env, "smoke")) for env in envs.FAMILIES}
     # One environment also trains every ablation and rival, from the same data and teachers; others the rest.
     plans["umaze_goal"] = plan(replace(preset("umaze_goal", "smoke"), methods=COMPARED, distill_seeds=(0, 1)))
     plans["ant_dir"] = plan(replace(preset("ant_dir", "smoke"), methods=("full", "metagenrl")))
@@ -52,7 +52,7 @@ def test_a_second_run_reuses_everything(everything):
     assert sorted(again.reused) == sorted(outcome.done)
 
 
-@pytest.mark.parametrize("env", envs.NAMES)
+@pytest.mark.parametrize("env", envs.FAMILIES)
 def test_the_report_of_every_environment(everything, env, tmp_path):
     plans, store, outcome, _ = everything
     summary = summarise(plans[env], store, outcome)
@@ -72,7 +72,7 @@ def test_the_report_of_every_environment(everything, env, tmp_path):
     assert (written["reward_swap"] is None) == (envs.get(env).reward is None)
 
 
-@pytest.mark.parametrize("env", envs.NAMES)
+@pytest.mark.parametrize("env", envs.FAMILIES)
 def test_the_collected_datasets_are_valid(everything, env):
     plans, store, _, _ = everything
     for reference in plans[env].artefacts["collect"]:

@@ -121,7 +121,7 @@ def test_the_pipelines_own_artefacts_are_shared():
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("env", envs.NAMES)
+@pytest.mark.parametrize("env", envs.FAMILIES)
 def test_every_preset_can_be_warm_started(env, name):
     config = preset(env, name)
     check(config)
@@ -130,7 +130,7 @@ def test_every_preset_can_be_warm_started(env, name):
 
 
 def test_the_paper_presets_numbers():
-    for env in envs.NAMES:
+    for env in envs.FAMILIES:
         warm = preset(env, "paper").warmstart
         assert warm.snapshot == (40_000 if env == "humanoid_dir" else 0)
         assert warm.initial_steps == warm.online.warmup_steps == warm.imitation.steps == 10_000
