@@ -222,7 +222,8 @@ def _first(arguments: list[str]) -> tuple[RunConfig, str | None]:
     )
     if not known.env and not asks_help:
         raise ValueError(f"Say which environment with --env: {', '.join(envs.FAMILIES)}, or module:family of your own.")
-    return preset(known.env or next(iter(envs.FAMILIES)), known.preset), known.sweep or (sweep_names()[0] if asks_help else None)
+    sweep = known.sweep or (sweep_names()[0] if asks_help else None)
+    return preset(known.env or next(iter(envs.FAMILIES)), known.preset), sweep
 
 
 def _log() -> Log:

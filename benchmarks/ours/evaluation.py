@@ -15,8 +15,8 @@ from benchmarks.peers.protocol import Measure, rate
 from mbml import envs
 from mbml.envs import Task
 from mbml.evaluate import EvaluateConfig, evaluate_student, make_envs
-from mbml.policy import Student, StudentConfig
 from mbml.rows import RowLayout
+from mbml.students import StudentConfig, make_student
 
 
 class _Clock:
@@ -48,7 +48,7 @@ def evaluate(environment: str, horizon: int, width: int, depth: int, episodes: i
     layout = RowLayout(distribution.observation_size, distribution.action_size)
     hidden = (width,) * depth
     config = StudentConfig(value_hidden=hidden, decoder_hidden=hidden, perturbation_hidden=hidden)
-    student, tasks = Student(config, layout, seeded()), distribution.tasks("test")
+    student, tasks = make_student(config, layout, seeded()), distribution.tasks("test")
 
     def once(chosen: Sequence[Task]) -> None:
         evaluate_student(student, clocked, chosen, horizon, EvaluateConfig(episodes=episodes), seed=0)
@@ -95,7 +95,7 @@ def evaluate_limit(library: limit.Library, environment: str, width: int, depth: 
     What the candidates of an observation share, `s` and `z`, goes through a first layer once.
     """
     distribution, config = envs.get(environment), StudentConfig()
-    actions, shared = distribution.action_size, distribution.observation_size + config.embedding_size
+    actions, shared = distribution.action_size, distribution.observation_size + config.encoder.embedding_size
     hidden, products = [width] * depth, limit.Products()
     for own, out in ((2 * actions, actions), (actions, actions), (actions, 1)):  # decoder, perturbation, value
         products.layers([shared, width], stack)

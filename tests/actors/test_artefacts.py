@@ -21,12 +21,12 @@ from actors.artefacts import (
     write_lines,
 )
 from mbml import envs
-from mbml.bcq import BCQ, BCQConfig
 from mbml.data import DatasetError, DatasetWriter, TransitionBatch
 from mbml.learner import NotFinite
 from mbml.models import Ensemble, EnsembleConfig
 from mbml.seeding import generator_of
 from mbml.serialise import save_tree
+from mbml.teachers.bcq import BCQ, BCQConfig
 
 UMAZE = layout_of("umaze_goal")
 

@@ -17,7 +17,7 @@ from benchmarks.peers.protocol import milliseconds, rate
 from benchmarks.profiled import KINDS, parts, profile
 from benchmarks.registry import ROWS, Competitor, Row
 from benchmarks.table import TableError, advantage, markdown, number, publish, summarise
-from pipeline.stages import plan
+from pipeline.plan import plan
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEED = Row("speed", "Speed", "steps/s", 1, (), True, "How fast.")

@@ -167,7 +167,7 @@ def test_what_diverged_leaves_no_row_in_a_batch(tmp_path):
     collection = Collection(
         config, RowLayout(1, 1), lambda copies: EnvStack([Fragile(diverges), Fragile()] * copies), [0, 1], seed=0
     )
-    while not collection.finished:
+    while collection.done < collection.total:
         collection.advance()
     sizes = {"observation_size": 1, "action_size": 1, "horizon": 6}
     with DatasetWriter(tmp_path, environment="fragile", collection={}, **sizes) as writer:

@@ -14,6 +14,7 @@ from mbml.baselines.contextual_bcq import ContextualBCQ, ContextualBCQConfig
 from mbml.baselines.metagenrl import MetaGenRL, MetaGenRLConfig
 from mbml.data import Dataset, DatasetError
 from mbml.distill import MultiTaskLearner
+from mbml.encoders import EncoderConfig
 from mbml.models import Ensemble, EnsembleConfig
 from mbml.relabel import RelabelConfig, pool_indices, relabel, true_rewards
 from mbml.rows import MappedRows, RowLayout, gather_rows, resident, sample_indices, scalars_of
@@ -100,7 +101,9 @@ def contextual_bcq(rows):
 
 
 def batch_pearl(rows):
-    config = BatchPEARLConfig((8,), 2, (9,), context_size=5, batch_size=6, tasks_per_step=K + 1)
+    config = BatchPEARLConfig(
+        EncoderConfig(hidden=(8,), embedding_size=2), (9,), context_size=5, batch_size=6, tasks_per_step=K + 1
+    )
     return BatchPEARL(config, LAYOUT, rows, seeded(), seeded(1))
 
 
