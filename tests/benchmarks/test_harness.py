@@ -152,7 +152,7 @@ def test_every_target_exists_and_peers_import_nothing_of_ours():
 
 
 def test_the_driver_plans_three_jobs_a_task():
-    few, many = (len(plan(configuration(tasks)).nodes) for tasks in (20, 40))
+    few, many = (len(plan(configuration(tasks)).jobs) for tasks in (20, 40))
     assert many - few == 60
 
 

@@ -146,7 +146,7 @@ BAD = [
     ("distill.partners", -1),
     ("distill.hard_contexts", 0),
     ("distill.learning_rate", 0.0),
-    ("distill.student.embedding_size", 0),
+    ("distill.student.encoder.embedding_size", 0),
     ("distill.student.acting_candidates", 0),
     ("methods", ("full", "full")),
     ("distill_seeds", (0, 0)),
