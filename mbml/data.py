@@ -23,7 +23,6 @@ from mbml.serialise import replacing
 from mbml.settings import Count, Whole
 from mbml.transitions import (
     DTYPES,
-    VECTORS,
     DatasetError,
     TransitionBatch,
     check_episodes,
@@ -87,13 +86,13 @@ class DatasetWriter:
         collection: Mapping[str, Any],
     ):
         """`horizon` is the time limit in steps; `collection` (JSON) says how the data came about."""
-        about = {"environment": environment, "collection": _jsonable(dict(collection), "collection")}
         sizes = {"observation_size": observation_size, "action_size": action_size, "horizon": horizon}
         for name, value in sizes.items():
             if value < 1:
                 raise DatasetError(f"{name} is {value}; it must be at least 1.")
         self.root = Path(root)
-        self._meta: dict[str, Any] = {"schema_version": SCHEMA_VERSION, **about, **sizes}
+        self._meta: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "environment": environment, **sizes}
+        self._meta["collection"] = _jsonable(dict(collection), "collection")
         self._tasks: dict[int, TaskMeta] = {}
         (self.root / "meta.json").unlink(missing_ok=True)
 
@@ -245,16 +244,17 @@ def _schema(observation_size: int, action_size: int) -> pa.Schema:
 def _write_shard(path: Path, batch: TransitionBatch) -> str:
     """Write one shard and return its SHA-256."""
     schema = _schema(batch.observation.shape[1], batch.action.shape[1])
-    columns = []
-    for name in DTYPES:
-        column = pa.array(np.ascontiguousarray(getattr(batch, name)).reshape(-1))
-        if name in VECTORS:
-            column = pa.FixedSizeListArray.from_arrays(column, type=schema.field(name).type)
-        columns.append(column)
+    columns = [to_arrow(getattr(batch, name)) for name in DTYPES]
     with replacing(path) as temporary:
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             writer.write_batch(pa.record_batch(columns, schema=schema))
         return _sha256(temporary)
+
+
+def to_arrow(column: np.ndarray) -> pa.Array:
+    """A column `[n]`, or `[n, size]` as lists of that size."""
+    flat = pa.array(np.ascontiguousarray(column).reshape(-1))
+    return flat if column.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, column.shape[1])
 
 
 def _read_shard(root: Path, shard: ShardMeta, observation_size: int, action_size: int) -> TransitionBatch:
