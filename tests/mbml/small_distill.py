@@ -67,7 +67,7 @@ def make_learner(method="full", tables=None, seed=0, spread=True, layout=LAYOUT,
 
 
 class NaiveStep:
-    """One step of the full model or an ablation written out; draws from copies of the learner's generators in its order."""
+    """One step of the full model or an ablation; draws from copies of the learner's generators in its order."""
 
     def __init__(self, learner):
         self.config, self.rows, self.tables = learner.config, learner.rows, learner.tables
