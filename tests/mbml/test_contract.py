@@ -22,7 +22,7 @@ from mbml.teachers.bcq import BCQConfig
 from mbml.teachers.iql import IQLConfig
 from mbml.teachers.td3_bc import TD3BCConfig
 from mbml.teaching import TeachingConfig
-from mbml.warmstart import TwoBatchSAC, WarmStartConfig
+from mbml.warmstart import ImitationConfig, TwoBatchSAC, WarmStartConfig
 from tests.mbml.meta import MetaGenerator, assert_updates, fused_adam_on_meta
 from tests.mbml.toys import LAYOUT, assert_same_bits, random_rows, scatter, seeded, snapshot, through_disk
 
@@ -241,6 +241,7 @@ CONFIGS = [
     CollectConfig,
     TeachingConfig,
     WarmStartConfig,
+    ImitationConfig,
 ]
 every_config = pytest.mark.parametrize("config", dict.fromkeys(CONFIGS), ids=lambda config: config.__name__)
 
