@@ -1,4 +1,7 @@
-"""What every learner must hold to, whatever it learns: one row of `CASES` each."""
+"""What every learner must hold to, whatever it learns.
+
+A new one is a row of `CASES`, and needs none of these tests in a file of its own.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ class Case(NamedTuple):
     """One learner."""
 
     make: Callable[[int, torch.Generator], Learner]
-    """Of so many tasks, and a generator, which decides its device. Further generators are made like it."""
+    """Of so many tasks, and a generator, on whose device it is. If it needs a second one: `another(generator)`."""
     trained: str
     """Networks and parameters that two updates change, by the names of their attributes."""
     targets: str = ""
@@ -51,6 +54,13 @@ class Case(NamedTuple):
     """Whether the members of one task lie side by side in a stack, and not those of one role."""
     meta: bool = True
     """Whether it can be built on another device."""
+
+
+def another(generator: torch.Generator) -> torch.Generator:
+    """A second generator of the same kind, with a seed that follows from the first's."""
+    made = type(generator)()
+    made.manual_seed(generator.initial_seed() + 1_000)
+    return made
 
 
 def _ensemble(target: Any, hidden: tuple[int, ...] = (8,)) -> Case:
