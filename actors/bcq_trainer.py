@@ -24,19 +24,9 @@ class BCQTrainer(Worker):
         config, seed = job.payload["config"], job.payload["seed"]
         rows = resident(load_rows(inputs["collect"], tasks), self.device)
         make_envs = env_maker(environment, tasks, horizon)
-        graphs = job.payload.get("cuda_graphs", False)
-        teaching = Teaching(
-            "bcq",
-            config.learner,
-            config,
-            layout_of(environment),
-            rows,
-            make_envs,
-            tasks,
-            seed,
-            self.device,
-            cuda_graphs=graphs,
-        )
+        graphs, places = job.payload.get("cuda_graphs", False), (tasks, seed, self.device)
+        common = (config, layout_of(environment), rows, make_envs, *places)
+        teaching = Teaching("bcq", config.learner, *common, cuda_graphs=graphs)
         checkpoint = Checkpoint(out)
         state = checkpoint.load()
         if state is not None:
