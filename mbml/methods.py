@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mbml import distill
-from mbml.baselines import batch_pearl, contextual_bcq
-from mbml.baselines.metagenrl import MetaGenRL, MetaGenRLConfig
+from mbml.baselines import batch_pearl, contextual_bcq, metagenrl
 from mbml.learner import Learner
 from mbml.registry import Entry, Registry
 
@@ -41,62 +40,39 @@ def _distill_needs(config: distill.DistillConfig) -> frozenset[str]:
     return frozenset({"teachers", "tables"} if config.union_context else {"teachers"})
 
 
-_DISTILL: dict[str, Any] = {
-    "learner": "distill",
-    "make": distill.MultiTaskLearner,
-    "config": distill.DistillConfig,
-    "presets": distill.PRESETS,
-    "needs": _distill_needs,
-}
+def _ablation(name: str, about: str, colour: str, changes: Mapping[str, Any]) -> Method:
+    """The multi-task learner with changes."""
+    learner, config = distill.MultiTaskLearner, distill.DistillConfig
+    described = distill.PRESETS, name.replace("_", " "), colour
+    return Method(name, about, learner, config, *described, "distill", changes, _distill_needs)
+
+
+_ONE_NETWORK = {"models.reward.members": 1, "models.next_observation.members": 1}
 METHODS: Registry[Method] = Registry(
     "method",
     # Okabe-Ito blue, orange, vermillion, sky; then darker hues of Tol's muted set.
-    Method(
-        "full",
-        "the full model: triplet loss on relabelled transitions",
-        title="full",
-        colour="#0072B2",
-        **_DISTILL,
-    ),
-    Method(
+    _ablation("full", "the full model: triplet loss on relabelled transitions", "#0072B2", {}),
+    _ablation(
         "no_relabelling",
         "hard mining over own contexts instead (Eq. 11)",
-        title="no relabelling",
-        colour="#E69F00",
-        changes={"distill.triplet": "hard_mining", "distill.union_context": False},
-        **_DISTILL,
+        "#E69F00",
+        {"distill.triplet": "hard_mining", "distill.union_context": False},
     ),
-    Method(
-        "no_triplet",
-        "relabelled contexts without the triplet loss",
-        title="no triplet",
-        colour="#D55E00",
-        changes={"distill.triplet": "none"},
-        **_DISTILL,
-    ),
-    Method(
+    _ablation("no_triplet", "relabelled contexts without the triplet loss", "#D55E00", {"distill.triplet": "none"}),
+    _ablation(
         "neither",
         "own contexts, no triplet loss (Eq. 6)",
-        title="neither",
-        colour="#56B4E9",
-        changes={"distill.triplet": "none", "distill.union_context": False},
-        **_DISTILL,
+        "#56B4E9",
+        {"distill.triplet": "none", "distill.union_context": False},
     ),
-    Method(
-        "ground_truth",
-        "the full model, relabelled with true rewards",
-        title="ground truth",
-        colour="#882255",
-        changes={"relabel.source": "ground_truth"},
-        **_DISTILL,
+    _ablation(
+        "ground_truth", "the full model, relabelled with true rewards", "#882255", {"relabel.source": "ground_truth"}
     ),
-    Method(
+    _ablation(
         "no_ensemble",
         "the full model, relabelled by a single reward network without a filter",
-        title="no ensemble",
-        colour="#999933",
-        changes={"models.reward.members": 1, "models.next_observation.members": 1},
-        **_DISTILL,
+        "#999933",
+        _ONE_NETWORK,
     ),
     Method(
         "contextual_bcq",
@@ -119,28 +95,9 @@ METHODS: Registry[Method] = Registry(
     Method(
         "metagenrl",
         "MetaGenRL on one batch (ant_dir, Fig. 5)",
-        lambda config, layout, rows, teachers, tables, generator, _: MetaGenRL(config, layout, rows, generator),
-        MetaGenRLConfig,
-        {
-            "smoke": {
-                "hidden": (16, 16),
-                "objective_hidden": (8, 8),
-                "lstm": 4,
-                "steps": 8,
-                "evaluation_every": 4,
-                "evaluation_episodes": 1,
-                "segments": 4,
-                "objective_segments": 4,
-                "segment_length": 5,
-            },
-            "laptop": {
-                "hidden": (128, 128),
-                "steps": 2_000,
-                "evaluation_every": 20,
-                "segments": 50,
-                "objective_segments": 50,
-            },
-        },
+        _from_rows(lambda config, layout, rows, generator, _: metagenrl.MetaGenRL(config, layout, rows, generator)),
+        metagenrl.MetaGenRLConfig,
+        metagenrl.PRESETS,
         "MetaGenRL",
         "#AA4499",
     ),

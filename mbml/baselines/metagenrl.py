@@ -14,7 +14,7 @@ import copy
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +81,22 @@ class MetaGenRLConfig:
     """Environment steps that one evaluation counts for in the annealing, whatever it really takes."""
     rounds_per_evaluation: Count = 10
     """Rounds after which the annealing counts another evaluation."""
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "hidden": (16, 16),
+        "objective_hidden": (8, 8),
+        "lstm": 4,
+        "steps": 8,
+        "evaluation_every": 4,
+        "evaluation_episodes": 1,
+        "segments": 4,
+        "objective_segments": 4,
+        "segment_length": 5,
+    },
+    "laptop": {"hidden": (128, 128), "steps": 2_000, "evaluation_every": 20, "segments": 50, "objective_segments": 50},
+}
 
 
 class Segments(NamedTuple):

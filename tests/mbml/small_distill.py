@@ -67,7 +67,7 @@ def make_learner(method="full", tables=None, seed=0, spread=True, layout=LAYOUT,
 
 
 class NaiveStep:
-    """One step of sections 4 and 5 written out; draws from copies of the learner's generators in its order."""
+    """One step of the full model or an ablation; draws from copies of the learner's generators in its order."""
 
     def __init__(self, learner):
         self.config, self.rows, self.tables = learner.config, learner.rows, learner.tables
@@ -189,7 +189,7 @@ class NaiveStep:
         self.losses |= {"loss_q": q / (K * B), "loss_g": g / (K * B), "loss_xi": xi / (K * B)}
 
     def gradients(self):
-        """Gradients by network, each from the losses of section 4.6 alone."""
+        """Gradients by network, each from its own losses alone."""
         encoder = self.losses["loss_kl"] + self.losses["loss_q"]
         if "loss_triplet" in self.losses:
             encoder = encoder + self.config.triplet_weight * self.losses["loss_triplet"]

@@ -1,4 +1,7 @@
-"""What every learner must hold to, whatever it learns: one row of `CASES` each."""
+"""What every learner must hold to, whatever it learns.
+
+A new one is a row of `CASES`, and needs none of these tests in a file of its own.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ from mbml.teachers.bcq import BCQConfig
 from mbml.teachers.iql import IQLConfig
 from mbml.teachers.td3_bc import TD3BCConfig
 from mbml.teaching import TeachingConfig
-from mbml.warmstart import TwoBatchSAC, WarmStartConfig
+from mbml.warmstart import ImitationConfig, TwoBatchSAC, WarmStartConfig
 from tests.mbml.meta import MetaGenerator, assert_updates, fused_adam_on_meta
 from tests.mbml.toys import LAYOUT, assert_same_bits, random_rows, scatter, seeded, snapshot, through_disk
 
@@ -40,7 +43,7 @@ class Case(NamedTuple):
     """One learner."""
 
     make: Callable[[int, torch.Generator], Learner]
-    """Of so many tasks, and a generator, which decides its device. Further generators are made like it."""
+    """Of so many tasks, and a generator, on whose device it is. If it needs a second one: `another(generator)`."""
     trained: str
     """Networks and parameters that two updates change, by the names of their attributes."""
     targets: str = ""
@@ -56,6 +59,13 @@ class Case(NamedTuple):
     """Whether the members of one task lie side by side in a stack, and not those of one role."""
     meta: bool = True
     """Whether it can be built on another device."""
+
+
+def another(generator: torch.Generator) -> torch.Generator:
+    """A second generator of the same kind, with a seed that follows from the first's."""
+    made = type(generator)()
+    made.manual_seed(generator.initial_seed() + 1_000)
+    return made
 
 
 def _ensemble(target: Any, hidden: tuple[int, ...] = (8,)) -> Case:
@@ -250,6 +260,7 @@ CONFIGS = [
     CollectConfig,
     TeachingConfig,
     WarmStartConfig,
+    ImitationConfig,
 ]
 every_config = pytest.mark.parametrize("config", dict.fromkeys(CONFIGS), ids=lambda config: config.__name__)
 

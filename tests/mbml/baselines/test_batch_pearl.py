@@ -49,7 +49,7 @@ def make_learner(seed=0, spread=True, rows=None, **changes):
 
 
 class NaivePEARL:
-    """Section 6.2, a row at a time; draws from copies of the learner's generators in its order."""
+    """Its step a row at a time; draws from copies of the learner's generators in its order."""
 
     def __init__(self, learner):
         self.config, self.rows = learner.config, learner.rows

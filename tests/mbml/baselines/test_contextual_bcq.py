@@ -52,7 +52,7 @@ def make_learner(seed=0, **changes):
 
 
 class NaiveContextualBCQ:
-    """Section 6.1 a row at a time; draws from copies of the learner's generators in its order."""
+    """Its iteration a row at a time; draws from copies of the learner's generators in its order."""
 
     def __init__(self, learner):
         self.config, self.rows = learner.config, learner.rows

@@ -7,15 +7,12 @@ import pytest
 import torch
 
 from mbml.nets import StackedMLP, batched_perceptrons
-from mbml.rows import RowLayout, sample_indices
+from mbml.rows import RowLayout
 from mbml.teachers.bcq import BCQ, BCQConfig, candidate_outputs, clamped_latents, perturbed, select_action
 from tests.mbml.toys import (
     LAYOUT,
-    POINT,
     forward,
     layers_of,
-    point_rows,
-    point_step,
     random_rows,
     seeded,
 )
@@ -82,37 +79,6 @@ def test_teachers_act_by_their_first_critic():
                 options.append(torch.clamp(a + 0.05 * torch.tanh(forward(xi, s, a)), -1, 1))
             best = max(options, key=lambda a: forward(critic, s, a).item())
             torch.testing.assert_close(actions[task, n].double(), best.detach(), rtol=1e-4, atol=1e-5)
-
-
-def test_it_beats_the_behaviour_in_its_batch():
-    config = BCQConfig(hidden=(32, 32), vae_hidden=(32, 32), batch_size=64, learning_rate=3e-3, discount=0.9, tau=0.02)
-    bcq = learner(1, config=config, layout=POINT)
-    # Behaviour: random actions that push inwards a little more often than outwards.
-    rows = point_rows(3_000)
-    x, a = rows[..., :1], rows[..., 1:2]
-    kept = (x * a < 0).squeeze() | (torch.rand(3_000, generator=seeded(3)) < 0.6)
-    rows = rows[:, kept]
-    batches, losses = seeded(1), []
-    for _ in range(500):
-        losses.append(bcq.update(rows[:, sample_indices(1, 64, rows.shape[1], batches)[0]])["vae_loss"].item())
-    assert sum(losses[-50:]) < 0.9 * sum(losses[:50])
-
-    def returns(act):
-        position, total = torch.linspace(-1, 1, 21).view(1, -1, 1), 0.0
-        for _ in range(20):
-            position = point_step(position, act(position))
-            total -= position.square().mean().item()
-        return total
-
-    acting = seeded(4)
-
-    def behave(position):
-        proposed = torch.rand(position.shape, generator=acting) * 2 - 1
-        outward = position * proposed > 0
-        return torch.where(outward & (torch.rand(position.shape, generator=acting) < 0.4), -proposed, proposed)
-
-    teachers = bcq.teachers()
-    assert returns(lambda s: teachers.act(s, acting)) > 0.5 * returns(behave)
 
 
 def test_paper_size_makes_a_step():
