@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from mbml import envs
-from mbml.baselines.batch_pearl import PEARLPolicy
-from mbml.bcq import Teachers
+from mbml import envs, teachers
 from mbml.data import Dataset
 from mbml.envs import Task
 from mbml.evaluate import make_envs
 from mbml.learner import NotFinite
 from mbml.models import Ensemble, EnsembleConfig, Target
 from mbml.nets import StackedMLP
-from mbml.policy import ContextPolicy, Student
+from mbml.policy import ContextPolicy
 from mbml.relabel import RelabelTables, true_rewards
 from mbml.rollout import EnvStack
 from mbml.rows import MappedRows, RowLayout, Rows
 from mbml.serialise import load_tree
+from mbml.teachers import Teachers
 
 
 class ArtefactError(ValueError):
@@ -73,12 +72,6 @@ def _parse(path: Path, texts: Iterable[str]) -> list[Any]:
         raise ArtefactError(f"{path} is damaged ({error}); {_REMEDY}") from None
 
 
-def mean_last_return(curve: Sequence[Mapping[str, Any]]) -> float:
-    """Mean over tasks of the returns at the last step of a learning curve."""
-    returns = [row["return"] for row in curve if row["step"] == curve[-1]["step"]]
-    return sum(returns) / len(returns)
-
-
 def tasks_of(environment: str, split: str, indices: Sequence[int]) -> list[Task]:
     """The tasks of a split at `indices`."""
     tasks = envs.get(environment).tasks(split)
@@ -108,9 +101,9 @@ def load_rows(collected: Sequence[Path], tasks: Sequence[int]) -> MappedRows:
 
 
 def load_teachers(trained: Sequence[Path]) -> tuple[list[int], Teachers]:
-    """Task indices and teachers of all BCQ artefacts, joined in the order of the tasks."""
+    """Task indices and teachers of all teachers' artefacts, joined in the order of the tasks."""
     parts = sorted((load_tree(path / "teachers.safetensors") for path in trained), key=lambda p: p["tasks"][0])
-    return [t for p in parts for t in p["tasks"]], Teachers.join([Teachers.load(p["teachers"]) for p in parts])
+    return [t for p in parts for t in p["tasks"]], Teachers.join([teachers.load(p["teachers"]) for p in parts])
 
 
 def load_ensemble(trained: Sequence[Path], config: EnsembleConfig, layout: RowLayout, target: Target) -> Ensemble:
@@ -141,12 +134,7 @@ def snapshot_of(trained: Path, step: int) -> Path:
 
 def load_policy(snapshot: Path) -> ContextPolicy:
     """The policy of a snapshot, whichever learner made it."""
-    state = load_tree(snapshot)
-    kinds: dict[str, Callable[[dict[str, Any]], ContextPolicy]] = {
-        "student": Student.of_tree,
-        "pearl": PEARLPolicy.of_tree,
-    }
-    return kinds[state.get("kind", "student")](state)
+    return ContextPolicy.load(snapshot)
 
 
 def truth_table(environment: str, tasks: Sequence[Task], rows: Rows, index: Tensor | None = None) -> Tensor | None:

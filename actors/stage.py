@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 from mbml import envs
 from mbml.serialise import load_tree, save_tree
+from mbml.training import Process
 
 CHECKPOINT_SECONDS = 60.0
 _CHECKPOINT = "checkpoint.safetensors"
@@ -24,37 +25,6 @@ class Ref(NamedTuple):
 
     stage: str
     key: str
-
-
-class Process(Protocol):
-    """Work that is done bit by bit: the protocol of `mbml.training`."""
-
-    @property
-    def done(self) -> int:
-        """How much of `total`."""
-        ...
-
-    @property
-    def total(self) -> int:
-        """How much it takes."""
-        ...
-
-    @property
-    def unit(self) -> str:
-        """What is counted, such as "steps"."""
-        ...
-
-    def advance(self) -> Mapping[str, Any]:
-        """Some work, well under a minute; its latest metrics."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that it needs to go on."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on exactly where `state_dict` was taken."""
-        ...
 
 
 class Run:
@@ -160,7 +130,7 @@ class Job:
         """The artefact. Its key changes with the version, the specification and its inputs, and with nothing else."""
         decides = {"stage": self.stage.name, "version": self.stage.version, "spec": plain(self.spec)}
         # A family from outside this project can change while its name stays.
-        fingerprint = getattr(envs.get(self.spec.env), "fingerprint", "") if hasattr(self.spec, "env") else ""
+        fingerprint = envs.get(self.spec.env).fingerprint if hasattr(self.spec, "env") else ""
         text = json.dumps(decides | ({"fingerprint": fingerprint} if fingerprint else {}), sort_keys=True)
         return Ref(self.stage.name, hashlib.sha256(text.encode()).hexdigest()[:16])
 

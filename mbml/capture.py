@@ -4,39 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten_with_path
 
-Update = Callable[[Tensor], dict[str, Tensor]]
+from mbml.learner import Learner
+
+Update = Callable[..., dict[str, Tensor]]
 _WARM_UP = 3
 
 
-class Learner(Protocol):
-    """What can be captured: an update of fixed shapes that reads nothing back, with a constant learning rate."""
+def captured(learner: Learner) -> Update:
+    """`learner.update` as a CUDA graph, captured at the first call; itself on a CPU and where the learner forbids it.
 
-    def update(self, rows: Tensor) -> dict[str, Tensor]:
-        """One update on rows `[T, batch, row]`."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state, whose tensors are those that `update` writes to, and not copies."""
-        ...
-
-
-def captured(learner: Learner, generator: torch.Generator) -> Update:
-    """`learner.update` as a CUDA graph, captured at the first call; on a CPU `learner.update` itself.
-
-    `generator` is the one that the update draws from. All calls must bring rows of one shape. Load a checkpoint before
-    the first call: an optimiser that loads gets new tensors, and the graph would go on writing to the old ones.
+    All calls must bring tensors of one shape. Load a checkpoint before the first call: an optimiser that loads gets
+    new tensors, and the graph would go on writing to the old ones.
     """
-    return _Captured(learner, generator) if generator.device.type == "cuda" else learner.update
+    on_gpu = any(generator.device.type == "cuda" for generator in learner.generators())
+    return _Captured(learner) if on_gpu and learner.constant else learner.update
 
 
 class _Captured:
-    def __init__(self, learner: Learner, generator: torch.Generator) -> None:
-        self._learner, self._generator = learner, generator
+    def __init__(self, learner: Learner) -> None:
+        self._learner = learner
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, rows: Tensor) -> dict[str, Tensor]:
@@ -44,12 +35,13 @@ class _Captured:
             self._graph = self._capture(rows)
         self._rows.copy_(rows)
         self._graph.replay()
+        self._learner.steps_done += 1
         # The next replay writes to the same memory.
         return {name: value.clone() for name, value in self._outputs.items()}
 
     def _capture(self, rows: Tensor) -> torch.cuda.CUDAGraph:
         self._rows = rows.clone()
-        with kept(self._learner, self._generator):
+        with kept(self._learner):
             # On a side stream, as PyTorch demands; it also makes the optimisers' state, which must not be in the graph.
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
@@ -58,34 +50,31 @@ class _Captured:
                     self._learner.update(self._rows)
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            graph.register_generator_state(self._generator)
+            for generator in self._learner.generators():
+                graph.register_generator_state(generator)
             with torch.cuda.graph(graph):
                 self._outputs = self._learner.update(self._rows)
         return graph
 
 
 @contextmanager
-def kept(learner: Learner, generator: torch.Generator) -> Iterator[None]:
-    """Put the state of `learner` and `generator` back at the end, in place: a graph writes to these very tensors.
+def kept(learner: Learner) -> Iterator[None]:
+    """Put the state of `learner` back at the end, in place: a graph writes to these very tensors.
 
     Adam's state that was made in between becomes zero, which is how it starts.
     """
-    before = {place: tensor.clone() for place, tensor in _tensors(learner.state_dict())}
-    drawn = generator.get_state()
+    before = {place: tensor.clone() for place, tensor in _tensors(learner)}
+    steps, drawn = learner.steps_done, [generator.get_state() for generator in learner.generators()]
     yield
-    generator.set_state(drawn)
+    learner.steps_done = steps
+    for generator, state in zip(learner.generators(), drawn, strict=True):
+        generator.set_state(state)
     with torch.no_grad():
-        for place, tensor in _tensors(learner.state_dict()):
-            if place in before:
-                tensor.copy_(before[place])
-            else:
-                tensor.zero_()
+        for place, tensor in _tensors(learner):
+            tensor.copy_(before[place]) if place in before else tensor.zero_()
 
 
-def _tensors(tree: Any, place: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The tensors of nested dicts and lists, each with its place."""
-    if isinstance(tree, Tensor):
-        yield place, tree
-    elif isinstance(tree, dict | list):
-        for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
-            yield from _tensors(value, f"{place}/{key}")
+def _tensors(learner: Learner) -> list[tuple[object, Tensor]]:
+    """The tensors of a learner's state, each with its place."""
+    leaves, _ = tree_flatten_with_path(learner.state_dict())
+    return [(place, leaf) for place, leaf in leaves if isinstance(leaf, Tensor)]

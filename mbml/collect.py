@@ -1,4 +1,4 @@
-"""Collection: a stack of SAC learners fills one batch per task, learning history and all (specification, section 1)."""
+"""Collection: a stack of SAC learners fills one batch per task, learning history and all."""
 
 from __future__ import annotations
 
@@ -12,41 +12,45 @@ from torch import Tensor
 
 from mbml.capture import captured
 from mbml.data import TransitionBatch
+from mbml.learner import check_losses
 from mbml.meter import RunningMeans
 from mbml.rollout import EnvStack, run_episode
 from mbml.rows import RowLayout, gather_rows, sample_indices
 from mbml.sac import SAC, SACConfig
 from mbml.seeding import generator_of, seed_of
+from mbml.settings import Count, NotNegative
 
 
 @dataclass(frozen=True)
 class CollectConfig:
     """How a batch is collected; the defaults are the authors' schedule."""
 
-    steps: int = 200_000
+    steps: Count = 200_000
     """Transitions N kept per task: the first N of training, warm-up included."""
-    warmup_steps: int = 10_000
+    warmup_steps: Count = 10_000
     """Steps of the untrained stochastic policy before the first update."""
-    epoch_steps: int = 1_000
+    epoch_steps: Count = 1_000
     """Environment steps between two rounds of updates; an episode is cut at the end of each."""
-    updates_per_step: float = 1.0
+    updates_per_step: NotNegative = 1.0
     """Gradient updates per environment step."""
-    evaluation_every: int = 1
+    evaluation_every: Count = 1
     """Epochs between evaluations of the deterministic policy."""
-    evaluation_episodes: int = 25
+    evaluation_episodes: Count = 25
     """Episodes per evaluation."""
-    tasks_per_actor: int = 1
+    tasks_per_actor: Count = 1
     """Tasks learned side by side in one actor."""
     sac: SACConfig = field(default_factory=SACConfig)
     """The learner."""
 
 
 class Collection:
-    """The collection of a stack of T tasks: call `advance` until `finished`.
+    """The collection of a stack of T tasks; a Process.
 
     Every call to `advance` is one round: environment steps from fresh episodes, then as many updates as they earn.
     The state between rounds is complete in `state_dict`, so a resumed collection gives the same bits.
     """
+
+    unit = "steps"
 
     def __init__(
         self,
@@ -71,7 +75,7 @@ class Collection:
             config.sac, layout, number, generator_of(seed, "collect", *self.tasks, device=device)
         )
         generator = self.learner.generator
-        self._update = captured(self.learner, generator) if cuda_graphs else self.learner.update
+        self._update = captured(self.learner) if cuda_graphs else self.learner.update
         self.envs = make_envs(1)
         self.envs.seed([seed_of(seed, "collect", "environment", task) for task in self.tasks])
         self.evaluation_envs = make_envs(config.evaluation_episodes)
@@ -79,43 +83,58 @@ class Collection:
         self.truncated = np.zeros((number, config.steps), dtype=bool)
         self.episode = np.zeros((number, config.steps), dtype=np.int32)
         self.step_in_episode = np.zeros((number, config.steps), dtype=np.int32)
-        self.collected, self.updates_done, self.epoch = 0, 0, 0
+        self.done, self.total, self.epoch = 0, config.steps, 0
         self.curve: list[dict[str, float]] = []
 
-    @property
-    def finished(self) -> bool:
-        """Whether all N transitions are there."""
-        return self.collected >= self.config.steps
+    def advance(self) -> dict[str, float]:
+        """Collect one round and learn from it; every so many rounds evaluate, which adds to `curve`.
 
-    def advance(self) -> None:
-        """Collect one round and learn from it; every so many rounds evaluate, which adds to `curve`."""
+        Returns the mean return of the last evaluation, if there was one. Raises NotFinite.
+        """
         config = self.config
-        if self.collected == 0:
+        if self.done == 0:
             self._collect(min(config.warmup_steps, config.steps))
-            if not self.finished:
-                return
         else:
-            self._collect(min(config.epoch_steps, config.steps - self.collected))
-        losses = self._learn()
-        self.epoch += 1
-        if self.epoch % config.evaluation_every == 0 or self.finished:
-            self.record(losses)
+            self._collect(min(config.epoch_steps, config.steps - self.done))
+        if self.done > config.warmup_steps or self.done == self.total:
+            losses = self._learn()
+            self.epoch += 1
+            if self.epoch % config.evaluation_every == 0 or self.done == self.total:
+                self.record(losses)
+        return self.latest()
+
+    def latest(self) -> dict[str, float]:
+        """Mean return of the last evaluation; empty before the first."""
+        returns = [point["return"] for point in self.curve[-len(self.tasks) :]]
+        return {"return": sum(returns) / len(returns)} if returns else {}
 
     def record(self, losses: dict[str, float] | None = None) -> None:
-        """Evaluate the present policy and add it to `curve`, with `losses` beside it."""
+        """Evaluate the present policy and add it to `curve`, with `losses` beside it; raises NotFinite."""
+        self.learner.check_finite()
         self.curve += [
-            {"task": task, "step": self.collected, "return": float(value), **(losses or {})}
+            {"task": task, "step": self.done, "return": float(value), **(losses or {})}
             for task, value in zip(self.tasks, self.evaluate(), strict=True)
         ]
 
     def _collect(self, steps: int) -> None:
         self.envs.reset()
         step_in_episode = np.zeros(len(self.tasks), dtype=np.int32)
-        episode = self.episode[:, self.collected - 1] + 1 if self.collected else np.zeros_like(step_in_episode)
+        episode = self.episode[:, self.done - 1] + 1 if self.done else np.zeros_like(step_in_episode)
         observation = self.envs.observation
-        for t in range(self.collected, self.collected + steps):
+        for t in range(self.done, self.done + steps):
             action = self.learner.act(observation.unsqueeze(1)).squeeze(1)
             result = self.envs.step(action)
+            while (lost := result.diverged).any():
+                # Those episodes end, cut, with the row before; the first step of a new one takes this row.
+                cut = lost.numpy() & (step_in_episode > 0)
+                self.truncated[cut, t - 1] = True
+                episode = episode + cut
+                step_in_episode = np.where(lost, 0, step_in_episode)
+                self.envs.reset(np.flatnonzero(lost).tolist())
+                observation = torch.where(lost.unsqueeze(1), self.envs.observation, observation)
+                again = self.learner.act(observation.unsqueeze(1)).squeeze(1)
+                action = torch.where(lost.unsqueeze(1), again, action)
+                result = result.joined(self.envs.step(action, lost.numpy()))
             parts = [observation, action, result.next_observation]
             scalars = [result.reward.unsqueeze(1), result.terminated.float().unsqueeze(1)]
             self.rows[:, t] = torch.cat([*parts, *scalars], 1)
@@ -127,21 +146,22 @@ class Collection:
             step_in_episode = np.where(over, 0, step_in_episode + 1)
             observation = self.envs.observation
         # The round ends here whatever the environments do: an episode still running is cut, which is no termination.
-        last = self.collected + steps - 1
+        last = self.done + steps - 1
         self.truncated[:, last] |= self.rows[:, last, -1].cpu().numpy() == 0
-        self.collected += steps
+        self.done += steps
 
     def _learn(self) -> dict[str, float]:
         """The updates that the steps collected so far have earned; mean losses over updates and tasks."""
         config = self.config
-        earned = int((self.collected - config.warmup_steps) * config.updates_per_step)
+        earned = int((self.done - config.warmup_steps) * config.updates_per_step)
         size = config.sac.batch_size * self.learner.batches_per_update
         means = RunningMeans()
-        while self.updates_done < earned:
-            indices = sample_indices(len(self.tasks), size, self.collected, self.learner.generator)
+        while self.learner.steps_done < earned:
+            indices = sample_indices(len(self.tasks), size, self.done, self.learner.generator)
             means.add(self._update(gather_rows(self.rows, indices)))
-            self.updates_done += 1
-        return {name: float(value.mean()) for name, value in means.take().items()}
+        losses = means.take()
+        check_losses(losses, self.learner.steps_done)
+        return {name: float(value.mean()) for name, value in losses.items()}
 
     def evaluate(self) -> np.ndarray:
         """Mean return `[T]` of the deterministic policy over the evaluation episodes, each from its own seed."""
@@ -160,32 +180,23 @@ class Collection:
         """The finished batch of every task, in the order of collection."""
         result = []
         for i in range(len(self.tasks)):
-            parts = self.layout.split(self.rows[i].cpu())
-            result.append(
-                TransitionBatch(
-                    observation=parts.observation.numpy().copy(),
-                    action=parts.action.numpy().copy(),
-                    next_observation=parts.next_observation.numpy().copy(),
-                    reward=parts.reward.numpy().copy().squeeze(1),
-                    terminated=parts.terminated.numpy().squeeze(1) > 0,
-                    truncated=self.truncated[i],
-                    episode=self.episode[i],
-                    step=self.step_in_episode[i],
-                )
-            )
+            *vectors, reward, terminated = (part.numpy().copy() for part in self.layout.split(self.rows[i].cpu()))
+            columns = [*vectors, reward[:, 0], terminated[:, 0] > 0, *(column[i] for column in self._columns())]
+            result.append(TransitionBatch(*columns))
         return result
+
+    def _columns(self) -> tuple[np.ndarray, ...]:
+        """What a transition has beside its row, each `[T, N]`."""
+        return self.truncated, self.episode, self.step_in_episode
 
     def state_dict(self) -> dict[str, Any]:
         """Learner, environments' generators, everything collected so far, and counters."""
-        end = self.collected
+        end = self.done
         return {
             "learner": self.learner.state_dict(),
             "environments": self.envs.random_states(),
             "rows": self.rows[:, :end],
-            "truncated": torch.from_numpy(self.truncated[:, :end]),
-            "episode": torch.from_numpy(self.episode[:, :end]),
-            "step_in_episode": torch.from_numpy(self.step_in_episode[:, :end]),
-            "updates_done": self.updates_done,
+            "columns": [torch.from_numpy(column[:, :end]) for column in self._columns()],
             "epoch": self.epoch,
             "curve": self.curve,
         }
@@ -194,8 +205,8 @@ class Collection:
         """Continue exactly where `state_dict` was taken; with `cuda_graphs` before the first `advance` only."""
         self.learner.load_state_dict(state["learner"])
         self.envs.set_random_states(state["environments"])
-        self.collected = end = state["rows"].shape[1]
+        self.done = end = state["rows"].shape[1]
         self.rows[:, :end] = state["rows"]
-        for name in ("truncated", "episode", "step_in_episode"):
-            getattr(self, name)[:, :end] = state[name].numpy()
-        self.updates_done, self.epoch, self.curve = state["updates_done"], state["epoch"], state["curve"]
+        for column, saved in zip(self._columns(), state["columns"], strict=True):
+            column[:, :end] = saved.numpy()
+        self.epoch, self.curve = state["epoch"], state["curve"]

@@ -8,36 +8,64 @@ The columns and the rules for rows are those of `mbml.transitions`. Only Arrow a
 
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic takes that of typing from Python 3.12 on
 
 from mbml.serialise import replacing
+from mbml.settings import Count, Whole
 from mbml.transitions import (
     DTYPES,
-    VECTORS,
     DatasetError,
-    EpisodeCheck,
     TransitionBatch,
+    check_episodes,
     check_finite,
     concatenate,
-    count_episodes,
-    pack,
 )
 
-__all__ = ["Dataset", "DatasetError", "DatasetWriter", "TransitionBatch", "concatenate", "pack", "validate"]
+__all__ = ["Dataset", "DatasetError", "DatasetWriter", "TransitionBatch", "validate"]
 
 SCHEMA_VERSION = 1
-_SAME = {"environment": str, "observation_size": int, "action_size": int, "horizon": int}
-_META = _SAME | {"collection": dict, "tasks": list, "totals": dict}
-_TASK_META = {"index": int, "label": str, "rows": int, "episodes": int, "shards": list}
-_SHARD_META = {"file": str, "rows": int, "sha256": str}
-_SHARD_NAME = re.compile(r"task=\d+/part-\d+\.arrow")
+_SAME = ("environment", "observation_size", "action_size", "horizon")
+
+
+class ShardMeta(TypedDict):
+    """A file of a task."""
+
+    file: Annotated[str, Field(pattern=r"^task=\d+/part-\d+\.arrow$")]
+    rows: Count
+    sha256: str
+
+
+class TaskMeta(TypedDict):
+    """A task. `parameter` is None where it is not known."""
+
+    index: Whole
+    label: str
+    parameter: Any
+    rows: Count
+    episodes: Count
+    shards: list[ShardMeta]
+
+
+class Meta(TypedDict):
+    """meta.json. `horizon` is the time limit in steps; `collection` says how the data came about."""
+
+    schema_version: Literal[1]
+    environment: str
+    observation_size: Count
+    action_size: Count
+    horizon: Count
+    collection: dict[str, Any]
+    tasks: list[TaskMeta]
+    totals: dict[str, int]
 
 
 class DatasetWriter:
@@ -63,13 +91,9 @@ class DatasetWriter:
             if value < 1:
                 raise DatasetError(f"{name} is {value}; it must be at least 1.")
         self.root = Path(root)
-        self._meta: dict[str, Any] = {
-            "schema_version": SCHEMA_VERSION,
-            "environment": environment,
-            **{name: int(value) for name, value in sizes.items()},
-            "collection": _jsonable(dict(collection), "collection"),
-        }
-        self._tasks: dict[int, dict[str, Any]] = {}
+        self._meta: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "environment": environment, **sizes}
+        self._meta["collection"] = _jsonable(dict(collection), "collection")
+        self._tasks: dict[int, TaskMeta] = {}
         (self.root / "meta.json").unlink(missing_ok=True)
 
     def add_task(
@@ -99,15 +123,11 @@ class DatasetWriter:
         for number, start in enumerate(range(0, len(batch), shard_rows)):
             file = f"{folder}/part-{number:04d}.arrow"
             part = batch.rows(start, start + shard_rows)
-            shards.append({"file": file, "rows": len(part), "sha256": _write_shard(self.root / file, part)})
-        self._tasks[index] = {
-            "index": index,
-            "label": str(label),
-            "parameter": parameter,
-            "rows": len(batch),
-            "episodes": count_episodes(batch),
-            "shards": shards,
-        }
+            shards.append(ShardMeta(file=file, rows=len(part), sha256=_write_shard(self.root / file, part)))
+        episodes = 1 + int(np.count_nonzero(np.diff(batch.episode)))
+        self._tasks[index] = TaskMeta(
+            index=index, label=str(label), parameter=parameter, rows=len(batch), episodes=episodes, shards=shards
+        )
 
     def close(self) -> None:
         """Write meta.json, which completes the dataset."""
@@ -124,19 +144,17 @@ class DatasetWriter:
             self.close()
 
 
+@dataclass(frozen=True)
 class Dataset:
-    """Tasks of one distribution from one or more directories; rows stay on disk until they are touched."""
+    """Tasks of one family from one or more directories; rows stay on disk until they are touched. Made by `open`."""
 
-    def __init__(self, metas: dict[Path, dict[str, Any]], tasks: dict[int, tuple[Path, dict[str, Any]]]):
-        """Made by `open`: each directory's meta.json, and each task's directory and entry."""
-        first = next(iter(metas.values()))
-        self.paths: tuple[Path, ...] = tuple(metas)
-        self.environment: str = first["environment"]
-        self.observation_size: int = first["observation_size"]
-        self.action_size: int = first["action_size"]
-        self.horizon: int = first["horizon"]
-        self.task_indices: tuple[int, ...] = tuple(sorted(tasks))
-        self._tasks = tasks
+    paths: tuple[Path, ...]
+    environment: str
+    observation_size: int
+    action_size: int
+    horizon: int
+    _tasks: Mapping[int, tuple[Path, TaskMeta]]
+    """Directory and entry in meta.json of each task."""
 
     @classmethod
     def open(cls, *roots: str | Path) -> "Dataset":
@@ -148,23 +166,26 @@ class Dataset:
         """
         if not roots:
             raise DatasetError("Dataset.open needs at least one directory.")
-        metas: dict[Path, dict[str, Any]] = {}
-        tasks: dict[int, tuple[Path, dict[str, Any]]] = {}
-        for root in map(Path, roots):
-            meta = _read_meta(root)
-            for first, wanted in list(metas.items())[:1]:
-                for name in _SAME:
-                    if meta[name] != wanted[name]:
-                        raise DatasetError(f"{root} has {name} {meta[name]}, but {first} has {wanted[name]}.")
+        paths = tuple(map(Path, roots))
+        metas = [_read_meta(path) for path in paths]
+        same: dict[str, Any] = {name: metas[0][name] for name in _SAME}
+        tasks: dict[int, tuple[Path, TaskMeta]] = {}
+        for path, meta in zip(paths, metas, strict=True):
+            for name, wanted in same.items():
+                if meta[name] != wanted:
+                    raise DatasetError(f"{path} has {name} {meta[name]}, but {paths[0]} has {wanted}.")
             for task in meta["tasks"]:
-                index = task["index"]
-                if index in tasks:
-                    raise DatasetError(f"Task {index} is in both {tasks[index][0]} and {root}; keep one.")
-                tasks[index] = (root, task)
-            metas[root] = meta
-        return cls(metas, tasks)
+                if (index := task["index"]) in tasks:
+                    raise DatasetError(f"Task {index} is in both {tasks[index][0]} and {path}; keep one.")
+                tasks[index] = path, task
+        return cls(paths, **same, _tasks=tasks)
 
-    def meta(self, index: int) -> dict[str, Any]:
+    @property
+    def task_indices(self) -> tuple[int, ...]:
+        """The tasks that there are, in order."""
+        return tuple(sorted(self._tasks))
+
+    def meta(self, index: int) -> TaskMeta:
         """The task's entry of meta.json: index, label, parameter, rows, episodes, shards."""
         return self._find(index)[1]
 
@@ -185,7 +206,7 @@ class Dataset:
         sizes = self.observation_size, self.action_size
         return [_read_shard(root, shard, *sizes) for shard in task["shards"]]
 
-    def _find(self, index: int) -> tuple[Path, dict[str, Any]]:
+    def _find(self, index: int) -> tuple[Path, TaskMeta]:
         if index not in self._tasks:
             raise DatasetError(f"There is no task {index}; this dataset has tasks {list(self.task_indices)}.")
         return self._tasks[index]
@@ -195,20 +216,20 @@ def validate(root: str | Path, checksums: bool = True) -> None:
     """Read a whole dataset directory; raise DatasetError at its first fault, naming the file and the fault.
 
     Checked: meta.json and its counts; each shard's SHA-256 (unless `checksums` is False), columns and row
-    count; all numbers finite; and the order of rows (`mbml.transitions.EpisodeCheck`).
+    count; all numbers finite; and the order of rows (`mbml.transitions.check_episodes`).
     """
     root = Path(root)
     meta = _read_meta(root)
+    sizes = meta["observation_size"], meta["action_size"]
     for task in meta["tasks"]:
-        order = EpisodeCheck(meta["horizon"])
+        shards = []
         for shard in task["shards"]:
             path = root / shard["file"]
             if checksums and _sha256(path) != shard["sha256"]:
                 raise DatasetError(f"{path} has another SHA-256 than meta.json says: it is changed or damaged.")
-            rows = _read_shard(root, shard, meta["observation_size"], meta["action_size"])
-            check_finite(rows, str(path))
-            order.feed(rows, str(path))
-        said, found = task["episodes"], len(order.episodes)
+            shards.append((str(path), _read_shard(root, shard, *sizes)))
+            check_finite(shards[-1][1], str(path))
+        said, found = task["episodes"], check_episodes(shards, meta["horizon"])
         if said != found:
             raise DatasetError(f"{root / 'meta.json'} gives task {task['index']} {said} episodes; it has {found}.")
 
@@ -223,19 +244,20 @@ def _schema(observation_size: int, action_size: int) -> pa.Schema:
 def _write_shard(path: Path, batch: TransitionBatch) -> str:
     """Write one shard and return its SHA-256."""
     schema = _schema(batch.observation.shape[1], batch.action.shape[1])
-    columns = []
-    for name in DTYPES:
-        column = pa.array(np.ascontiguousarray(getattr(batch, name)).reshape(-1))
-        if name in VECTORS:
-            column = pa.FixedSizeListArray.from_arrays(column, type=schema.field(name).type)
-        columns.append(column)
+    columns = [to_arrow(getattr(batch, name)) for name in DTYPES]
     with replacing(path) as temporary:
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             writer.write_batch(pa.record_batch(columns, schema=schema))
         return _sha256(temporary)
 
 
-def _read_shard(root: Path, shard: Mapping[str, Any], observation_size: int, action_size: int) -> TransitionBatch:
+def to_arrow(column: np.ndarray) -> pa.Array:
+    """A column `[n]`, or `[n, size]` as lists of that size."""
+    flat = pa.array(np.ascontiguousarray(column).reshape(-1))
+    return flat if column.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, column.shape[1])
+
+
+def _read_shard(root: Path, shard: ShardMeta, observation_size: int, action_size: int) -> TransitionBatch:
     path = root / shard["file"]
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
@@ -262,29 +284,24 @@ def _to_numpy(column: pa.Array) -> np.ndarray:
     return column.to_numpy(zero_copy_only=column.type != pa.bool_())
 
 
-def _read_meta(root: Path) -> dict[str, Any]:
+def _read_meta(root: Path) -> Meta:
     """meta.json of a dataset directory, its form and counts checked, every shard known to exist."""
     path = root / "meta.json"
     try:
-        meta = json.loads(path.read_bytes())
+        meta = TypeAdapter(Meta).validate_json(path.read_bytes(), strict=True)
     except FileNotFoundError:
         raise DatasetError(f"{path} is missing, so {root} is not a complete dataset.") from None
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path} cannot be read as JSON ({error}).") from error
-    version = meta.get("schema_version") if isinstance(meta, dict) else None
-    if version != SCHEMA_VERSION:
-        raise DatasetError(f"{path} has schema_version {version}; this program reads {SCHEMA_VERSION}.")
-    _check_fields(meta, _META, path)
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read ({error}).") from error
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise DatasetError(f"{path} is damaged{place and f' at {place}'}: {fault['msg']}.") from None
     for task in meta["tasks"]:
-        _check_fields(task, _TASK_META, path)
         for shard in task["shards"]:
-            _check_fields(shard, _SHARD_META, path)
-            file = shard["file"]
-            if not _SHARD_NAME.fullmatch(file):
-                raise DatasetError(f"{path} names a shard {file!r}; it must look like task=000/part-0000.arrow.")
-            if not (root / file).is_file():
-                raise DatasetError(f"{root / file} is missing, but meta.json lists it.")
-        if not task["shards"] or task["rows"] != sum(shard["rows"] for shard in task["shards"]):
+            if not (root / shard["file"]).is_file():
+                raise DatasetError(f"{root / shard['file']} is missing, but meta.json lists it.")
+        if task["rows"] != sum(shard["rows"] for shard in task["shards"]):
             raise DatasetError(f"{path} gives task {task['index']} {task['rows']} rows, its shards another number.")
     if len({task["index"] for task in meta["tasks"]}) != len(meta["tasks"]):
         raise DatasetError(f"{path} lists a task twice.")
@@ -293,13 +310,7 @@ def _read_meta(root: Path) -> dict[str, Any]:
     return meta
 
 
-def _check_fields(entry: Any, kinds: Mapping[str, type], path: Path) -> None:
-    for name, kind in kinds.items():
-        if not isinstance(entry, dict) or not isinstance(entry.get(name), kind):
-            raise DatasetError(f"{path} is damaged: {name} is missing or is not a {kind.__name__}.")
-
-
-def _totals(tasks: list[dict[str, Any]]) -> dict[str, int]:
+def _totals(tasks: list[TaskMeta]) -> dict[str, int]:
     return {"tasks": len(tasks)} | {name: sum(task[name] for task in tasks) for name in ("rows", "episodes")}
 
 

@@ -1,4 +1,4 @@
-"""Distillation of K teachers into one task-conditioned policy, with the triplet loss (specification, sections 4, 5).
+"""Distillation of K teachers into one task-conditioned policy, with the triplet loss (paper, section 4).
 
 The full model and its ablations are one class with switches.
 """
@@ -6,24 +6,28 @@ The full model and its ablations are one class with switches.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mbml.bcq import Teachers, clamped_latents
-from mbml.context import Factors, Gaussian, posterior
+from mbml.encoders import Belief
+from mbml.learner import Learner
 from mbml.losses import (
-    action_distillation_loss,
+    Triplets,
+    distillation_objective,
+    full_objective,
     hard_mining_triplet_loss,
+    pair_triplet_losses,
     posterior_regulariser,
-    relabelled_triplet_loss,
-    value_distillation_loss,
+    triplet_loss,
 )
-from mbml.nets import adam, anneal, step
-from mbml.policy import Student, StudentConfig
+from mbml.nets import adam, step
 from mbml.relabel import RelabelTables
 from mbml.rows import RowLayout, Rows, gather_rows, sample_indices
+from mbml.settings import Count, NotNegative, Positive, Share, Whole
+from mbml.students import STUDENT_PRESETS, Student, StudentConfig, make_student
+from mbml.teachers import Teachers
 
 
 @dataclass(frozen=True)
@@ -31,62 +35,75 @@ class DistillConfig:
     """The multi-task learner; the defaults are the authors' full model."""
 
     student: StudentConfig = field(default_factory=StudentConfig)
-    """Network shapes."""
+    """Which networks, and their shapes."""
     triplet: Literal["relabelled", "hard_mining", "none"] = "relabelled"
     """Triplet loss on relabelled transitions (Eq. 8-9), hard mining without relabelling (Eq. 11), or none."""
     union_context: bool = True
-    """Infer z from M own and M relabelled transitions (C7); otherwise from 2M own ones."""
-    steps: int = 100_000
+    """Infer z from M own and M relabelled transitions; otherwise from 2M own ones."""
+    steps: Count = 100_000
     """Gradient steps."""
-    snapshot_every: int = 10_000
+    snapshot_every: Count = 10_000
     """Steps between snapshots that are evaluated."""
-    context_size: int = 64
+    context_size: Count = 64
     """Context transitions M per task and step."""
-    batch_size: int = 128
+    batch_size: Count = 128
     """State-action rows B per task and step."""
-    learning_rate: float = 3e-4
+    learning_rate: Positive = 3e-4
     """Adam learning rate of all networks."""
-    final_learning_rate: float = 1.0
+    final_learning_rate: Share = 1.0
     """Share of the learning rate that is left at the last step, reached linearly; 1 keeps it constant, as the paper."""
-    kl_weight: float = 0.1
-    """Weight beta of the posterior's divergence from the prior, summed over tasks and dimensions (C1)."""
-    margin: float = 2.0
+    kl_weight: NotNegative = 0.1
+    """Weight beta of the posterior's divergence from the prior, summed over tasks and dimensions."""
+    margin: NotNegative = 2.0
     """Triplet margin m."""
-    triplet_weight: float = 1.0
+    triplet_weight: NotNegative = 1.0
     """Weight of the triplet loss."""
-    partners: int = 0
-    """Random other tasks j per task i and step in the triplet loss; 0 takes all of them."""
-    hard_contexts: int = 10
+    partners: Whole = 0
+    """Random other tasks j that every task i is paired with in a step; 0 takes all. Both the triplet loss and the
+    relabelled part of z's context see the transitions of these alone, so that a step's cost is linear in K."""
+    hard_contexts: Count = 10
     """Contexts N per task for hard mining."""
     hard_reduction: Literal["sum", "mean"] = "sum"
-    """Hard mining adds up its anchors in the authors' code, the paper averages (C9)."""
+    """Hard mining adds up its anchors in the authors' code, the paper averages."""
 
 
-METHODS: dict[str, dict[str, Any]] = {
-    "full": {},
-    "no_triplet": {"triplet": "none"},
-    "no_relabelling": {"triplet": "hard_mining", "union_context": False},
-    "neither": {"triplet": "none", "union_context": False},
+SCHEDULE: dict[str, dict[str, Any]] = {
+    "smoke": {"steps": 20, "snapshot_every": 10, "context_size": 8, "batch_size": 16},
+    "laptop": {
+        "steps": 8_000,
+        "snapshot_every": 1_000,
+        "batch_size": 64,
+        "learning_rate": 1e-3,
+        "final_learning_rate": 0.1,
+    },
 }
-"""The full model and its ablations as changes of the full model's configuration (section 5)."""
+"""What the presets change for the multi-task learner and its rivals alike."""
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": STUDENT_PRESETS["smoke"] | SCHEDULE["smoke"],
+    "laptop": STUDENT_PRESETS["laptop"]
+    | SCHEDULE["laptop"]
+    | {"context_size": 32, "kl_weight": 0.01, "partners": 3, "hard_contexts": 4},
+}
 
 
-@dataclass
-class _Contexts:
-    """What one step infers z from: combined posterior `[K, Z]` and the triplet term."""
+class _Contexts(NamedTuple):
+    """What one step infers z from: beliefs `[K, Z]`, the triplet term, and what is worth recording."""
 
-    belief: Gaussian
+    belief: Belief
     triplet: Tensor | None
     metrics: dict[str, Tensor]
 
 
-class MultiTaskLearner:
+class MultiTaskLearner(Learner):
     """The central learner: `update` draws its own batches from all tasks' rows and makes one step.
 
     Rows are `[K, N, row]`; `tables` may be None where the switches use no relabelled transition. Batches and contexts
     have a generator each, so that ablations with one seed see the same batches. Rows, teachers, tables and both
     generators are on one device.
     """
+
+    unregistered = frozenset({"teachers"})
+    constant = False  # the number of eligible transitions changes
 
     def __init__(
         self,
@@ -99,23 +116,16 @@ class MultiTaskLearner:
         context_generator: torch.Generator,
     ) -> None:
         if not config.union_context and config.triplet == "relabelled":
-            raise ValueError("triplet `relabelled` needs union_context: its contexts hold relabelled transitions")
+            raise ValueError("triplet `relabelled` needs union_context: its contexts hold relabelled transitions.")
         if config.union_context and config.triplet == "hard_mining":
-            raise ValueError("triplet `hard_mining` needs union_context off: it uses no relabelled transition")
+            raise ValueError("triplet `hard_mining` needs union_context off: it uses no relabelled transition.")
         if config.union_context and tables is None:
-            raise ValueError("union_context needs relabelling tables")
-        self.config, self.layout, self.rows, self.teachers, self.tables = (
-            config,
-            layout,
-            rows,
-            teachers,
-            tables,
-        )
+            raise ValueError("union_context needs relabelling tables.")
+        self.config, self.layout, self.rows, self.teachers, self.tables = config, layout, rows, teachers, tables
         self.generator, self.context_generator = generator, context_generator
         self.tasks = rows.shape[0]
-        self.student = Student(config.student, layout, generator)
+        self.student = make_student(config.student, layout, generator)
         self.optimiser = adam(self.student.parameters(), config.learning_rate)
-        self.steps_done = 0
         self._pool_index: Tensor | None = None  # where contexts come from; None is all rows
         if config.union_context and tables is not None and tables.index.shape[1] < rows.shape[1]:
             self._pool_index = tables.index
@@ -126,154 +136,103 @@ class MultiTaskLearner:
         return self.student
 
     def update(self) -> dict[str, Tensor]:
-        """One step of encoder and students on L_tri + L_KL + L_Q + L_G + L_xi; returns the terms."""
-        config, tasks = self.config, self.tasks
-        progress = self.steps_done / config.steps
-        anneal([self.optimiser], config.learning_rate, config.final_learning_rate, progress)
+        """One step of encoder and students on Eq. 10, or on Eq. 6 where there is no triplet loss; returns the terms."""
+        config = self.config
+        self.anneal()
+
+        # Infer every task
         contexts = self._relabelled_contexts() if config.union_context else self._own_contexts()
-        z = contexts.belief.sample(self.generator)
+        z = contexts.belief.sample(self.generator).unsqueeze(1).expand(-1, config.batch_size, -1)
 
-        # Batch and teacher targets
-        indices = sample_indices(tasks, config.batch_size, self.rows.shape[1], self.generator)
+        # Distil every teacher under its task's z
+        indices = sample_indices(self.tasks, config.batch_size, self.rows.shape[1], self.generator)
         rows = gather_rows(self.rows, indices)
-        latent = clamped_latents((tasks, config.batch_size, self.student.latent_size), self.generator)
-        batch = self.layout.split(rows)
-        with torch.no_grad():
-            teacher_value = self.teachers.value(self.layout.pair(rows))
-            teacher_action = self.teachers.generate(batch.observation, latent)
-            teacher_perturbation = self.teachers.perturb(batch.observation, teacher_action)
-
-        # Students; only the value carries gradient into z
-        z_rows = z.unsqueeze(1).expand(-1, config.batch_size, -1)
-        z_fixed = z_rows.detach()
-        student = self.student
-        losses = {
-            "loss_q": value_distillation_loss(student.value(batch.observation, batch.action, z_rows), teacher_value),
-            "loss_kl": posterior_regulariser(contexts.belief, config.kl_weight),
-            "loss_g": action_distillation_loss(student.generate(batch.observation, latent, z_fixed), teacher_action),
-            "loss_xi": action_distillation_loss(
-                student.perturb(batch.observation, teacher_action, z_fixed), teacher_perturbation
-            ),
-        }
-        # The parameter sets of the four updates are disjoint and share one optimiser setting: one backward serves all.
-        total = torch.stack(list(losses.values())).sum()
+        batch, pair = self.layout.split(rows), self.layout.pair(rows)
+        losses = self.student.losses(self.teachers, batch, pair, z, self.generator)
+        losses["loss_kl"] = posterior_regulariser(self.student.encoder, contexts.belief, config.kl_weight)
+        objective = distillation_objective(losses)
         if contexts.triplet is not None:
             losses["loss_triplet"] = contexts.triplet
-            total = total + config.triplet_weight * contexts.triplet
-        step(self.optimiser, total)
+            objective = full_objective(objective, contexts.triplet, config.triplet_weight)
+
+        step(self.optimiser, objective)
         self.steps_done += 1
         return {name: loss.detach() for name, loss in losses.items()} | contexts.metrics
 
     def _own_contexts(self) -> _Contexts:
         """Contexts of 2M own transitions; with hard mining N of them per task, one of which gives z."""
-        config = self.config
+        config, encoder = self.config, self.student.encoder
         number = config.hard_contexts if config.triplet == "hard_mining" else 1
-        factors = self.student.encoder(self._own_rows(number * 2 * config.context_size)[0])
-        sums = [f.unflatten(1, (number, -1)).sum(2) for f in factors]
-        posteriors = posterior(sums[0], sums[1])
+        own, _ = self._own_transitions(number * 2 * config.context_size)
+        beliefs = encoder.infer(own.unflatten(1, (number, -1)))  # [K, N, Z]
         triplet = None
         if config.triplet == "hard_mining":
-            triplet = hard_mining_triplet_loss(posteriors, config.margin, reduction=config.hard_reduction)
-        device = self.context_generator.device
-        chosen = torch.randint(number, (self.tasks,), generator=self.context_generator, device=device)
-        everyone = torch.arange(self.tasks, device=device)
-        return _Contexts(Gaussian(*(p[everyone, chosen] for p in posteriors)), triplet, {})
+            triplet = hard_mining_triplet_loss(encoder, beliefs, config.margin, reduction=config.hard_reduction)
+        everyone = torch.arange(self.tasks, device=own.device)
+        chosen = torch.randint(number, (self.tasks,), generator=self.context_generator, device=own.device)
+        return _Contexts(Belief(*(part[everyone, chosen] for part in beliefs)), triplet, {})
 
     def _relabelled_contexts(self) -> _Contexts:
         """Own and relabelled transitions of every task, each encoded once however many sets it is in."""
-        config, size, generator = self.config, self.config.context_size, self.context_generator
-        own, indices = self._own_rows(size)
-        partners = self._partners()
-        relabelled, eligible = self._relabel(own, indices, partners)
-        own_factors, relabelled_factors = self._encode(own, relabelled, eligible)
+        encoder, generator, size = self.student.encoder, self.context_generator, self.config.context_size
+        own, places = self._own_transitions(size)
+        partners = random_partners(self.tasks, self.config.partners, generator)
+        eligible, own_statistics, relabelled_statistics = self._encode(own, places, partners)
 
-        # Combined context: all M own and up to M random eligible relabelled transitions
-        chosen = random_subset(eligible.flatten(1), size, generator).view_as(eligible)
-        combined = [
-            o.sum(1) + _masked_sum(chosen.flatten(1), r.flatten(1, 2))
-            for o, r in zip(own_factors, relabelled_factors, strict=True)
-        ]
-        belief = posterior(combined[0], combined[1])
+        # z's context: all M own and up to M random eligible relabelled transitions
+        chosen = random_subset(eligible.flatten(1), size, generator)
+        belief = encoder.belief(own_statistics.sum(1) + _masked_sum(chosen, relabelled_statistics.flatten(1, 2)))
         metrics = {"eligible_share": eligible.float().mean()}
-        if config.triplet != "relabelled":
+        if self.config.triplet != "relabelled":
             return _Contexts(belief, None, metrics)
 
+        # Triplets: c_j relabelled for i, as many of c_i, the same of c_j with their own labels
         subset = random_subset(torch.ones_like(eligible), eligible.sum(-1, keepdim=True), generator)
-        anchor = posterior(*(f.sum(2) for f in relabelled_factors))
-        positive = posterior(*(_masked_sum(subset, f.unsqueeze(1)) for f in own_factors))
-        negative = posterior(*(_masked_sum(eligible, f[partners]) for f in own_factors))
-        result = relabelled_triplet_loss(anchor, positive, negative, eligible.any(-1), config.margin)
-        metrics |= {"loss_triplet_valid": result.loss_valid, "valid_pairs": result.valid_share}
-        return _Contexts(belief, result.loss, metrics)
+        triplets = Triplets(
+            anchor=encoder.belief(relabelled_statistics.sum(2)),
+            positive=encoder.belief(_masked_sum(subset, own_statistics.unsqueeze(1))),
+            negative=encoder.belief(_masked_sum(eligible, own_statistics[partners])),
+            valid=eligible.any(-1),
+        )
+        per_pair = pair_triplet_losses(encoder, triplets, self.config.margin)
+        valid = triplets.valid
+        metrics["loss_triplet_valid"] = (per_pair.detach() * valid).sum() / valid.sum().clamp_min(1)
+        metrics["valid_pairs"] = valid.float().mean()
+        return _Contexts(belief, triplet_loss(per_pair), metrics)
 
-    def _own_rows(self, count: int) -> tuple[Tensor, Tensor]:
+    def _own_transitions(self, count: int) -> tuple[Tensor, Tensor]:
         """Random context transitions `[K, count, d_c]` of each task and their places in the pool `[K, count]`."""
         pool = self._pool_index
         available = self.rows.shape[1] if pool is None else pool.shape[1]
-        indices = sample_indices(self.tasks, count, available, self.context_generator)
-        rows = gather_rows(self.rows, indices if pool is None else pool.gather(1, indices))
-        return self.layout.context(rows), indices
+        places = sample_indices(self.tasks, count, available, self.context_generator)
+        rows = gather_rows(self.rows, places if pool is None else pool.gather(1, places))
+        return self.layout.context(rows), places
 
-    def _partners(self) -> Tensor:
-        """Other tasks j for every task i, `[K, P]`: all of them, or a random subset (unbiased for the mean)."""
-        tasks, wanted = self.tasks, self.config.partners
-        device = self.context_generator.device
-        others = torch.arange(tasks - 1, device=device).repeat(tasks, 1)
-        if 0 < wanted < tasks - 1:
-            keys = torch.rand(tasks, tasks - 1, generator=self.context_generator, device=device)
-            others = keys.argsort(1)[:, :wanted]
-        return others + (others >= torch.arange(tasks, device=device).unsqueeze(1))
+    def _encode(self, own: Tensor, places: Tensor, partners: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode own transitions `[K, M, d_c]`, and those of partners `[K, P]` that may be relabelled.
 
-    def _relabel(self, own: Tensor, indices: Tensor, partners: Tensor) -> tuple[Tensor, Tensor]:
-        """Transitions of task j with task i's labels: the eligible ones `[n, d_c]` and the mask `[K, P, M]`."""
-        tables = self.tables
+        Returns which those are `[K, P, M]`, and statistics `[K, M, S]` and `[K, P, M, S]`, zero where not eligible.
+        """
+        tables, number = self.tables, own.shape[0] * own.shape[1]
         assert tables is not None
-        pool = tables.reward.shape[-1]
-        task = torch.arange(self.tasks, device=own.device).view(-1, 1, 1)
-        flat = (task * self.tasks + partners.unsqueeze(-1)) * pool + indices[partners]
-        eligible = tables.eligible.view(-1)[flat]
-        i, p, t = eligible.nonzero(as_tuple=True)
-        relabelled = own[partners[i, p], t]
-        labels = flat[i, p, t]
-        relabelled[:, -1] = tables.reward.view(-1)[labels]
-        if tables.next_observation is not None:
-            size = self.layout.observation_size
-            replaced = tables.next_observation.view(-1, size)[labels]
-            relabelled[:, self.layout.pair_size : self.layout.pair_size + size] = replaced
-        return relabelled, eligible
+        everyone = torch.arange(self.tasks, device=own.device).view(-1, 1, 1)
+        eligible = tables.eligible[everyone, partners.unsqueeze(-1), places[partners]]
+        i, p, m = eligible.nonzero(as_tuple=True)
+        j = partners[i, p]
+        relabelled = tables.relabelled(self.layout, own[j, m], i, j, places[j, m])
+        statistics = self.student.encoder.statistics(torch.cat([own.flatten(0, 1), relabelled]))
+        own_statistics = statistics[:number].unflatten(0, own.shape[:2])
+        relabelled_statistics = statistics.new_zeros(*eligible.shape, statistics.shape[-1])
+        return eligible, own_statistics, relabelled_statistics.index_put((i, p, m), statistics[number:])
 
-    def _encode(self, own: Tensor, relabelled: Tensor, eligible: Tensor) -> tuple[Factors, Factors]:
-        """Factors of own `[K, M, Z]` and relabelled transitions `[K, P, M, Z]` (zero where not eligible)."""
-        tasks, size = own.shape[:2]
-        encoded = self.student.encoder(torch.cat([own.flatten(0, 1), relabelled]))
-        number = tasks * size
-        own_factors = Factors(*(f[:number].view(tasks, size, -1) for f in encoded))
-        where = eligible.flatten().nonzero().squeeze(1)
-        relabelled_factors = Factors(
-            *(
-                f.new_zeros(eligible.numel(), f.shape[-1]).index_copy(0, where, f[number:]).view(*eligible.shape, -1)
-                for f in encoded
-            )
-        )
-        return own_factors, relabelled_factors
 
-    def state_dict(self) -> dict[str, Any]:
-        """Student, optimiser, generators and step count."""
-        return {
-            "student": self.student.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "generator": self.generator.get_state(),
-            "context_generator": self.context_generator.get_state(),
-            "steps_done": self.steps_done,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state_dict` was taken."""
-        self.student.load_state_dict(state["student"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.generator.set_state(state["generator"])
-        self.context_generator.set_state(state["context_generator"])
-        self.steps_done = state["steps_done"]
+def random_partners(tasks: int, wanted: int, generator: torch.Generator) -> Tensor:
+    """Other tasks j for every task i, `[K, P]`: a random subset of `wanted`, or with 0 all of them."""
+    others = torch.arange(tasks - 1, device=generator.device).repeat(tasks, 1)
+    if 0 < wanted < tasks - 1:
+        keys = torch.rand(tasks, tasks - 1, generator=generator, device=generator.device)
+        others = keys.argsort(1)[:, :wanted]
+    return others + (others >= torch.arange(tasks, device=generator.device).unsqueeze(1))
 
 
 def random_subset(mask: Tensor, count: Tensor | int, generator: torch.Generator) -> Tensor:
@@ -284,5 +243,5 @@ def random_subset(mask: Tensor, count: Tensor | int, generator: torch.Generator)
 
 
 def _masked_sum(mask: Tensor, values: Tensor) -> Tensor:
-    """Sum of `values` `[..., n, Z]` over the members of `mask` `[..., n]`."""
+    """Sum of `values` `[..., n, S]` over the members of `mask` `[..., n]`."""
     return (mask.to(values.dtype).unsqueeze(-2) @ values).squeeze(-2)

@@ -1,4 +1,4 @@
-"""Evaluation of policies on many tasks in lock-step, under generators of its own (specification, section 7)."""
+"""Evaluation of policies on many tasks in lock-step, under generators of its own."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbml.bcq import Teachers
-from mbml.envs import Task, TaskDistribution
+from mbml.envs import Family, Task
 from mbml.policy import AdaptivePolicy, ContextPolicy
 from mbml.rollout import EnvStack, Step, run_episode
 from mbml.seeding import generator_of, seed_of
+from mbml.settings import Count, Whole
+from mbml.teachers import Teachers
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
     """The evaluation protocol; the defaults are the paper's."""
 
-    episodes: int = 5
+    episodes: Count = 5
     """Episodes per task."""
-    skipped_episodes: int = 2
+    skipped_episodes: Whole = 2
     """First episodes that are not counted."""
-    repeats: int = 1
+    repeats: Count = 1
     """Independent repetitions of the protocol per task (averaged)."""
     train_tasks: bool = True
     """Also evaluate on the training tasks."""
-    reference_episodes: int = 5
+    reference_episodes: Count = 5
     """Episodes per task for every reference policy."""
 
     def protocol(self) -> str:
@@ -51,14 +52,14 @@ class Scores(NamedTuple):
     posterior_mean: np.ndarray
 
 
-def make_envs(distribution: TaskDistribution, tasks: Sequence[Task], horizon: int | None, copies: int = 1) -> EnvStack:
+def make_envs(distribution: Family, tasks: Sequence[Task], horizon: int | None, copies: int = 1) -> EnvStack:
     """`copies` environments of each task, task by task."""
-    return EnvStack([distribution.make(task, horizon=horizon) for task in tasks for _ in range(copies)])
+    return EnvStack([distribution.environment(task, horizon) for task in tasks for _ in range(copies)])
 
 
 def evaluate_student(
     policy: ContextPolicy,
-    distribution: TaskDistribution,
+    distribution: Family,
     tasks: Sequence[Task],
     horizon: int | None,
     config: EvaluateConfig,
@@ -90,14 +91,14 @@ def evaluate_student(
 
 def evaluate_last_trajectory(
     policy: ContextPolicy,
-    distribution: TaskDistribution,
+    distribution: Family,
     tasks: Sequence[Task],
     horizon: int | None,
     config: EvaluateConfig,
     seed: int,
     report: Callable[[int], None] = lambda episodes: None,
 ) -> np.ndarray:
-    """Return of the last trajectory per task `[n]`, mean over repeats: PEARL's own protocol (section 6.2, C13).
+    """Return of the last trajectory per task `[n]`, mean over repeats: PEARL's own protocol.
 
     Every task is given trajectories until `config.episodes` horizons of steps are spent in it, z as in
     `evaluate_student`; tasks that have spent theirs wait. `report` hears how many horizons are spent in all tasks.
@@ -121,7 +122,7 @@ def evaluate_last_trajectory(
 
 def _strangers(
     policy: ContextPolicy,
-    distribution: TaskDistribution,
+    distribution: Family,
     tasks: Sequence[Task],
     horizon: int | None,
     repeats: int,
@@ -146,27 +147,44 @@ def evaluate_actor(act: Callable[[Tensor], Tensor], envs: EnvStack, episodes: in
 
 def evaluate_teachers(
     teachers: Teachers,
-    distribution: TaskDistribution,
+    distribution: Family,
     tasks: Sequence[Task],
     horizon: int | None,
     config: EvaluateConfig,
     seed: int,
-    candidates: int = 10,
 ) -> np.ndarray:
-    """Mean return `[K, n]` of every teacher on every task: how far one gets without inferring anything."""
+    """Mean return `[K, n]` of every teacher on every task: how far one gets without inferring anything.
+
+    Its random numbers are not those under which a checkpoint was chosen as a task's teacher, so that on the training
+    tasks the diagonal is a fresh evaluation of each task's own teacher.
+    """
     number = teachers.tasks
     envs = make_envs(distribution, list(tasks) * number, horizon)
     generator = generator_of(seed, "references", "teachers")
 
     def act(observation: Tensor) -> Tensor:
-        return teachers.act(observation.view(number, len(tasks), -1), candidates, generator).flatten(0, 1)
+        return teachers.act(observation.view(number, len(tasks), -1), generator).flatten(0, 1)
 
     seeds = [seed_of(seed, "references", t.split, t.index, k) for k in range(number) for t in tasks]
     return evaluate_actor(act, envs, config.reference_episodes, seeds).reshape(number, len(tasks))
 
 
+def blind_teacher(table: np.ndarray) -> int:
+    """Position of the one teacher that is best over all tasks of a table `[K, n]` of `evaluate_teachers`.
+
+    From the training tasks' table it is a choice that can be made beforehand; from that of the unseen tasks it is one
+    in hindsight, which no policy is owed to beat.
+    """
+    return int(table.mean(1).argmax())
+
+
+def own_teachers(training: np.ndarray) -> np.ndarray:
+    """Fresh evaluation `[K]` of each training task's own teacher, from the training tasks' table `[K, K]`."""
+    return training.diagonal().copy()
+
+
 def evaluate_simple_references(
-    distribution: TaskDistribution,
+    distribution: Family,
     tasks: Sequence[Task],
     horizon: int | None,
     config: EvaluateConfig,
@@ -190,7 +208,7 @@ def evaluate_simple_references(
     }
 
 
-def nearest_tasks(distribution: TaskDistribution, tasks: Sequence[Task], train: Sequence[Task]) -> np.ndarray:
+def nearest_tasks(distribution: Family, tasks: Sequence[Task], train: Sequence[Task]) -> np.ndarray:
     """Position `[n]` of the training task whose parameters are nearest to each task's."""
     own, known = distribution.features(tasks), distribution.features(train)
     return np.linalg.norm(own[:, None] - known[None], axis=-1).argmin(1)

@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mbml.data import to_arrow
 from mbml.serialise import replacing
-from mbml.transitions import VECTORS, DatasetError, TransitionBatch
+from mbml.transitions import DatasetError, TransitionBatch
 
 # RLlib's column -> ours. It takes further columns for outputs of the acting network, so `step` stays behind.
 RLLIB_COLUMNS = {
@@ -45,12 +46,7 @@ def export_parquet(batch: TransitionBatch, path: str | Path, *, shuffle_seed: in
     if shuffle_seed is not None:
         order = np.random.default_rng(shuffle_seed).permutation(len(batch))
         columns = {name: column[order] for name, column in columns.items()}
-    table = pa.table({name: _to_arrow(name, column) for name, column in columns.items()})
+    table = pa.table({name: to_arrow(column) for name, column in columns.items()})
     bytes_per_row = sum(column.nbytes for column in columns.values()) // len(batch)
     with replacing(path) as temporary:
         pq.write_table(table, temporary, row_group_size=max(1, ROW_GROUP_BYTES // bytes_per_row))
-
-
-def _to_arrow(name: str, column: np.ndarray) -> pa.Array:
-    flat = pa.array(np.ascontiguousarray(column).reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(flat, column.shape[1]) if RLLIB_COLUMNS[name] in VECTORS else flat

@@ -27,6 +27,8 @@ class Learner(ABC):
     config: Any
     """Frozen dataclass. `steps`, `learning_rate` and `final_learning_rate`, where it has them, are the annealing."""
     steps_done: int = 0
+    constant: ClassVar[bool] = True
+    """Whether all updates are the same operations on the same shapes, so that a GPU may run them as one graph."""
     unregistered: ClassVar[frozenset[str]] = frozenset()
     """Public parts that belong to somebody else and are not saved, such as teachers."""
 
@@ -45,6 +47,10 @@ class Learner(ABC):
     def optimisers(self) -> list[torch.optim.Optimizer]:
         """All optimisers."""
         return [part for part in self.parts().values() if isinstance(part, torch.optim.Optimizer)]
+
+    def generators(self) -> list[torch.Generator]:
+        """All generators that an update draws from."""
+        return [part for part in self.parts().values() if isinstance(part, torch.Generator)]
 
     def anneal(self) -> None:
         """Set every learning rate: it falls linearly to `final_learning_rate` of its start at the last step."""

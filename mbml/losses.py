@@ -1,70 +1,103 @@
-"""Losses of multi-task distillation and of task inference, named after the paper's equations."""
+"""Losses of multi-task distillation and of task inference: a function for each equation of the paper, named after it.
+
+Eq. 1 is BCQ's (its learners), Eq. 7 is the relabelling (`mbml.relabel.RelabelTables.relabelled`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mbml.context import Gaussian, kl_divergence, kl_to_prior
+from mbml.encoders import Belief, Encoder
 
 
-class TripletLoss(NamedTuple):
-    """Value to differentiate, the mean over pairs that have eligible rows, and the share of such pairs."""
-
-    loss: Tensor
-    loss_valid: Tensor
-    valid_share: Tensor
+def value_distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Eq. 3, first term: squared error of Q_D against the teachers' values, both `[K, B, 1]`, over tasks and rows."""
+    return (student - teacher).square().mean()
 
 
-def relabelled_triplet_loss(
-    anchor: Gaussian, positive: Gaussian, negative: Gaussian, valid: Tensor, margin: float
-) -> TripletLoss:
-    """Eq. 8 and 9: pull relabelled contexts to the task whose reward they carry, push them from where they came.
+def posterior_regulariser(encoder: Encoder, belief: Belief, weight: float) -> Tensor:
+    """Eq. 3, second term: beta * KL(q || N(0, I)) of beliefs `[K, Z]`, **summed** over tasks and dimensions.
 
-    `anchor`, `positive`, `negative` are posteriors `[K, P, Z]` for pairs (i, j): c_j relabelled for task i, a subset
-    of c_i of the same size, and the same rows of c_j with their own labels. The anchor is the first argument of both
-    divergences. A pair without eligible rows (`valid` false) contributes the constant margin and still counts in the
-    denominator, as in the authors' code (C6).
+    The sum is the authors' code; the paper averages over the tasks.
     """
-    difference = kl_divergence(anchor, positive) - kl_divergence(anchor, negative)
+    return weight * encoder.regulariser(belief).sum()
+
+
+def generator_distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Eq. 4: squared error of G_D's actions `[K, B, d_a]` for the same latents.
+
+    A mean over dimensions too, as in the authors' code; the paper adds them up. So it is in Eq. 5.
+    """
+    return (student - teacher).square().mean()
+
+
+def perturbation_distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Eq. 5: squared error of xi_D's raw outputs `[K, B, d_a]` for the same actions."""
+    return (student - teacher).square().mean()
+
+
+def acting_distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """In place of Eq. 4 and 5, for a student that imitates what teachers do: squared error of actions `[K, B, d_a]`."""
+    return (student - teacher).square().mean()
+
+
+def distillation_objective(losses: Mapping[str, Tensor]) -> Tensor:
+    """Eq. 6: the sum of the terms of Eq. 3, 4 and 5. Their parameters are disjoint: one backward serves all."""
+    return torch.stack(list(losses.values())).sum()
+
+
+class Triplets(NamedTuple):
+    """Three beliefs `[K, P, Z]` for pairs of tasks (i, j), and which pairs `[K, P]` have any relabelled transition."""
+
+    anchor: Belief
+    """Of c_j relabelled for task i."""
+    positive: Belief
+    """Of as many of c_i."""
+    negative: Belief
+    """Of c_j as it was."""
+    valid: Tensor
+
+
+def pair_triplet_losses(encoder: Encoder, triplets: Triplets, margin: float) -> Tensor:
+    """Eq. 8: pull relabelled contexts to the task whose reward they carry, push them from where they came; `[K, P]`.
+
+    The anchor is the first argument of both divergences. A pair without relabelled transitions gives the constant
+    margin, as in the authors' code.
+    """
+    pull = encoder.divergence(triplets.anchor, triplets.positive)
+    push = encoder.divergence(triplets.anchor, triplets.negative)
     # `where`, not a product: an empty pair must not turn an overflow into NaN.
-    per_pair = torch.relu(torch.where(valid, difference, torch.zeros_like(difference)) + margin)
-    count = valid.sum().clamp_min(1)
-    loss_valid = (per_pair.detach() * valid).sum() / count
-    return TripletLoss(per_pair.mean(), loss_valid, valid.float().mean())
+    return torch.relu(torch.where(triplets.valid, pull - push, torch.zeros_like(pull)) + margin)
 
 
-def hard_mining_triplet_loss(contexts: Gaussian, margin: float, *, reduction: Literal["sum", "mean"] = "sum") -> Tensor:
-    """Eq. 11: hardest positive and hardest negative among N contexts of each of K tasks, posteriors `[K, N, Z]`.
+def triplet_loss(per_pair: Tensor) -> Tensor:
+    """Eq. 9: mean of Eq. 8 over tasks i and their partners j. Pairs of constant loss count in the denominator."""
+    return per_pair.mean()
 
-    Every context is an anchor, with a ReLU; "sum" over the K*N anchors is the authors' code, "mean" the paper's
-    average (C9).
+
+def full_objective(distillation: Tensor, triplet: Tensor, weight: float) -> Tensor:
+    """Eq. 10: Eq. 6 and the triplet loss; the paper's weight is 1."""
+    return distillation + weight * triplet
+
+
+def hard_mining_triplet_loss(
+    encoder: Encoder, contexts: Belief, margin: float, *, reduction: Literal["sum", "mean"] = "sum"
+) -> Tensor:
+    """Eq. 11: hardest positive and hardest negative among N contexts of each of K tasks, beliefs `[K, N, Z]`.
+
+    Every context is an anchor, with a ReLU; "sum" over the K*N anchors is the authors' code, "mean" the paper.
     """
     tasks, number = contexts.mean.shape[:2]
-    flat = Gaussian(contexts.mean.flatten(0, 1), contexts.variance.flatten(0, 1))
-    anchor = Gaussian(flat.mean.unsqueeze(1), flat.variance.unsqueeze(1))
-    other = Gaussian(flat.mean.unsqueeze(0), flat.variance.unsqueeze(0))
-    divergence = kl_divergence(anchor, other)
+    mean, variance = (part.flatten(0, 1) for part in contexts)
+    anchor, other = (Belief(mean.unsqueeze(d), variance.unsqueeze(d)) for d in (1, 0))
+    divergence = encoder.divergence(anchor, other)
     task = torch.arange(tasks, device=divergence.device).repeat_interleave(number)
     same = task.unsqueeze(0) == task.unsqueeze(1)
     hardest_positive = divergence.masked_fill(~same, -torch.inf).amax(1)
     hardest_negative = divergence.masked_fill(same, torch.inf).amin(1)
     per_anchor = torch.relu(hardest_positive - hardest_negative + margin)
     return per_anchor.sum() if reduction == "sum" else per_anchor.mean()
-
-
-def value_distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared error of Q_D against the teachers' first critic (Eq. 3), mean over tasks and rows; both `[K, B, 1]`."""
-    return (student - teacher).square().mean()
-
-
-def action_distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared error of G_D (Eq. 4) or xi_D (Eq. 5), mean over tasks, rows and action dimensions (C3)."""
-    return (student - teacher).square().mean()
-
-
-def posterior_regulariser(q: Gaussian, weight: float) -> Tensor:
-    """beta * KL(q || N(0, I)) **summed** over tasks and embedding dimensions (Eq. 3, reading C1); q is `[K, Z]`."""
-    return weight * kl_to_prior(q).sum()

@@ -12,26 +12,25 @@ class RunningMeans:
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.count = 0
+        self.counts: dict[str, int] = {}
 
     def add(self, values: dict[str, Tensor]) -> None:
-        """One update's values; every update must have the same names and shapes."""
-        # Sums that were loaded are on the CPU, wherever the values are.
-        self.sums = {
-            name: self.sums[name].to(value.device) + value if self.count else value for name, value in values.items()
-        }
-        self.count += 1
+        """One update's values, of one shape for each name; an update may leave a name out."""
+        for name, value in values.items():
+            # Sums that were loaded are on the CPU, wherever the values are.
+            self.sums[name] = self.sums[name].to(value.device) + value if name in self.sums else value
+            self.counts[name] = self.counts.get(name, 0) + 1
 
     def take(self) -> dict[str, Tensor]:
-        """Means by name, empty if nothing was added; starts anew."""
-        means = {name: value / self.count for name, value in self.sums.items()}
-        self.sums, self.count = {}, 0
+        """Means by name, each over the updates that had it; starts anew."""
+        means = {name: value / self.counts[name] for name, value in self.sums.items()}
+        self.sums, self.counts = {}, {}
         return means
 
     def state_dict(self) -> dict[str, Any]:
-        """Sums and count."""
-        return {"sums": self.sums, "count": self.count}
+        """Sums and counts."""
+        return {"sums": self.sums, "counts": self.counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
-        self.sums, self.count = state["sums"], state["count"]
+        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])

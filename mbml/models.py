@@ -1,8 +1,8 @@
-"""Reward and next-state ensembles, stacked over tasks and members (specification, section 3)."""
+"""Reward and next-state ensembles, stacked over tasks and members, and their training."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,29 +10,37 @@ import torch
 from torch import Tensor
 
 from mbml.fused import shared_scalars, shared_squares
-from mbml.nets import StackedMLP, adam, join_stacks, step
-from mbml.rows import RowLayout
+from mbml.learner import Learner
+from mbml.nets import StackedMLP, adam, join_stacks, select_stack, step
+from mbml.rows import RowLayout, Rows
+from mbml.seeding import generator_of
+from mbml.settings import Count, Positive, Widths
+from mbml.training import Training, batches
 
 Target = Literal["reward", "next_observation"]
+_POINTS = 50
+"""Of a curve."""
+_SNAPSHOTS = 10
+"""Of the reward ensembles, for their labels' error over training (paper, Fig. 7)."""
 
 
 @dataclass(frozen=True)
 class EnsembleConfig:
     """An ensemble of regressors per task; the defaults are the authors' reward ensemble."""
 
-    members: int = 20
+    members: Count = 20
     """Networks per task."""
-    hidden: tuple[int, ...] = (128,)
+    hidden: Widths = (128,)
     """Widths of each member's hidden layers."""
-    steps: int = 4_000
+    steps: Count = 4_000
     """Gradient steps."""
-    batch_size: int = 128
+    batch_size: Count = 128
     """Transitions per task in one step; all members of a task see the same ones."""
-    learning_rate: float = 3e-4
+    learning_rate: Positive = 3e-4
     """Adam learning rate."""
 
 
-class Ensemble:
+class Ensemble(Learner):
     """E networks `(s, a) -> target` for each of T tasks; diversity comes from independent initialisation alone."""
 
     def __init__(
@@ -44,6 +52,7 @@ class Ensemble:
         generator: torch.Generator,
     ) -> None:
         self.config, self.layout, self.tasks, self.target = config, layout, tasks, target
+        self.generator = generator
         output = 1 if target == "reward" else layout.observation_size
         sizes = [layout.pair_size, *config.hidden, output]
         self.network = StackedMLP(tasks * config.members, sizes, generator=generator)
@@ -60,6 +69,7 @@ class Ensemble:
     def update(self, rows: Tensor) -> dict[str, Tensor]:
         """One step on rows `[T, batch, row]`: squared error, mean over batch and dimensions, summed over members."""
         batch, pair = self.layout.split(rows), self.layout.pair(rows)
+        self.steps_done += 1
         target = batch.reward if self.target == "reward" else batch.next_observation
         if self._shares_hidden:
             loss, gradients = shared_squares(pair, target, *self.network.layers)
@@ -96,15 +106,6 @@ class Ensemble:
             return mean, torch.zeros_like(mean[..., 0])
         return mean, predictions.std(1).mean(-1)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Weights and optimiser."""
-        return {"network": self.network.state_dict(), "optimiser": self.optimiser.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state_dict` was taken."""
-        self.network.load_state_dict(state["network"])
-        self.optimiser.load_state_dict(state["optimiser"])
-
     @classmethod
     def of_networks(
         cls, config: EnsembleConfig, layout: RowLayout, target: Target, networks: Sequence[StackedMLP]
@@ -114,3 +115,73 @@ class Ensemble:
         ensemble = cls(config, layout, 0, target, torch.Generator())
         ensemble.tasks, ensemble.network = tasks, join_stacks(networks)
         return ensemble
+
+
+class EnsembleTraining:
+    """The training of T tasks' ensembles on rows `[T, N, row]`, one target after the other; a Process."""
+
+    unit = "steps"
+
+    def __init__(
+        self,
+        configs: Mapping[Target, EnsembleConfig],
+        layout: RowLayout,
+        rows: Rows,
+        tasks: Sequence[int],
+        seed: int,
+        device: torch.device | str = "cpu",
+        *,
+        cuda_graphs: bool = False,
+    ) -> None:
+        """`tasks` are the indices of the tasks; learners and `rows` are on `device`."""
+        self.history: list[dict[str, Any]] = []
+        self._parts: dict[Target, Training[Ensemble]] = {}
+        for target, config in configs.items():
+            generator = generator_of(seed, "models", target, *tasks, device=device)
+            self._parts[target] = Training(
+                Ensemble(config, layout, len(tasks), target, generator),
+                batches(rows, config.batch_size, generator),
+                config.steps,
+                max(1, config.steps // _POINTS),
+                snapshot_every=max(1, config.steps // _SNAPSHOTS) if target == "reward" else 0,
+                on_snapshot=self._remember,
+                cuda_graphs=cuda_graphs,
+            )
+
+    def _remember(self, step: int) -> None:
+        network = self.ensembles["reward"].network
+        self.history.append({"step": step, "reward": select_stack(network, range(network.stack)).save()})
+
+    @property
+    def ensembles(self) -> dict[Target, Ensemble]:
+        """By what they predict."""
+        return {target: part.learner for target, part in self._parts.items()}
+
+    @property
+    def curve(self) -> list[dict[str, Any]]:
+        """Mean loss over tasks and members since the point before, by target and step."""
+        return [{"target": target, **point} for target, part in self._parts.items() for point in part.curve]
+
+    @property
+    def done(self) -> int:
+        """Steps made, of all targets."""
+        return sum(part.done for part in self._parts.values())
+
+    @property
+    def total(self) -> int:
+        """Steps of all targets."""
+        return sum(part.total for part in self._parts.values())
+
+    def advance(self) -> Mapping[str, float | Tensor]:
+        """Some steps of the first target that is not at its end."""
+        return next(part for part in self._parts.values() if part.done < part.total).advance()
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of every target's training, and the history."""
+        return {"history": self.history} | {target: part.state_dict() for target, part in self._parts.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly where `state_dict` was taken."""
+        self.history = state["history"]
+        for target, part in self._parts.items():
+            part.load_state_dict(state[target])

@@ -23,7 +23,7 @@ class StackedMLP(nn.Module):
     their products. An input with fewer members goes round: with T = 1 the whole stack shares it, with half of the
     stack (twin critics, all first ones before all second ones) both halves do.
 
-    Initialisation (paper's code, section 0.2 of the specification): "rlkit" draws hidden weights from
+    Initialisation (the authors' code): "rlkit" draws hidden weights from
     U(-1/sqrt(fan-out), 1/sqrt(fan-out)) with bias 0.1 and the output layer from U(-output_scale, output_scale);
     "torch" is the default of `nn.Linear`. The network lives on the device of the generator.
     """
@@ -37,40 +37,39 @@ class StackedMLP(nn.Module):
         initialisation: Initialisation = "rlkit",
         output_scale: float = 0.003,
     ) -> None:
-        super().__init__()
-        self.stack = stack
-        self.sizes = tuple(sizes)
         device = generator.device
         weights, biases = [], []
         for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
-            is_output = layer == len(sizes) - 2
-            weight = torch.empty(stack, fan_in, fan_out, device=device)
-            bias = torch.empty(stack, 1, fan_out, device=device)
+            hidden = initialisation == "rlkit" and layer < len(sizes) - 2
+            bound = 1.0 / math.sqrt(fan_out) if hidden else output_scale
             if initialisation == "torch":
                 bound = 1.0 / math.sqrt(fan_in)
-                weight.uniform_(-bound, bound, generator=generator)
-                bias.uniform_(-bound, bound, generator=generator)
-            elif is_output:
-                weight.uniform_(-output_scale, output_scale, generator=generator)
-                bias.uniform_(-output_scale, output_scale, generator=generator)
-            else:
-                bound = 1.0 / math.sqrt(fan_out)
-                weight.uniform_(-bound, bound, generator=generator)
-                bias.fill_(0.1)
-            weights.append(nn.Parameter(weight))
-            biases.append(nn.Parameter(bias))
-        self.weights = nn.ParameterList(weights)
-        self.biases = nn.ParameterList(biases)
-        self.layers = weights, biases
-        """The same parameters in plain lists: running through a ParameterList costs as much as a small product."""
+            weight, bias = (torch.empty(stack, rows, fan_out, device=device) for rows in (fan_in, 1))
+            weights.append(weight.uniform_(-bound, bound, generator=generator))
+            biases.append(bias.fill_(0.1) if hidden else bias.uniform_(-bound, bound, generator=generator))
+        super().__init__()
+        self._hold(weights, biases)
+
+    @classmethod
+    def of(cls, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> StackedMLP:
+        """The network of weights `[T, in, out]` and biases `[T, 1, out]`, which are not copied."""
+        network = cls.__new__(cls)
+        nn.Module.__init__(network)
+        network._hold(weights, biases)
+        return network
+
+    def _hold(self, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
+        self.stack = len(weights[0])
+        self.sizes = (weights[0].shape[1], *(weight.shape[2] for weight in weights))
+        self.weights, self.biases = (nn.ParameterList(nn.Parameter(t) for t in part) for part in (weights, biases))
         self.gradients: list[Tensor] = []
         """Where `backward` writes, a tensor for each parameter; made at its first call if there are none."""
 
-    def _apply(self, *arguments: Any, **options: Any) -> StackedMLP:
-        """Behind `to` and its like, which may put other parameters in place of these."""
-        super()._apply(*arguments, **options)
-        self.layers = list(self.weights), list(self.biases)
-        return self
+    @property
+    def layers(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Weights and biases; from the dicts of their lists, which takes a tenth of running through those."""
+        weights, biases = self.weights._parameters, self.biases._parameters
+        return list(weights.values()), list(biases.values())  # pyright: ignore[reportReturnType]
 
     def forward(self, x: Tensor, *, frozen: bool = False, first: int | None = None) -> Tensor:
         """Map `x` `[T or a divisor, B, in]` to `[T, B, out]`.
@@ -93,11 +92,12 @@ class StackedMLP(nn.Module):
 
     def backward(self, trace: Trace, gradient: Tensor) -> None:
         """Write the gradient of every parameter, given that of the loss in the outputs `[T, B, out]`."""
+        weights, biases = self.layers
         if not self.gradients:
-            self.gradients = [torch.empty_like(p) for p in self.parameters()]
-        for p, place in zip((*self.layers[0], *self.layers[1]), self.gradients, strict=True):
+            self.gradients = [torch.empty_like(p) for p in (*weights, *biases)]
+        for p, place in zip((*weights, *biases), self.gradients, strict=True):
             p.grad = place  # an optimiser that has cleared its gradients, or autograd, has put another one there
-        backward_trace(trace, gradient, self.layers[0], self.gradients)
+        backward_trace(trace, gradient, weights, self.gradients)
 
     def input_gradient(self, trace: Trace, gradient: Tensor, columns: slice = slice(None)) -> Tensor:
         """Gradient `[T, B, columns]` in each member's inputs, given that in the outputs `[T, B, out]`."""
@@ -111,11 +111,9 @@ class StackedMLP(nn.Module):
 
     @classmethod
     def load(cls, state: dict[str, Any]) -> StackedMLP:
-        """The network that `save` described."""
-        stack = state["weights"]["weights.0"].shape[0]
-        network = cls(stack, state["sizes"], generator=torch.Generator())
-        network.load_state_dict(state["weights"])
-        return network
+        """The network that `save` described, on copies of its tensors."""
+        saved, layers = state["weights"], range(len(state["sizes"]) - 1)
+        return cls.of(*([saved[f"{kind}.{layer}"].clone() for layer in layers] for kind in ("weights", "biases")))
 
 
 def batched_perceptrons(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
@@ -138,21 +136,21 @@ def batched_perceptrons(x: Tensor, weights: Sequence[Tensor], biases: Sequence[T
 
 def select_stack(network: StackedMLP, indices: Sequence[int]) -> StackedMLP:
     """A new network holding copies of the chosen members of `network`, in the order given."""
-    return _like(network, [p.detach()[list(indices)].clone() for p in network.parameters()])
+    return StackedMLP.of(*([p.detach()[list(indices)] for p in part] for part in network.layers))
+
+
+def part_of(network: StackedMLP, start: int, length: int) -> StackedMLP:
+    """So many members from `start` on, as a network of their own in the same memory."""
+    part = StackedMLP.of(*([p.detach().narrow(0, start, length) for p in part] for part in network.layers))
+    return part.requires_grad_(network.weights[0].requires_grad)
 
 
 def join_stacks(networks: Sequence[StackedMLP]) -> StackedMLP:
     """One network whose stack is the members of `networks` in order (all of one shape)."""
-    parameters = zip(*(n.parameters() for n in networks), strict=True)
-    return _like(networks[0], [torch.cat([p.detach() for p in group]) for group in parameters])
-
-
-def _like(network: StackedMLP, parameters: list[Tensor]) -> StackedMLP:
-    result = StackedMLP(parameters[0].shape[0], network.sizes, generator=torch.Generator()).to(parameters[0].device)
-    with torch.no_grad():
-        for target, value in zip(result.parameters(), parameters, strict=True):
-            target.copy_(value)
-    return result
+    weights, biases = zip(*(network.layers for network in networks), strict=True)
+    return StackedMLP.of(
+        *([torch.cat(group).detach() for group in zip(*part, strict=True)] for part in (weights, biases))
+    )
 
 
 def flatten_parameters(network: StackedMLP) -> nn.Parameter:
@@ -160,15 +158,20 @@ def flatten_parameters(network: StackedMLP) -> nn.Parameter:
 
     One kernel then serves all of them, in an optimiser and in averaging.
     """
-    parameters = list(network.parameters())
-    flat = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
-    flat.requires_grad_(parameters[0].requires_grad)
-    sizes = [p.numel() for p in parameters]
-    for p, part in zip(parameters, flat.detach().split(sizes), strict=True):
-        p.data = part.view_as(p)
-    if flat.requires_grad:
+    weights, biases = network.layers
+    parameters, trained = (*weights, *biases), weights[0].requires_grad
+    flat = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]), requires_grad=trained)
+
+    def parts(tensor: Tensor) -> list[Tensor]:
+        split = tensor.split([p.numel() for p in parameters])
+        return [part.view_as(p) for p, part in zip(parameters, split, strict=True)]
+
+    places = parts(flat.detach())
+    network._hold(places[: len(weights)], places[len(weights) :])
+    network.requires_grad_(trained)
+    if trained:
         flat.grad = torch.zeros_like(flat)
-        network.gradients = [part.view_as(p) for p, part in zip(parameters, flat.grad.split(sizes), strict=True)]
+        network.gradients = parts(flat.grad)
     return flat
 
 
@@ -184,16 +187,6 @@ def adam(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.opti
     listed = list(parameters)
     # On a GPU a captured graph may hold the step, whose count is then part of it.
     return torch.optim.Adam(listed, lr=learning_rate, fused=True, capturable=listed[0].is_cuda)
-
-
-def anneal(
-    optimisers: Iterable[torch.optim.Optimizer], learning_rate: float, final_share: float, progress: float
-) -> None:
-    """Set the learning rate, which falls linearly to `final_share` of its start as `progress` goes from 0 to 1."""
-    annealed = learning_rate * (1.0 - (1.0 - final_share) * min(1.0, progress))
-    for optimiser in optimisers:
-        for group in optimiser.param_groups:
-            group["lr"] = annealed
 
 
 def step(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:

@@ -1,132 +1,79 @@
-"""The multi-task policy: students that take a task embedding, and the agent that infers it while acting."""
+"""What acts under a task embedding, its file, and the agent that infers the embedding while acting."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Self
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from mbml.bcq import candidate_outputs, clamped_latents, select_action
-from mbml.context import ContextEncoder, Gaussian, posterior
-from mbml.nets import StackedMLP
+from mbml.encoders import Belief, Encoder
 from mbml.rows import RowLayout
 from mbml.serialise import load_tree, save_tree
 
 
-@dataclass(frozen=True)
-class StudentConfig:
-    """Shapes of the multi-task networks; the defaults are the authors' (specification, section 4.1)."""
-
-    encoder_hidden: tuple[int, ...] = (200, 200, 200)
-    """Widths of the context encoder q_phi."""
-    embedding_size: int = 20
-    """Size Z of the task embedding."""
-    value_hidden: tuple[int, ...] = (1024,) * 9
-    """Widths of Q_D."""
-    decoder_hidden: tuple[int, ...] = (1024,) * 7
-    """Widths of G_D."""
-    perturbation_hidden: tuple[int, ...] = (1024,) * 8
-    """Widths of xi_D."""
-    acting_candidates: int = 10
-    """Candidate actions per observation when acting."""
+class PolicyError(ValueError):
+    """A file that holds no policy, or input that a policy cannot take; the message says what would be right."""
 
 
-class Student(nn.Module):
-    """Encoder q_phi and the distilled Q_D(s, a, z), G_D(s, nu, z), xi_D(s, a, z)."""
+class ContextPolicy(nn.Module, ABC):
+    """A policy pi(a | s, z) and the encoder that infers z; made by `Kind(config, layout, generator)`."""
 
-    def __init__(self, config: StudentConfig, layout: RowLayout, generator: torch.Generator) -> None:
+    kind: ClassVar[str]
+    """Its name in files."""
+    config_type: ClassVar[type]
+    """The frozen dataclass that it is made from."""
+    kinds: ClassVar[dict[str, type[ContextPolicy]]] = {}
+    """Every kind that has been imported."""
+    encoder: Encoder
+
+    def __init_subclass__(cls) -> None:
+        if "kind" in vars(cls):
+            ContextPolicy.kinds[cls.kind] = cls
+
+    def __init__(self, config: Any, layout: RowLayout, generator: torch.Generator) -> None:
         super().__init__()
         self.config, self.layout = config, layout
-        z, actions, pair = config.embedding_size, layout.action_size, layout.pair_size
-        self.latent_size = 2 * actions
-        self.encoder = ContextEncoder(layout.context_size, config.encoder_hidden, z, generator=generator)
-        latent_input = layout.observation_size + self.latent_size + z
-        self.value_network = StackedMLP(1, [pair + z, *config.value_hidden, 1], generator=generator)
-        self.decoder = StackedMLP(1, [latent_input, *config.decoder_hidden, actions], generator=generator)
-        self.perturbation = StackedMLP(1, [pair + z, *config.perturbation_hidden, actions], generator=generator)
 
-    def value(self, observation: Tensor, action: Tensor, z: Tensor) -> Tensor:
-        """Q_D `[..., 1]` for parts of equal leading shape."""
-        return self._through(self.value_network, observation, action, z)
-
-    def generate(self, observation: Tensor, latent: Tensor, z: Tensor) -> Tensor:
-        """G_D, tanh outputs `[..., d_a]`."""
-        return torch.tanh(self._through(self.decoder, observation, latent, z))
-
-    def perturb(self, observation: Tensor, action: Tensor, z: Tensor) -> Tensor:
-        """Raw tanh output of xi_D `[..., d_a]`, before the factor 0.05."""
-        return torch.tanh(self._through(self.perturbation, observation, action, z))
-
-    @staticmethod
-    def _through(network: StackedMLP, *parts: Tensor) -> Tensor:
-        joined = torch.cat(parts, dim=-1)
-        return network(joined.flatten(0, -2).unsqueeze(0)).view(*joined.shape[:-1], -1)
-
-    @torch.no_grad()
-    def act(self, observation: Tensor, z: Tensor, generator: torch.Generator) -> Tensor:
-        """Actions `[n, d_a]` for observations `[n, d_s]` under embeddings `[n, Z]` (Fig. 3)."""
-        candidates = self.config.acting_candidates
-
-        def run(network: StackedMLP, own: Tensor) -> Tensor:
-            return candidate_outputs(network, observation.unsqueeze(0), own, z.unsqueeze(0))
-
-        latent = clamped_latents((1, len(observation) * candidates, self.latent_size), generator)
-        return select_action(
-            torch.tanh(run(self.decoder, latent)),
-            candidates,
-            lambda action: torch.tanh(run(self.perturbation, action)),
-            lambda action: run(self.value_network, action),
-        ).squeeze(0)
-
-    def save(self, path: Path, **notes: Any) -> None:
-        """Write weights and shapes to one safetensors file; `notes` (JSON scalars) are kept beside them."""
-        layout = {"observation_size": self.layout.observation_size, "action_size": self.layout.action_size}
-        shapes = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.config).items()}
-        save_tree(path, {"layout": layout, "config": shapes, "notes": notes, "weights": self.state_dict()})
-
-    @classmethod
-    def load(cls, path: Path) -> Student:
-        """The student that `save` wrote."""
-        return cls.of_tree(load_tree(path))
-
-    @classmethod
-    def of_tree(cls, state: dict[str, Any]) -> Student:
-        """The student of a file's tree that is read already."""
-        shapes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in state["config"].items()}
-        student = cls(StudentConfig(**shapes), RowLayout(**state["layout"]), torch.Generator())
-        student.load_state_dict(state["weights"])
-        return student
-
-
-class ContextPolicy(Protocol):
-    """What acts under a task embedding and brings the encoder that infers it: `Student`, `PEARLPolicy`."""
-
-    encoder: ContextEncoder
-
+    @abstractmethod
     def act(self, observation: Tensor, z: Tensor, generator: torch.Generator) -> Tensor:
         """Actions `[n, d_a]` for observations `[n, d_s]` under embeddings `[n, Z]`."""
-        ...
 
     def save(self, path: Path, **notes: Any) -> None:
-        """Write it to one file, with `notes` (JSON scalars) beside it."""
-        ...
+        """Write kind, shapes and weights to one safetensors file; `notes` (JSON scalars) are kept beside them."""
+        described = {"kind": self.kind, "layout": asdict(self.layout), "config": asdict(self.config)}
+        save_tree(path, {**described, "notes": notes, "weights": self.state_dict()})
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """The policy that `save` wrote, whichever kind of `cls` it is; raises PolicyError if it is none."""
+        from mbml import methods  # noqa: F401  (here, because they are built on this module: they bring every kind)
+
+        tree = load_tree(path)
+        found = ContextPolicy.kinds.get(tree.get("kind", "")) if isinstance(tree, dict) else None
+        if found is None or not issubclass(found, cls):
+            kinds = ", ".join(name for name, kind in ContextPolicy.kinds.items() if issubclass(kind, cls))
+            raise PolicyError(f"{path} does not hold a policy of one of these kinds: {kinds}.")
+        config = TypeAdapter(found.config_type).validate_python(tree["config"])
+        policy = found(config, RowLayout(**tree["layout"]), torch.Generator())
+        policy.load_state_dict(tree["weights"])
+        return policy
 
 
 class AdaptivePolicy:
-    """Acts in n unknown tasks side by side: observe transitions, infer each task's posterior, act under a sample.
+    """Acts in n unknown tasks side by side: observe transitions, believe something of each task, act under a sample.
 
-    Before anything is observed the posterior is the prior N(0, I). `begin_episode` draws the z that is used until the
-    next call (specification, section 7).
+    `begin_episode` draws the z that is used until its next call; with nothing observed, from the encoder's prior.
     """
 
     def __init__(self, policy: ContextPolicy, generator: torch.Generator, tasks: int = 1) -> None:
         self.policy, self.generator, self.tasks = policy, generator, tasks
-        size = policy.encoder.embedding_size
-        self._precision = torch.zeros(tasks, size)
-        self._precision_mean = torch.zeros(tasks, size)
+        self._statistics = torch.zeros(tasks, policy.encoder.statistics_size)
         self._pending: list[tuple[Tensor, Tensor]] = []
         self.begin_episode()
 
@@ -135,7 +82,9 @@ class AdaptivePolicy:
         self.z = self.belief().sample(self.generator)
 
     def act(self, observation: Tensor) -> Tensor:
-        """Actions `[n, d_a]` for observations `[n, d_s]`."""
+        """Actions `[n, d_a]` for observations `[n, d_s]`; raises PolicyError for other shapes or values."""
+        self._check_shape("observation", observation, self.policy.layout.observation_size)
+        self._check_finite("observation", observation)
         return self.policy.act(observation, self.z, self.generator)
 
     def observe(
@@ -146,19 +95,51 @@ class AdaptivePolicy:
         reward: Tensor,
         active: Tensor | None = None,
     ) -> None:
-        """Remember one transition of every task (reward `[n]`); `active` `[n]` marks the tasks that really moved."""
+        """Remember one transition of every task (reward `[n]`); `active` `[n]` marks the tasks that really moved.
+
+        Raises PolicyError for other shapes or values.
+        """
+        layout = self.policy.layout
+        self._check_shape("observation", observation, layout.observation_size)
+        self._check_shape("action", action, layout.action_size)
+        self._check_shape("next_observation", next_observation, layout.observation_size)
+        self._check_shape("reward", reward)
         context = torch.cat([observation, action, next_observation, reward.unsqueeze(-1)], -1)
+        self._check_finite("transition", context)
         everyone = torch.ones(self.tasks, dtype=torch.bool)
         self._pending.append((context, everyone if active is None else active))
 
+    def _check_shape(self, name: str, value: Any, *sizes: int) -> None:
+        wanted = (self.tasks, *sizes)
+        if not isinstance(value, Tensor) or value.dtype != torch.float32:
+            found = str(value.dtype) if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise PolicyError(f"{name} is {found}; it should be a float32 tensor of shape {wanted}.")
+        if value.shape != wanted:
+            raise PolicyError(f"{name} has shape {tuple(value.shape)}; it should be {wanted}, a row for each task.")
+
+    @staticmethod
+    def _check_finite(name: str, value: Tensor) -> None:
+        if not bool(value.isfinite().all()):
+            raise PolicyError(f"{name} {tuple(value.shape)} holds a value that is not finite; all should be.")
+
     @torch.no_grad()
-    def belief(self) -> Gaussian:
-        """Posterior over each task's embedding given all transitions observed, `[n, Z]`."""
+    def belief(self) -> Belief:
+        """Belief over each task's embedding given all transitions observed, `[n, Z]`."""
         if self._pending:
-            contexts = torch.stack([c for c, _ in self._pending])
-            mask = torch.stack([m for _, m in self._pending]).unsqueeze(-1)
-            factors = self.policy.encoder(contexts)
-            self._precision += (factors.precision * mask).sum(0)
-            self._precision_mean += (factors.precision_mean * mask).sum(0)
+            contexts, active = (torch.stack(parts) for parts in zip(*self._pending, strict=True))
+            self._statistics += (self.policy.encoder.statistics(contexts) * active.unsqueeze(-1)).sum(0)
             self._pending.clear()
-        return posterior(self._precision, self._precision_mean)
+        return self.policy.encoder.belief(self._statistics)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What is known of the tasks: the statistics of all transitions observed `[n, S]` and z `[n, Z]`."""
+        self.belief()
+        return {"statistics": self._statistics.clone(), "z": self.z.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on with what `state_dict` gave, in this or another process; raises PolicyError for other shapes."""
+        for name, own in (("statistics", self._statistics), ("z", self.z)):
+            if state[name].shape != own.shape:
+                raise PolicyError(f"{name} have shape {tuple(state[name].shape)}; they should be {tuple(own.shape)}.")
+        self._statistics, self.z = state["statistics"].clone(), state["z"].clone()
+        self._pending.clear()

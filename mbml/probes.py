@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbml.context import Gaussian, kl_divergence, set_posterior
-from mbml.envs import Task, TaskDistribution
+from mbml.encoders import Belief, Encoder
+from mbml.envs import Family, Task
 from mbml.evaluate import EvaluateConfig, evaluate_student, make_envs
 from mbml.policy import AdaptivePolicy, ContextPolicy
 from mbml.rollout import run_episode
@@ -20,26 +20,24 @@ from mbml.seeding import generator_of, seed_of
 @torch.no_grad()
 def own_posteriors(
     policy: ContextPolicy, rows: Rows, layout: RowLayout, size: int, contexts: int, generator: torch.Generator
-) -> Gaussian:
+) -> Belief:
     """Posteriors `[K, contexts, Z]` of random contexts of `size` own transitions, from rows `[K, P, row]`."""
     tasks = rows.shape[0]
     indices = sample_indices(tasks, contexts * size, rows.shape[1], generator)
-    factors = policy.encoder(layout.context(gather_rows(rows, indices)))
-    sets = type(factors)(*(f.unflatten(1, (contexts, size)) for f in factors))
-    return set_posterior(sets)
+    context = layout.context(gather_rows(rows, indices))
+    return policy.encoder.infer(context.unflatten(1, (contexts, size)))
 
 
-def known_tasks(
-    policy: ContextPolicy, rows: Rows, layout: RowLayout, size: int, generator: torch.Generator
-) -> Gaussian:
+def known_tasks(policy: ContextPolicy, rows: Rows, layout: RowLayout, size: int, generator: torch.Generator) -> Belief:
     """One posterior `[K, Z]` for each task, from a context of `size` transitions of its own rows."""
     known = own_posteriors(policy, rows, layout, size, 1, generator)
-    return Gaussian(known.mean[:, 0], known.variance[:, 0])
+    return Belief(known.mean[:, 0], known.variance[:, 0])
 
 
-def nearest_known(context: Gaussian, known: Gaussian) -> Tensor:
-    """Position `[...]` of the known posterior `[K, Z]` nearest to each context's `[..., Z]` in KL(context || known)."""
-    return kl_divergence(Gaussian(*(c.unsqueeze(-2) for c in context)), known).argmin(-1)
+def nearest_known(encoder: Encoder, context: Belief, known: Belief) -> Tensor:
+    """Position `[...]` of the known belief `[K, Z]` nearest to each context's `[..., Z]`, by the encoder's divergence
+    of the context's from the known one."""
+    return encoder.divergence(Belief(*(c.unsqueeze(-2) for c in context)), known).argmin(-1)
 
 
 @torch.no_grad()
@@ -56,7 +54,7 @@ def reward_swap(
     """Give the encoder task j's transitions with task i's true rewards: does the posterior follow i or j?
 
     `rows` `[K, P, row]`; `truth` `[K, K, P]`: reward for task i (first axis) of row t of task j. A context counts for
-    the training task whose own posterior is nearest, in KL(context || own). Shares over all ordered pairs and repeats;
+    the training task whose own posterior is nearest. Shares over all ordered pairs and repeats;
     `own_identified` is the share of own contexts that are nearest to their own task.
     """
     tasks = rows.shape[0]
@@ -67,8 +65,7 @@ def reward_swap(
         indices = sample_indices(tasks, size, rows.shape[1], generator)
         context = layout.context(gather_rows(rows, indices)).unsqueeze(0).repeat(tasks, 1, 1, 1)
         context[..., -1] = truth[:, everyone.unsqueeze(1), indices]
-        swapped = set_posterior(policy.encoder(context))
-        nearest = nearest_known(swapped, known)
+        nearest = nearest_known(policy.encoder, policy.encoder.infer(context), known)
         off_diagonal = ~torch.eye(tasks, dtype=torch.bool)
         follows_reward += float((nearest == everyone.unsqueeze(1))[off_diagonal].float().mean())
         follows_source += float((nearest == everyone.unsqueeze(0))[off_diagonal].float().mean())
@@ -85,8 +82,8 @@ def reward_swap(
 
 def identification(
     policy: ContextPolicy,
-    known: Gaussian,
-    distribution: TaskDistribution,
+    known: Belief,
+    distribution: Family,
     tasks: Sequence[Task],
     horizon: int | None,
     config: EvaluateConfig,
@@ -100,7 +97,8 @@ def identification(
     shares: list[float] = []
 
     def watch(adaptive: AdaptivePolicy) -> None:
-        shares.append(float((nearest_known(adaptive.belief(), known) == truth).float().mean()))
+        nearest = nearest_known(policy.encoder, adaptive.belief(), known)
+        shares.append(float((nearest == truth).float().mean()))
 
     evaluate_student(policy, distribution, tasks, horizon, config, seed, watch=watch)
     return shares
@@ -110,7 +108,7 @@ def identification(
 def returns_under(
     policy: ContextPolicy,
     contexts: Tensor,
-    distribution: TaskDistribution,
+    distribution: Family,
     tasks: Sequence[Task],
     horizon: int | None,
     repeats: int,
@@ -124,7 +122,7 @@ def returns_under(
     envs = make_envs(distribution, tasks, horizon, repeats)
     envs.seed([seed_of(seed, "contexts", t.split, t.index, r) for t in tasks for r in range(repeats)])
     generator = generator_of(seed, "contexts", "policy")
-    belief = set_posterior(policy.encoder(contexts))
-    z = Gaussian(*(b.repeat_interleave(repeats, 0) for b in belief)).sample(generator)
+    belief = policy.encoder.infer(contexts)
+    z = Belief(*(b.repeat_interleave(repeats, 0) for b in belief)).sample(generator)
     returns = run_episode(envs, lambda observation: policy.act(observation, z, generator))
     return returns.reshape(len(tasks), repeats).mean(1)

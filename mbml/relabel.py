@@ -1,4 +1,4 @@
-"""Relabelling tables: what every transition would have earned in every other task (specification, section 3.3)."""
+"""Relabelling tables: what every transition would have earned in every other task (paper, section 4; Eq. 7)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from mbml.envs import Reward, Task
 from mbml.models import Ensemble
 from mbml.rows import RowLayout, Rows, gather_rows
+from mbml.settings import NotNegative, Whole
 
 _CHUNK = 4096
 Source = Literal["ensemble", "ground_truth"]
@@ -23,14 +24,14 @@ SOURCES: tuple[str, ...] = get_args(Source)
 class RelabelConfig:
     """Who may be relabelled, and how."""
 
-    reward_threshold: float = 0.1
+    reward_threshold: NotNegative = 0.1
     """A transition is eligible where the reward ensemble's standard deviation is below this (reward units)."""
-    next_observation_threshold: float = 0.2
+    next_observation_threshold: NotNegative = 0.2
     """The same for the next-state ensemble; used only where the dynamics vary."""
-    pool: int = 0
+    pool: Whole = 0
     """Random transitions per task that contexts are drawn from; 0 takes all of them."""
     source: Source = "ensemble"
-    """Labels of the reward ensembles, or the true reward with everything eligible (section 5.2)."""
+    """Labels of the reward ensembles, or the true reward with everything eligible."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,19 @@ class RelabelTables:
     reward: Tensor
     eligible: Tensor
     next_observation: Tensor | None = None
+
+    def relabelled(self, layout: RowLayout, contexts: Tensor, i: Tensor, j: Tensor, t: Tensor) -> Tensor:
+        """Eq. 7: transitions `contexts` `[n, d_c]` of tasks `j` `[n]`, which are at `t` `[n]` of their pools, with the
+        labels of tasks `i` `[n]`.
+
+        Where dynamics vary, the next observation is replaced as well as the reward (authors' code).
+        """
+        pair = layout.pair(contexts)
+        if self.next_observation is None:
+            following = contexts[:, layout.pair_size : -1]
+        else:
+            following = self.next_observation[i, j, t]
+        return torch.cat([pair, following, self.reward[i, j, t].unsqueeze(1)], 1)
 
     def tensors(self) -> dict[str, Tensor]:
         """The tables by name, for storage."""
@@ -105,7 +119,7 @@ def _chunks(rows: Rows, index: Tensor) -> Iterator[tuple[int, slice, Tensor]]:
 
 
 def relabel_with_truth(index: Tensor, true_reward: Tensor) -> RelabelTables:
-    """Tables of the `ground_truth` ablation: true rewards `[K, K, P]`, every cross-task row eligible (section 5.2)."""
+    """Tables of the `ground_truth` ablation: true rewards `[K, K, P]`, every cross-task row eligible."""
     tasks, pool = index.shape
     eligible = ~torch.eye(tasks, dtype=torch.bool).unsqueeze(-1).expand(-1, -1, pool).clone()
     return RelabelTables(index, true_reward, eligible)
@@ -120,7 +134,7 @@ def true_rewards(
     table = torch.empty(len(tasks), *index.shape)
     for source, part, chunk in _chunks(rows, index):
         observation, action, next_observation = (p[0].numpy() for p in layout.split(chunk)[:3])
-        labels = [reward(observation, action, next_observation, task) for task in tasks]
+        labels = [reward(observation, action, next_observation, task.parameter) for task in tasks]
         table[:, source, part] = torch.from_numpy(np.stack(labels)).float()
     return table
 
@@ -150,7 +164,7 @@ def diagnostics(tables: RelabelTables, truth: Tensor | None) -> dict[str, list[l
 def cross_task_error(
     model: Ensemble, rows: Tensor, truth: Tensor, layout: RowLayout, threshold: float
 ) -> dict[str, Any]:
-    """How wrong reward ensembles are on other tasks' rows that they would relabel (section 3.4, Fig. 7).
+    """How wrong reward ensembles are on other tasks' rows that they would relabel (paper, Fig. 7).
 
     `rows` `[K, n, row]` of every task and their `truth` `[K, K, n]` for every task (first axis). Gives the squared
     error of single members, averaged over members, then over the kept rows of the other tasks, per task (None where no

@@ -20,6 +20,13 @@ class Step(NamedTuple):
     reward: Tensor
     terminated: Tensor
     truncated: Tensor
+    diverged: Tensor
+    """Where the physics blew up: that was no transition, and the episode is over with the one before."""
+
+    def joined(self, later: Step) -> Step:
+        """This step, and a `later` one of those environments that diverged in it."""
+        ends = self.terminated | later.terminated, self.truncated | later.truncated
+        return Step(later.next_observation, self.reward + later.reward, *ends, later.diverged)
 
 
 class EnvStack:
@@ -54,19 +61,13 @@ class EnvStack:
         number = len(self)
         actions = action.numpy()
         reward = np.zeros(number, dtype=np.float32)
-        terminated, truncated = np.zeros(number, dtype=bool), np.zeros(number, dtype=bool)
+        terminated, truncated, diverged = np.zeros((3, number), dtype=bool)
         for i in range(number) if active is None else np.flatnonzero(active):
             try:
                 self._observation[i], reward[i], terminated[i], truncated[i], _ = self.envs[i].step(actions[i])
             except SimulationDiverged:
-                # Not a transition. The episode is cut here, with its last observation, so that no job dies of it.
-                truncated[i] = True
-        return Step(
-            self.observation,
-            torch.from_numpy(reward),
-            torch.from_numpy(terminated),
-            torch.from_numpy(truncated),
-        )
+                diverged[i] = True
+        return Step(self.observation, *map(torch.from_numpy, (reward, terminated, truncated, diverged)))
 
     def random_states(self) -> list[dict]:
         """State of every environment's random generator (JSON-able)."""
@@ -87,8 +88,9 @@ def run_episode(
     """One episode in every environment, in lock-step; undiscounted returns `[n]`.
 
     `act` maps observations `[n, d_s]` to actions `[n, d_a]`; `observe(observation, action, step, active)` sees every
-    step. Environments that have ended wait, with their last observation, until all have. With `playing` `[n]` only
-    the environments that it marks take part; the others are left as they are and return 0.
+    step, which is a transition of the `active`. Environments that have ended wait, with their last observation, until
+    all have. With `playing` `[n]` only the environments that it marks take part; the others are left as they are and
+    return 0.
     """
     envs.reset(None if playing is None else np.flatnonzero(playing).tolist())
     active = np.ones(len(envs), dtype=bool) if playing is None else playing.copy()
@@ -98,6 +100,7 @@ def run_episode(
         action = act(observation)
         step = envs.step(action, active)
         returns += step.reward.numpy()
+        active &= ~step.diverged.numpy()
         if observe is not None:
             observe(observation, action, step, torch.from_numpy(active.copy()))
         active &= ~(step.terminated | step.truncated).numpy()

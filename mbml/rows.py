@@ -91,16 +91,15 @@ class MappedRows:
         self._widths = [*sizes, 2]
         self.shape = torch.Size((len(tasks), lengths.pop(), sum(self._widths)))
         self.scalars = torch.empty(*self.shape[:2], 2)  # reward | terminated
-        self._shards: list[list[_Shard]] = []
-        for scalars, shards in zip(self.scalars, tasks, strict=True):
-            views, start = [], 0
+        # Of each task, shard by shard: the first row's number; observations, actions and next observations.
+        self._shards: list[list[tuple[int, list[Tensor]]]] = [[] for _ in tasks]
+        for scalars, views, shards in zip(self.scalars, self._shards, tasks, strict=True):
+            start = 0
             for shard in shards:
-                stop = start + len(shard)
-                scalars[start:stop, 0] = _view(shard.reward)
-                scalars[start:stop, 1] = _view(shard.terminated)
-                views.append(_Shard(start, stop, [_view(getattr(shard, name)) for name in VECTORS]))
-                start = stop
-            self._shards.append(views)
+                views.append((start, [_view(getattr(shard, name)) for name in VECTORS]))
+                own = scalars[start : start + len(shard)]
+                own[:, 0], own[:, 1] = _view(shard.reward), _view(shard.terminated)
+                start += len(shard)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -114,23 +113,15 @@ class MappedRows:
         for task, index, *parts in zip(chosen, indices, *vectors, strict=True):
             shards = self._shards[task]
             if len(shards) == 1:
-                for column, part in zip(shards[0].columns, parts, strict=True):
+                for column, part in zip(shards[0][1], parts, strict=True):
                     torch.index_select(column, 0, index, out=part)
                 continue
-            for shard in shards:
-                where = ((index >= shard.start) & (index < shard.stop)).nonzero().squeeze(1)
-                local = index[where] - shard.start
-                for column, part in zip(shard.columns, parts, strict=True):
-                    part.index_copy_(0, where, column.index_select(0, local))
+            for start, columns in shards:
+                local = index - start
+                where = ((local >= 0) & (local < len(columns[0]))).nonzero().squeeze(1)
+                for column, part in zip(columns, parts, strict=True):
+                    part.index_copy_(0, where, column.index_select(0, local[where]))
         return rows
-
-
-class _Shard(NamedTuple):
-    """Rows `start` to `stop` of a task: observations, actions and next observations."""
-
-    start: int
-    stop: int
-    columns: list[Tensor]
 
 
 Rows = Tensor | MappedRows
@@ -157,12 +148,11 @@ def gather_rows(rows: Rows, indices: Tensor, tasks: Tensor | None = None) -> Ten
 
 
 def resident(rows: Rows, device: torch.device | str) -> Rows:
-    """Rows that a learner on `device` can draw from: for a GPU all of them are copied there, for a CPU they stay."""
-    return rows if torch.device(device).type == "cpu" else dense(rows, device)
-
-
-def dense(rows: Rows, device: torch.device | str) -> Tensor:
-    """A copy of rows `[T, N, R]`, which are on the CPU, in one tensor on `device`; made task by task."""
+    """Rows `[T, N, R]` that a learner on `device` can draw from: as they are on a CPU; on a GPU a copy, made task by
+    task.
+    """
+    if torch.device(device).type == "cpu":
+        return rows
     number, available, width = rows.shape
     result = torch.empty(number, available, width, device=device)
     everything = torch.arange(available).unsqueeze(0)

@@ -1,17 +1,19 @@
-"""Soft actor-critic, stacked over tasks (specification, section 1): T independent learners in one set of products."""
+"""Soft actor-critic, stacked over tasks: T independent learners in one set of products (Haarnoja et al. 2018)."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mbml.fused import Trace
+from mbml.learner import Learner
 from mbml.nets import Initialisation, StackedMLP, adam, flatten_parameters
 from mbml.rows import RowLayout, Transitions
+from mbml.settings import Count, Positive, Share, Widths
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
@@ -21,23 +23,23 @@ _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 class SACConfig:
     """Soft actor-critic; the defaults are the authors'."""
 
-    policy_hidden: tuple[int, ...] = (256, 256)
+    policy_hidden: Widths = (256, 256)
     """Widths of the policy's hidden layers."""
-    critic_hidden: tuple[int, ...] = (1024,) * 7
+    critic_hidden: Widths = (1024,) * 7
     """Widths of each critic's hidden layers."""
     critic_initialisation: Initialisation = "rlkit"
     """Weight initialisation of the critics."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Transitions per task in one update."""
-    learning_rate: float = 3e-4
+    learning_rate: Positive = 3e-4
     """Adam learning rate of policy and critics."""
-    alpha_learning_rate: float = 3e-4
+    alpha_learning_rate: Positive = 3e-4
     """Adam learning rate of the temperature."""
-    initial_alpha: float = 1.0
+    initial_alpha: Positive = 1.0
     """Temperature at the start; it is tuned towards the target entropy -d_a."""
-    discount: float = 0.99
+    discount: Share = 0.99
     """Discount factor."""
-    tau: float = 0.005
+    tau: Share = 0.005
     """Polyak rate of the target critics."""
 
 
@@ -47,7 +49,7 @@ class Squashed(NamedTuple):
     action: Tensor
     """`[..., d_a]`"""
     log_density: Tensor
-    """`[..., 1]`, with the authors' 1e-6 in the tanh correction (specification, section 1.2)."""
+    """`[..., 1]`, with the authors' 1e-6 in the tanh correction."""
     log_std: Tensor
     """As the head says, not clamped; this and the following `[..., d_a]`."""
     noise: Tensor
@@ -85,7 +87,7 @@ def squashed_sample(head: Tensor, generator: torch.Generator) -> tuple[Tensor, T
     return drawn.action, drawn.log_density
 
 
-class SAC:
+class SAC(Learner):
     """T soft actor-critics that share nothing but the batched matrix products, on the device of the generator.
 
     `update` takes packed rows `[T, batch, row]` of each learner's own task. The critics are stacked `[2T, ...]`: all
@@ -104,7 +106,7 @@ class SAC:
             StackedMLP(2 * tasks, critic_sizes, generator=generator, initialisation=config.critic_initialisation)
             for _ in range(2)
         )
-        # C14: the authors leave the targets at their own random start; copying is the default here.
+        # The authors leave the targets at their own random start; here they start as copies.
         self.target_critics.load_state_dict(self.critics.state_dict())
         self.target_critics.requires_grad_(False)
         self.log_alpha = nn.Parameter(
@@ -112,9 +114,12 @@ class SAC:
         )
         networks = (self.policy, self.critics, self.target_critics)
         self._policy, self._critics, self._target_critics = map(flatten_parameters, networks)
-        self.policy_optimiser = adam([self._policy], config.learning_rate)
-        self.critic_optimiser = adam([self._critics], config.learning_rate)
         self.alpha_optimiser = adam([self.log_alpha], config.alpha_learning_rate)
+        self._make_optimisers()
+
+    def _make_optimisers(self) -> None:
+        self.policy_optimiser = adam([self._policy], self.config.learning_rate)
+        self.critic_optimiser = adam([self._critics], self.config.learning_rate)
 
     @torch.no_grad()
     def act(self, observation: Tensor, *, deterministic: bool = False) -> Tensor:
@@ -139,6 +144,7 @@ class SAC:
         critic_loss = self._step_critics(self.critics, self.critic_optimiser, self.layout.pair(rows), target)
         policy_loss = self._step_policy(batch.observation, drawn, trace, alpha)
         self._target_critics.lerp_(self._critics, self.config.tau)
+        self.steps_done += 1
         return {
             "critic_loss": critic_loss.unflatten(0, (2, self.tasks)).mean(0),
             "policy_loss": policy_loss,
@@ -180,31 +186,3 @@ class SAC:
         self.policy.backward(trace, drawn.backward(to_action, alpha / observation.shape[1]))
         self.policy_optimiser.step()
         return loss.mean((1, 2))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Networks, optimisers, temperature and generator."""
-        return {
-            "policy": self.policy.state_dict(),
-            "critics": self.critics.state_dict(),
-            "target_critics": self.target_critics.state_dict(),
-            "log_alpha": self.log_alpha.detach(),
-            "policy_optimiser": self.policy_optimiser.state_dict(),
-            "critic_optimiser": self.critic_optimiser.state_dict(),
-            "alpha_optimiser": self.alpha_optimiser.state_dict(),
-            "generator": self.generator.get_state(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state_dict` was taken."""
-        for name in (
-            "policy",
-            "critics",
-            "target_critics",
-            "policy_optimiser",
-            "critic_optimiser",
-            "alpha_optimiser",
-        ):
-            getattr(self, name).load_state_dict(state[name])
-        with torch.no_grad():
-            self.log_alpha.copy_(state["log_alpha"])
-        self.generator.set_state(state["generator"])

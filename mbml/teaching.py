@@ -1,46 +1,47 @@
-"""Training of a stack of BCQ teachers, with the checkpoint selection of the paper (specification, section 2.3)."""
+"""Training of a stack of teachers, of which every task keeps the best checkpoint, as in the paper."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mbml.bcq import BCQ, BCQConfig, Teachers
-from mbml.capture import captured
-from mbml.meter import RunningMeans
+from mbml import teachers
 from mbml.rollout import EnvStack, run_episode
-from mbml.rows import RowLayout, Rows, gather_rows, sample_indices
+from mbml.rows import RowLayout, Rows
 from mbml.seeding import generator_of, seed_of
-
-_CHUNK = 100
+from mbml.settings import Count
+from mbml.teachers import TEACHERS, TeacherLearner, Teachers
+from mbml.training import Training, batches
 
 
 @dataclass(frozen=True)
 class TeachingConfig:
     """How the teachers are trained; the defaults are the authors' schedule."""
 
-    iterations: int = 100_000
-    """BCQ iterations per task."""
-    evaluation_every: int = 5_000
+    iterations: Count = 100_000
+    """Updates per task."""
+    evaluation_every: Count = 5_000
     """Iterations between evaluations on the true training task."""
-    evaluation_episodes: int = 10
+    evaluation_episodes: Count = 10
     """Episodes per evaluation; the checkpoint with the highest mean return becomes the teacher."""
-    tasks_per_actor: int = 1
+    tasks_per_actor: Count = 1
     """Tasks learned side by side in one actor."""
-    learner: BCQConfig = field(default_factory=BCQConfig)
-    """The learner."""
 
 
-class Teaching:
-    """The training of T teachers on their batches `[T, N, row]`: call `advance` until `finished`."""
+class Teaching(Training[TeacherLearner]):
+    """The training of T teachers of one kind on their batches `[T, N, row]`."""
+
+    unit = "iterations"
 
     def __init__(
         self,
+        teacher: str,
+        learner: Any,
         config: TeachingConfig,
         layout: RowLayout,
         rows: Rows,
@@ -51,76 +52,54 @@ class Teaching:
         *,
         cuda_graphs: bool = False,
     ) -> None:
-        """`make_envs(copies)` builds `copies` environments of each task, task by task; `tasks` are their indices.
+        """`teacher` is a name in TEACHERS and `learner` its configuration; `make_envs(copies)` builds `copies`
+        environments of each task, task by task; `tasks` are their indices.
 
         The learner and `rows` are on `device`; with `cuda_graphs` an update there is one captured graph.
         """
-        self.config, self.rows, self.tasks, self.seed, self.device = config, rows, list(tasks), seed, device
-        generator = generator_of(seed, "bcq", *self.tasks, device=device)
-        self.learner = BCQ(config.learner, layout, len(self.tasks), generator)
-        self._update = captured(self.learner, generator) if cuda_graphs else self.learner.update
+        self.teacher, self.config, self.tasks, self.seed, self.device = teacher, config, list(tasks), seed, device
+        generator = generator_of(seed, teacher, *self.tasks, device=device)
+        made = TEACHERS[teacher].make(learner, layout, len(self.tasks), generator)
+        draw = batches(rows, learner.batch_size, generator)
+        every = config.evaluation_every
+        super().__init__(made, draw, config.iterations, every, self._evaluated, cuda_graphs=cuda_graphs)
         self.envs = make_envs(config.evaluation_episodes)
-        self.best = self.learner.teachers()
+        self.best = made.teachers()
         self.best_return = np.full(len(self.tasks), -np.inf)
         self.best_iteration = np.zeros(len(self.tasks), dtype=int)
-        self.iteration = 0
-        self.curve: list[dict[str, float]] = []
-        self._means = RunningMeans()
 
-    @property
-    def finished(self) -> bool:
-        """Whether all iterations are done."""
-        return self.iteration >= self.config.iterations
+    def advance(self) -> Mapping[str, float | Tensor]:
+        """Some iterations; where an evaluation is due, every task keeps the teacher that is its best."""
+        super().advance()
+        return {"best_return": float(self.best_return.mean())} if self.curve else {}
 
-    def advance(self) -> None:
-        """Some iterations; where an evaluation is due, evaluate every task and keep the teachers that are its best."""
-        config = self.config
-        due = min(config.iterations, (self.iteration // config.evaluation_every + 1) * config.evaluation_every)
-        until = min(self.iteration + _CHUNK, due)
-        while self.iteration < until:
-            indices = sample_indices(
-                len(self.tasks), config.learner.batch_size, self.rows.shape[1], self.learner.generator
-            )
-            self._means.add(self._update(gather_rows(self.rows, indices)))
-            self.iteration += 1
-        if self.iteration == due:
-            self._evaluate_and_select()
-
-    def _evaluate_and_select(self) -> None:
+    def _evaluated(self, iteration: int, losses: dict[str, Tensor]) -> list[dict[str, float]]:
         returns = self.evaluate()
         self._select(returns)
-        losses = {name: value.tolist() for name, value in self._means.take().items()}
-        self.curve += [
-            {
-                "task": task,
-                "iteration": self.iteration,
-                "return": float(returns[i]),
-                **{name: values[i] for name, values in losses.items()},
-            }
+        columns = {"return": returns.tolist(), **{name: value.tolist() for name, value in losses.items()}}
+        return [
+            {"task": task, "iteration": iteration, **{name: values[i] for name, values in columns.items()}}
             for i, task in enumerate(self.tasks)
         ]
 
     def evaluate(self) -> np.ndarray:
         """Mean return `[T]` of the current policies; its random numbers depend on the iteration alone."""
         copies, number = self.config.evaluation_episodes, len(self.tasks)
-        self.envs.seed(
-            [seed_of(self.seed, "bcq", "evaluation", t, self.iteration, c) for t in self.tasks for c in range(copies)]
-        )
-        generator = generator_of(self.seed, "bcq", "acting", self.iteration, *self.tasks, device=self.device)
+        places = [(task, self.done, copy) for task in self.tasks for copy in range(copies)]
+        self.envs.seed([seed_of(self.seed, self.teacher, "evaluation", *place) for place in places])
+        generator = generator_of(self.seed, self.teacher, "acting", self.done, *self.tasks, device=self.device)
         policies = self.learner.teachers()
 
         def act(observation: Tensor) -> Tensor:
-            grouped = observation.view(number, copies, -1)
-            return policies.act(grouped, self.config.learner.acting_candidates, generator).flatten(0, 1)
+            return policies.act(observation.view(number, copies, -1), generator).flatten(0, 1)
 
         return run_episode(self.envs, act).reshape(number, copies).mean(1)
 
     def _select(self, returns: np.ndarray) -> None:
         better = np.flatnonzero(returns > self.best_return)
-        self.best_return[better], self.best_iteration[better] = returns[better], self.iteration
-        current = self.learner.teachers()
+        self.best_return[better], self.best_iteration[better] = returns[better], self.done
         with torch.no_grad():
-            for kept, new in zip(self.best.parameters(), current.parameters(), strict=True):
+            for kept, new in zip(self.best.parameters(), self.learner.teachers().parameters(), strict=True):
                 kept[better] = new[better]
 
     def selected(self) -> list[dict[str, float]]:
@@ -131,22 +110,12 @@ class Teaching:
         ]
 
     def state_dict(self) -> dict[str, Any]:
-        """Learner, selected teachers and counters."""
-        return {
-            "learner": self.learner.state_dict(),
-            "best": self.best.state_dict(),
-            "best_return": self.best_return.tolist(),
-            "best_iteration": self.best_iteration.tolist(),
-            "iteration": self.iteration,
-            "curve": self.curve,
-            "means": self._means.state_dict(),
-        }
+        """The training's state and the selected teachers."""
+        selection = {"returns": self.best_return.tolist(), "iterations": self.best_iteration.tolist()}
+        return super().state_dict() | {"best": self.best.state_dict(), **selection}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where `state_dict` was taken; with `cuda_graphs` before the first `advance` only."""
-        self.learner.load_state_dict(state["learner"])
-        self.best = Teachers.load(state["best"]).to(self.device)
-        self.best_return = np.array(state["best_return"])
-        self.best_iteration = np.array(state["best_iteration"])
-        self.iteration, self.curve = state["iteration"], state["curve"]
-        self._means.load_state_dict(state["means"])
+        super().load_state_dict(state)
+        self.best: Teachers = teachers.load(state["best"]).to(self.device)
+        self.best_return, self.best_iteration = np.array(state["returns"]), np.array(state["iterations"])

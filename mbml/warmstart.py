@@ -1,20 +1,23 @@
-"""SAC on a new task that starts from the multi-task policy and its value function (specification, section 8)."""
+"""SAC on a new task that starts from the multi-task policy and its value function."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mbml.collect import CollectConfig
-from mbml.nets import StackedMLP, adam, soft_update, step
-from mbml.policy import AdaptivePolicy, Student
+from mbml.learner import check_losses
+from mbml.nets import StackedMLP, adam, part_of, soft_update, step
+from mbml.policy import AdaptivePolicy
 from mbml.rollout import EnvStack, Step, run_episode
 from mbml.rows import RowLayout, Rows, gather_rows, sample_indices
 from mbml.sac import LOG_STD_MAX, LOG_STD_MIN, SAC, SACConfig, Squashed
+from mbml.settings import Count, Part, Positive, Whole
+from mbml.students import Student
 
 ImitationTarget = Literal["action", "atanh"]
 IMITATION_TARGETS: tuple[str, ...] = get_args(ImitationTarget)
@@ -26,28 +29,28 @@ _ATANH_LIMIT = 0.999
 class ImitationConfig:
     """How the new policy learns to act like the multi-task policy; the defaults are the authors' but for `target`."""
 
-    steps: int = 10_000
+    steps: Count = 10_000
     """Adam steps."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Transitions per task in one step."""
-    learning_rate: float = 3e-4
+    learning_rate: Positive = 3e-4
     """Adam learning rate."""
     target: ImitationTarget = "atanh"
     """What the mean before the tanh is fitted to: the executed "action" (the authors' code), or its "atanh", so that
-    the policy, which acts through a tanh, acts as it was shown (C20)."""
+    the policy, which acts through a tanh, acts as it was shown."""
 
 
 @dataclass(frozen=True)
 class WarmStartConfig:
     """SAC from the multi-task policy; the defaults are the authors'."""
 
-    snapshot: int = 0
+    snapshot: Whole = 0
     """Step of the multi-task policy's snapshot to start from; 0 takes the last."""
-    initial_steps: int = 10_000
+    initial_steps: Count = 10_000
     """Environment steps per task of the multi-task policy, before SAC."""
-    policy_rate: float = 0.1
+    policy_rate: Part = 0.1
     """Share of Adam's step that the policy makes. The authors average the policy with its predecessor after every
-    step, which is the same (C17)."""
+    step, which is the same."""
     imitation: ImitationConfig = field(default_factory=ImitationConfig)
     """How the new policy learns to act like the multi-task policy."""
     online: CollectConfig = field(
@@ -62,13 +65,13 @@ class Exploration(NamedTuple):
     rows: Tensor
     """Its first transitions `[T, steps, row]`."""
     z: Tensor
-    """The task embedding that it acted under in its last episode `[T, Z]` (C19)."""
+    """The task embedding that it acted under in its last episode `[T, Z]`."""
     returns: np.ndarray
     """Undiscounted return of that episode `[T]`."""
 
 
 def explore(student: Student, layout: RowLayout, envs: EnvStack, steps: int, generator: torch.Generator) -> Exploration:
-    """Act in T seeded environments for `steps` steps each, inferring z anew after every episode (section 8.1, 2).
+    """Act in T seeded environments for `steps` steps each, inferring z anew after every episode.
 
     The last episode is played to its end for its return, but what lies beyond `steps` is neither kept nor learned
     from: as if it had been cut there.
@@ -98,7 +101,7 @@ def explore(student: Student, layout: RowLayout, envs: EnvStack, steps: int, gen
 def imitation_loss(head: Tensor, action: Tensor, target: ImitationTarget) -> Tensor:
     """Negative log-likelihood of actions `[T, B, d_a]` under policy outputs `[T, B, 2 d_a]`, per task `[T]`.
 
-    Up to constants that of a diagonal Gaussian on the mean before the tanh (section 8.1, 3):
+    Up to constants that of a diagonal Gaussian on the mean before the tanh:
     mean_b [ sum_dims (a - m)^2 / s^2 + sum_dims log s^2 ].
     """
     mean, log_std = head.chunk(2, dim=-1)
@@ -111,13 +114,17 @@ def imitation_loss(head: Tensor, action: Tensor, target: ImitationTarget) -> Ten
 def imitate(
     policy: StackedMLP, layout: RowLayout, rows: Rows, config: ImitationConfig, generator: torch.Generator
 ) -> Tensor:
-    """Fit T policies to the actions in rows `[T, N, row]`, in place; the last losses `[T]`. All is on one device."""
+    """Fit T policies to the actions in rows `[T, N, row]`, in place; the last losses `[T]`. All is on one device.
+
+    Raises NotFinite.
+    """
     optimiser = adam(policy.parameters(), config.learning_rate)
     losses = torch.zeros(len(rows), device=generator.device)
     for _ in range(config.steps):
         batch = layout.split(gather_rows(rows, sample_indices(len(rows), config.batch_size, rows.shape[1], generator)))
         losses = imitation_loss(policy(batch.observation), batch.action, config.target)
         step(optimiser, losses.sum())
+    check_losses({"imitation_loss": losses}, config.steps)
     return losses.detach()
 
 
@@ -142,10 +149,10 @@ def critics_at(student: Student, z: Tensor) -> StackedMLP:
 
 
 class TwoBatchSAC(SAC):
-    """SAC whose critics learn from a mini-batch each, under a slow policy (section 8.1, 6).
+    """SAC whose critics learn from a mini-batch each, under a slow policy: the authors' SAC for warm starts.
 
-    `update` takes rows `[T, 2 batch, row]`: mini-batch A, then B. From random networks it is the authors'
-    `sac_baseline` (section 8.2); `start_from` makes it the warm start.
+    `update` takes rows `[T, 2 batch, row]`: mini-batch A, then B. From random networks it is their `sac_baseline`;
+    `start_from` makes it the warm start.
     """
 
     batches_per_update = 2
@@ -153,12 +160,16 @@ class TwoBatchSAC(SAC):
     def __init__(
         self, config: SACConfig, layout: RowLayout, tasks: int, generator: torch.Generator, policy_rate: float
     ) -> None:
+        self.policy_rate = policy_rate
         super().__init__(config, layout, tasks, generator)
-        self.policy_optimiser.param_groups[0]["lr"] = policy_rate * config.learning_rate
+
+    def _make_optimisers(self) -> None:
+        rate, tasks = self.config.learning_rate, self.tasks
+        self.policy_optimiser = adam([self._policy], self.policy_rate * rate)
         # The halves are the same memory as the stack, so that one product still serves both.
-        self._halves = [_part(self.critics, i * tasks, tasks) for i in range(2)]
-        self._target_halves = [_part(self.target_critics, i * tasks, tasks) for i in range(2)]
-        self.critic_optimisers = [adam(half.parameters(), config.learning_rate) for half in self._halves]
+        self._halves = [part_of(self.critics, start, tasks) for start in (0, tasks)]
+        self._target_halves = [part_of(self.target_critics, start, tasks) for start in (0, tasks)]
+        self.first_optimiser, self.second_optimiser = (adam(half.parameters(), rate) for half in self._halves)
 
     def start_from(self, critics: StackedMLP) -> None:
         """Take over critics `[2T, ...]` and make them the targets."""
@@ -169,7 +180,7 @@ class TwoBatchSAC(SAC):
     def update(self, rows: Tensor) -> dict[str, Tensor]:
         """On A the first critic and its target; on B the temperature, the second critic, the policy, its target."""
         first, second = rows.chunk(2, dim=1)
-        loss_a = self._step_critic(0, first, self.log_alpha.detach().exp())
+        loss_a = self._step_critic(0, self.first_optimiser, first, self.log_alpha.detach().exp())
 
         batch = self.layout.split(second)
         head, trace = self.policy.trace(batch.observation)
@@ -177,8 +188,9 @@ class TwoBatchSAC(SAC):
         before = self.log_alpha.detach().exp()
         self._step_alpha(drawn.log_density)
         alpha = self.log_alpha.detach().exp()
-        loss_b = self._step_critic(1, second, before)
+        loss_b = self._step_critic(1, self.second_optimiser, second, before)
         policy_loss = self._step_policy(batch.observation, drawn, trace, alpha)
+        self.steps_done += 1
         return {
             "critic_loss": (loss_a + loss_b) / 2,
             "policy_loss": policy_loss,
@@ -186,31 +198,10 @@ class TwoBatchSAC(SAC):
             "entropy": -drawn.log_density.mean((1, 2)),
         }
 
-    def _step_critic(self, which: int, rows: Tensor, alpha: Tensor) -> Tensor:
+    def _step_critic(self, which: int, optimiser: torch.optim.Optimizer, rows: Tensor, alpha: Tensor) -> Tensor:
         """One step of one critic towards the lesser of both targets, and of its own target; loss `[T]`."""
         batch, critic = self.layout.split(rows), self._halves[which]
         target = self._td_target(batch, Squashed.draw(self.policy(batch.next_observation), self.generator), alpha)
-        loss = self._step_critics(critic, self.critic_optimisers[which], self.layout.pair(rows), target)
+        loss = self._step_critics(critic, optimiser, self.layout.pair(rows), target)
         soft_update(self._target_halves[which], critic, self.config.tau)
         return loss
-
-    def state_dict(self) -> dict[str, Any]:
-        """That of SAC, with an optimiser for each critic."""
-        state = super().state_dict()
-        del state["critic_optimiser"]
-        return state | {"critic_optimisers": [optimiser.state_dict() for optimiser in self.critic_optimisers]}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state_dict` was taken."""
-        super().load_state_dict(state | {"critic_optimiser": self.critic_optimiser.state_dict()})
-        for optimiser, saved in zip(self.critic_optimisers, state["critic_optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
-
-
-def _part(network: StackedMLP, start: int, length: int) -> StackedMLP:
-    """The members from `start` on, as a network of their own in the same memory."""
-    part = StackedMLP(length, network.sizes, generator=torch.Generator()).to(network.weights[0].device)
-    for own, whole in zip(part.parameters(), network.parameters(), strict=True):
-        own.data = whole.data[start : start + length]
-        own.requires_grad_(whole.requires_grad)
-    return part

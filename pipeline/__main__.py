@@ -221,8 +221,9 @@ def _first(arguments: list[str]) -> tuple[RunConfig, str | None]:
         _First, args=[a for a in arguments if a not in ("-h", "--help")], return_unknown_args=True, add_help=False
     )
     if not known.env and not asks_help:
-        raise ValueError(f"Say which environment with --env: {', '.join(envs.NAMES)}, or module:family of your own.")
-    return preset(known.env or envs.NAMES[0], known.preset), known.sweep or (sweep_names()[0] if asks_help else None)
+        raise ValueError(f"Say which environment with --env: {', '.join(envs.FAMILIES)}, or module:family of your own.")
+    sweep = known.sweep or (sweep_names()[0] if asks_help else None)
+    return preset(known.env or next(iter(envs.FAMILIES)), known.preset), sweep
 
 
 def _log() -> Log:

@@ -8,19 +8,26 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from actors.stages.rllib import RLlibConfig
-from actors.today import TeachingConfig
 from mbml import envs
 from mbml.collect import CollectConfig
+from mbml.encoders import ENCODERS
 from mbml.evaluate import EvaluateConfig
+from mbml.methods import METHODS
 from mbml.models import EnsembleConfig
-from mbml.registry import PRESETS
+from mbml.registry import PRESETS, Entry
 from mbml.relabel import RelabelConfig
 from mbml.settings import ConfigError, Count, Positive, Share, Whole, changed, check_fields
+from mbml.students import STUDENTS
+from mbml.teachers import TEACHERS
+from mbml.teaching import TeachingConfig
 from mbml.warmstart import WarmStartConfig
-from pipeline.methods import METHODS
-from pipeline.today import ENCODERS, ENTRIES, STUDENTS, TEACHERS
 
 __all__ = ["ConfigError", "ModelsConfig", "Place", "RunConfig"]
+
+LEARNERS: dict[str, Entry] = {**TEACHERS}
+"""Entry of every learner with a field of its own in the configuration, by the name of that field."""
+for _method in METHODS.values():
+    LEARNERS.setdefault(_method.learner, _method)
 
 if TYPE_CHECKING:
     Preset = Method = Teacher = Encoder = Student = str
@@ -174,7 +181,7 @@ else:
         "RunConfig",
         [
             (name, Annotated[entry.config, tyro.conf.arg(help=entry.about)], field(default_factory=entry.config))
-            for name, entry in ENTRIES.items()
+            for name, entry in LEARNERS.items()
         ],
         bases=(_Fixed,),
         namespace={"__doc__": "Everything that decides the result of a run.", "__module__": __name__},

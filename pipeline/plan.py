@@ -22,10 +22,10 @@ from actors.stages.rllib import RLlib
 from actors.stages.teach import Teach
 from actors.stages.warmstart import Start, WarmStart
 from mbml import envs
+from mbml.methods import METHODS, Variant
 from mbml.models import EnsembleConfig, Target
 from mbml.settings import changed
 from pipeline.config import ConfigError, RunConfig
-from pipeline.methods import METHODS, Variant
 
 
 @dataclass(frozen=True)
@@ -237,14 +237,12 @@ class _Planner:
 
     def learners(self, config: RunConfig, variant: Variant) -> None:
         """One multi-task learner per seed, the evaluation of its snapshots, and its probes."""
-        kind = METHODS[variant.method].learner
-        learner = getattr(config, kind)
+        method = METHODS[variant.method]
+        kind, learner = method.learner, getattr(config, method.learner)
+        needs = method.needs(learner)
         collected, teachers = self.data(config)
-        tables, taught = None, tuple[Ref, ...]()
-        if kind == "distill":
-            taught = _refs(teachers)
-            if learner.union_context or learner.triplet == "relabelled":
-                tables = self.tables(config, collected)
+        taught = _refs(teachers) if "teachers" in needs else ()
+        tables = self.tables(config, collected) if "tables" in needs else None
         where = self.where(config, graphs=False)
         for seed in config.distill_seeds:
             label = f"{variant.label} seed {seed}"

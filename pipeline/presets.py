@@ -13,23 +13,22 @@ from mbml.models import EnsembleConfig
 from mbml.registry import PRESETS as NAMES
 from mbml.sac import SACConfig
 from mbml.settings import ConfigError, changed
-from pipeline.config import RunConfig
-from pipeline.today import ENTRIES, FAMILY_PRESETS
+from pipeline.config import LEARNERS, RunConfig
 
 
 def preset(env: str, name: str) -> RunConfig:
     """The configuration of preset `name` for environment `env`: the authors' defaults, changed by the preset, then by
     every learner's registry entry, then by the environment.
 
-    Raises UnknownEnvironment or ConfigError, naming the valid choices.
+    Raises UnknownName or ConfigError, naming the valid choices.
     """
-    envs.get(env)
+    family = envs.get(env)
     if name not in NAMES:
         raise ConfigError(f"There is no preset {name!r}; choose one of {', '.join(NAMES)}.")
     changes = dict(_STAGES[name])
-    for learner, entry in ENTRIES.items():
+    for learner, entry in LEARNERS.items():
         changes |= {f"{learner}.{path}": value for path, value in entry.presets.get(name, {}).items()}
-    changes |= FAMILY_PRESETS.get(env, {}).get(name, {})
+    changes |= family.presets.get(name, {})
     return changed(RunConfig(env=env, preset=name), changes)
 
 

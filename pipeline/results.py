@@ -116,8 +116,8 @@ class Results:
 
     @property
     def title(self) -> str:
-        """The environment as the paper calls it, where it is one of the paper's."""
-        return self.run.get("paper_name") or self.run["environment"]
+        """The environment's name for people."""
+        return self.run["title"]
 
 
 def cube(rows: pd.DataFrame, *axes: str, **levels: Sequence[int]) -> tuple[list[np.ndarray], np.ndarray]:
@@ -222,7 +222,7 @@ def _about(plan: Plan, outcome: Outcome | None) -> dict[str, Any]:
         tasks[split] = [{"index": t.index, "label": t.label, "features": row.tolist()} for t, row in described]
     return {
         "environment": config.env,
-        "paper_name": family.paper_name,
+        "title": family.title or family.name,
         "preset": config.preset,
         "seed": config.seed,
         "horizon": config.horizon or family.horizon,

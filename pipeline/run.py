@@ -37,7 +37,7 @@ def carry_out(
     store, jobs = Store(place.store), list(jobs)
     store.check_writable()
     make_folder(out)
-    (out / "config.json").write_text(json.dumps(plain(config), indent=1) + "\n")
+    (out / "config.json").write_text(json.dumps(plain(config.resolved()), indent=1) + "\n")
     started = time.monotonic()
     with connect(place.num_cpus, dashboard=place.dashboard) as where:
         log(f"{title}: {len(jobs)} jobs on {where}")

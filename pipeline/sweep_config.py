@@ -13,9 +13,9 @@ from typing import Annotated, Any, get_args, get_origin
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from mbml.methods import METHODS, Variant
 from mbml.settings import Whole, changed, hints, in_words
 from pipeline.config import ConfigError, Method, RunConfig
-from pipeline.methods import METHODS, Variant
 
 FOLDER = Path(__file__).resolve().parents[1] / "tune_configs"
 _FIXED = ("env", "preset", "train_tasks", "test_tasks", "methods", "distill_seeds")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from actors.artefacts import env_maker, layout_of, mean_last_return, tasks_of, write_lines
+from actors.artefacts import env_maker, layout_of, tasks_of, write_lines
 from actors.stage import Run, stage
-from actors.today import Finishing
 from mbml.collect import CollectConfig, Collection
 from mbml.data import DatasetWriter, validate
 
@@ -32,7 +31,7 @@ def collect(spec: Collect, run: Run) -> dict[str, Any]:
     collection = Collection(
         spec.config, layout, make_envs, spec.tasks, spec.seed, device=run.device, cuda_graphs=spec.cuda_graphs
     )
-    run.train(Finishing(collection, "collected", spec.config.steps, "steps"))
+    run.train(collection)
     with DatasetWriter(
         run.out / "dataset",
         environment=spec.env,
@@ -45,4 +44,4 @@ def collect(spec: Collect, run: Run) -> dict[str, Any]:
             writer.add_task(task.index, batch, parameter=task.vector.tolist(), label=task.label)
     validate(run.out / "dataset")
     write_lines(run.out / "curves.jsonl", collection.curve)
-    return {"return": mean_last_return(collection.curve)}
+    return collection.latest()

@@ -7,9 +7,10 @@ from typing import Any
 
 from actors.artefacts import layout_of, load_rows, load_tables, load_teachers, snapshot_of, write_lines
 from actors.stage import Ref, Run, stage
-from actors.today import LEARNERS, Training
+from mbml.methods import METHODS
 from mbml.rows import resident
 from mbml.seeding import generator_of
+from mbml.training import Training
 
 _LOG_POINTS = 200
 
@@ -45,13 +46,15 @@ def distill(spec: Distill, run: Run) -> dict[str, Any]:
         tables = load_tables(run.inputs[spec.relabel]).to(run.device)
     # Batches and contexts have a generator each.
     generators = [generator_of(spec.seed, "distill", purpose, device=run.device) for purpose in ("batches", "contexts")]
-    learner = LEARNERS[spec.learner](spec.config, layout_of(spec.env), rows, teachers, tables, *generators)
+    make = next(method.make for method in METHODS.values() if method.learner == spec.learner)
+    learner = make(spec.config, layout_of(spec.env), rows, teachers, tables, *generators)
 
     def snapshot(step: int) -> None:
         learner.policy.save(snapshot_of(run.out, step), step=step)
 
-    config = spec.config
-    training = Training(learner, learner.update, config.steps, config.snapshot_every, snapshot, _LOG_POINTS)
+    steps, every = spec.config.steps, spec.config.snapshot_every
+    log_every = max(1, steps // _LOG_POINTS)
+    training = Training(learner, tuple, steps, log_every, snapshot_every=every, on_snapshot=snapshot)
     run.train(training)
     write_lines(run.out / "losses.jsonl", training.curve)
-    return {name: value for name, value in training.curve[-1].items() if name != "step"} if training.curve else {}
+    return {name: value for name, value in training.curve[-1].items() if name != "step"}

@@ -72,7 +72,7 @@ def evaluate(spec: Evaluate, run: Run) -> dict[str, Any]:
     return {f"{split}_return": sum(result[split]["score"]) / len(result[split]["score"]) for split in splits}
 
 
-@stage(version=1)
+@stage(version=2)
 def references(spec: References, run: Run) -> dict[str, Any]:
     """Leaves `references.json`."""
     _, teachers = load_teachers(run.paths(spec.teach))

@@ -7,10 +7,9 @@ from typing import Any
 
 from actors.artefacts import env_maker, layout_of, load_rows, write_json, write_lines
 from actors.stage import Ref, Run, stage
-from actors.today import Finishing, TeachingConfig
 from mbml.rows import resident
 from mbml.serialise import save_tree
-from mbml.teaching import Teaching
+from mbml.teaching import Teaching, TeachingConfig
 
 
 @dataclass(frozen=True)
@@ -30,12 +29,14 @@ class Teach:
     cuda_graphs: bool = False
 
 
-@stage(version=1)
+@stage(version=2)
 def teach(spec: Teach, run: Run) -> dict[str, Any]:
     """Leaves `teachers.safetensors`, every task's best checkpoint, with `curves.jsonl` and `selected.json`."""
     rows = resident(load_rows(run.paths(spec.collect), spec.tasks), run.device)
     teaching = Teaching(
-        spec.config.with_learner(spec.learner),
+        spec.teacher,
+        spec.learner,
+        spec.config,
         layout_of(spec.env),
         rows,
         env_maker(spec.env, spec.tasks, spec.horizon),
@@ -44,7 +45,7 @@ def teach(spec: Teach, run: Run) -> dict[str, Any]:
         run.device,
         cuda_graphs=spec.cuda_graphs,
     )
-    run.train(Finishing(teaching, "iteration", spec.config.iterations, "iterations"))
+    run.train(teaching)
     teachers = {"tasks": list(spec.tasks), "teachers": teaching.best.state_dict()}
     save_tree(run.out / "teachers.safetensors", teachers)
     write_lines(run.out / "curves.jsonl", teaching.curve)

@@ -10,18 +10,16 @@ from actors.artefacts import (
     env_maker,
     layout_of,
     load_policy,
-    mean_last_return,
     snapshot_of,
     write_json,
     write_lines,
 )
 from actors.stage import Ref, Run, stage
-from actors.today import Finishing
 from mbml.collect import CollectConfig, Collection
-from mbml.policy import Student
 from mbml.rows import resident
 from mbml.sac import SAC
 from mbml.seeding import generator_of, seed_of
+from mbml.students import Student
 from mbml.warmstart import ImitationConfig, TwoBatchSAC, critics_at, explore, imitate
 
 
@@ -70,9 +68,9 @@ def warmstart(spec: WarmStart, run: Run) -> dict[str, Any]:
     if not run.resumes:
         write_json(run.out / "start.json", _warm(spec, spec.start, collection, run) if spec.start else {})
         collection.record()
-    run.train(Finishing(collection, "collected", spec.config.steps, "steps"))
+    run.train(collection)
     write_lines(run.out / "curves.jsonl", collection.curve)
-    return {"return": mean_last_return(collection.curve)}
+    return collection.latest()
 
 
 def _learner(spec: WarmStart, device: str) -> SAC:

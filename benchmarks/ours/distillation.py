@@ -12,12 +12,13 @@ from benchmarks.ours.learners import random_rows, seeded
 from benchmarks.peers.protocol import Measure, milliseconds
 from benchmarks.plain.distill import PlainDistiller, Shapes, Teacher
 from benchmarks.plain.nets import mlp
-from mbml.bcq import BCQ, BCQConfig
 from mbml.distill import DistillConfig, MultiTaskLearner
 from mbml.nets import StackedMLP
-from mbml.policy import StudentConfig
 from mbml.relabel import RelabelTables, pool_indices
 from mbml.rows import RowLayout
+from mbml.students import StudentConfig
+from mbml.students.generative import GenerativeStudent
+from mbml.teachers.bcq import BCQ, BCQConfig
 
 
 def make_learner(
@@ -45,8 +46,8 @@ def plain_twin(learner: MultiTaskLearner) -> PlainDistiller:
     shapes = Shapes(
         learner.layout.observation_size,
         learner.layout.action_size,
-        student.embedding_size,
-        list(student.encoder_hidden),
+        student.encoder.embedding_size,
+        list(student.encoder.hidden),
         list(student.value_hidden),
         list(student.decoder_hidden),
         list(student.perturbation_hidden),
@@ -61,6 +62,7 @@ def plain_twin(learner: MultiTaskLearner) -> PlainDistiller:
     generators = [seeded().set_state(g.get_state()) for g in (learner.generator, learner.context_generator)]
     plain = PlainDistiller(shapes, learner.rows, teachers, tables.reward, tables.eligible, *generators)
     policy = learner.student
+    assert isinstance(policy, GenerativeStudent)
     for target, source in (
         (plain.encoder, policy.encoder.body),
         (plain.value, policy.value_network),

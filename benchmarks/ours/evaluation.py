@@ -15,18 +15,18 @@ from benchmarks.peers.protocol import Measure, rate
 from mbml import envs
 from mbml.envs import Task
 from mbml.evaluate import EvaluateConfig, evaluate_student, make_envs
-from mbml.policy import Student, StudentConfig
 from mbml.rows import RowLayout
+from mbml.students import StudentConfig, make_student
 
 
 class _Clock:
     """A distribution's environments with a clock around `step`; counts steps as well."""
 
-    def __init__(self, environment: Callable[..., Any]) -> None:
-        self.environment, self.seconds, self.steps = environment, 0.0, 0
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self.make, self.seconds, self.steps = make, 0.0, 0
 
-    def __call__(self, *arguments: Any) -> Any:
-        env = self.environment(*arguments)
+    def __call__(self, parameter: Any) -> Any:
+        env = self.make(parameter)
         inner = env.step
 
         def step(action: np.ndarray) -> Any:
@@ -43,12 +43,12 @@ class _Clock:
 def evaluate(environment: str, horizon: int, width: int, depth: int, episodes: int, stack: int) -> Measure:
     """Environment steps per second over all unseen tasks, `stack` of them at a time; also the share of physics."""
     distribution = envs.get(environment)
-    clock = _Clock(distribution.environment)
-    clocked = replace(distribution, environment=clock)
+    clock = _Clock(distribution.make)
+    clocked = replace(distribution, make=clock)
     layout = RowLayout(distribution.observation_size, distribution.action_size)
     hidden = (width,) * depth
     config = StudentConfig(value_hidden=hidden, decoder_hidden=hidden, perturbation_hidden=hidden)
-    student, tasks = Student(config, layout, seeded()), distribution.tasks("test")
+    student, tasks = make_student(config, layout, seeded()), distribution.tasks("test")
 
     def once(chosen: Sequence[Task]) -> None:
         evaluate_student(student, clocked, chosen, horizon, EvaluateConfig(episodes=episodes), seed=0)
@@ -95,7 +95,7 @@ def evaluate_limit(library: limit.Library, environment: str, width: int, depth: 
     What the candidates of an observation share, `s` and `z`, goes through a first layer once.
     """
     distribution, config = envs.get(environment), StudentConfig()
-    actions, shared = distribution.action_size, distribution.observation_size + config.embedding_size
+    actions, shared = distribution.action_size, distribution.observation_size + config.encoder.embedding_size
     hidden, products = [width] * depth, limit.Products()
     for own, out in ((2 * actions, actions), (actions, actions), (actions, 1)):  # decoder, perturbation, value
         products.layers([shared, width], stack)

@@ -13,10 +13,10 @@ from benchmarks.peers.protocol import Measure, milliseconds, rate
 from benchmarks.plain.bcq import PlainBCQ
 from benchmarks.plain.ensembles import PlainEnsembles
 from benchmarks.plain.sac import PlainSAC
-from mbml.bcq import BCQ, BCQConfig
 from mbml.models import Ensemble, EnsembleConfig
 from mbml.rows import RowLayout, gather_rows, sample_indices
 from mbml.sac import SAC, SACConfig
+from mbml.teachers.bcq import BCQ, BCQConfig
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -1,6 +1,6 @@
-"""MetaGenRL on one fixed batch (specification, section 6.3): a policy trained on a learned objective.
+"""MetaGenRL on one fixed batch: a policy trained on a learned objective (Kirsch et al. 2020).
 
-The public MetaGenRL made offline, with one agent. Where the specification is silent the public code decides: Glorot
+The public MetaGenRL made offline, with one agent. Where the paper is silent the public code decides: Glorot
 weights; V(s) = Q1(s, pi(s)) enters the objective without its gradient and is normalised like the reward; the target
 policy follows the policy as the target critics follow the critics; every step draws its own segments; the inner step
 descends the sum of the errors over the first half of the segments, and all of them judge the policy that it leaves.
@@ -21,11 +21,13 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad
 
 from mbml.evaluate import evaluate_actor
-from mbml.meter import RunningMeans
+from mbml.learner import Learner
 from mbml.nets import adam, soft_update, step
 from mbml.rollout import EnvStack
 from mbml.rows import RowLayout, Rows, Transitions, gather_rows, scalars_of
 from mbml.seeding import generator_of, seed_of
+from mbml.settings import Count, NotNegative, Positive, Share, Widths
+from mbml.training import Training
 
 ERROR_SCALE = 1e-3
 _CHUNK = 10
@@ -35,50 +37,66 @@ _CHUNK = 10
 class MetaGenRLConfig:
     """MetaGenRL on the batch of one task; the defaults are the authors'."""
 
-    hidden: tuple[int, ...] = (350, 350)
+    hidden: Widths = (350, 350)
     """Widths of policy and critics."""
-    objective_hidden: tuple[int, ...] = (32, 32, 32)
+    objective_hidden: Widths = (32, 32, 32)
     """Widths of the learned objective's three perceptrons."""
-    lstm: int = 32
+    lstm: Count = 32
     """Units of the learned objective's LSTM."""
-    steps: int = 20_000
+    steps: Count = 20_000
     """Update rounds; the authors plot 200 epochs of 100."""
-    evaluation_every: int = 10
+    evaluation_every: Count = 10
     """Rounds between evaluations on the true training task."""
-    evaluation_episodes: int = 3
+    evaluation_episodes: Count = 3
     """Episodes per evaluation."""
-    segments: int = 100
+    segments: Count = 100
     """Segments in one step of the critics, and in one of the policy."""
-    objective_segments: int = 200
+    objective_segments: Count = 200
     """Segments in one step of the learned objective."""
-    segment_length: int = 20
+    segment_length: Count = 20
     """Transitions T of a segment; shorter ones are padded."""
-    policy_every: int = 2
+    policy_every: Count = 2
     """Rounds between steps of the policy and the target networks."""
-    objective_every: int = 2
+    objective_every: Count = 2
     """Rounds between steps of the learned objective."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Adam learning rate of all networks."""
-    clip: float = 1.0
+    clip: Positive = 1.0
     """Largest global norm of the gradients of policy and objective."""
-    inner_step: float = 1e-3
+    inner_step: Positive = 1e-3
     """Size of the differentiable step of the policy in the objective's loss."""
-    discount: float = 0.99
+    discount: Share = 0.99
     """Discount factor."""
-    tau: float = 0.005
+    tau: Share = 0.005
     """Polyak rate of the target networks."""
-    target_noise: float = 0.2
+    target_noise: NotNegative = 0.2
     """Standard deviation of the noise on the target policy's actions."""
-    target_noise_clip: float = 0.5
+    target_noise_clip: NotNegative = 0.5
     """Bound of that noise."""
     bonus_on_terminal: bool = True
     """Add 1 to the target of a terminal transition, as the authors' code does."""
-    anneal: int = 10_000
+    anneal: Count = 10_000
     """Environment steps over which the learned objective takes over from Q1 in the policy's loss."""
-    steps_per_evaluation: int = 600
+    steps_per_evaluation: Count = 600
     """Environment steps that one evaluation counts for in the annealing, whatever it really takes."""
-    rounds_per_evaluation: int = 10
+    rounds_per_evaluation: Count = 10
     """Rounds after which the annealing counts another evaluation."""
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "hidden": (16, 16),
+        "objective_hidden": (8, 8),
+        "lstm": 4,
+        "steps": 8,
+        "evaluation_every": 4,
+        "evaluation_episodes": 1,
+        "segments": 4,
+        "objective_segments": 4,
+        "segment_length": 5,
+    },
+    "laptop": {"hidden": (128, 128), "steps": 2_000, "evaluation_every": 20, "segments": 50, "objective_segments": 50},
+}
 
 
 class Segments(NamedTuple):
@@ -205,7 +223,7 @@ def standardised(x: Tensor, mask: Tensor) -> Tensor:
     return centred / (variance + 1e-8).sqrt()
 
 
-class MetaGenRL:
+class MetaGenRL(Learner):
     """One agent and its learned objective on rows `[1, N, row]` of one task; `update` draws its own segments."""
 
     def __init__(self, config: MetaGenRLConfig, layout: RowLayout, rows: Rows, generator: torch.Generator) -> None:
@@ -220,7 +238,6 @@ class MetaGenRL:
         self.policy_optimiser = adam(self.policy.parameters(), config.learning_rate)
         self.critic_optimiser = adam(self.critics.parameters(), config.learning_rate)
         self.objective_optimiser = adam(self.objective.parameters(), config.learning_rate)
-        self.steps_done = 0
 
     @property
     def progress(self) -> float:
@@ -309,26 +326,6 @@ class MetaGenRL:
     def _first_critic(self, observation: Tensor, action: Tensor) -> Tensor:
         return self.critics[0](torch.cat([observation, action], -1))
 
-    def state_dict(self) -> dict[str, Any]:
-        """Networks, optimisers, generator and round count."""
-        return {
-            **{name: getattr(self, name).state_dict() for name in _STATEFUL},
-            "generator": self.generator.get_state(),
-            "steps_done": self.steps_done,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state_dict` was taken."""
-        for name in _STATEFUL:
-            getattr(self, name).load_state_dict(state[name])
-        self.generator.set_state(state["generator"])
-        self.steps_done = state["steps_done"]
-
-
-_NETWORKS = ("policy", "critics", "objective", "target_policy", "target_critics")
-_STATEFUL = (*_NETWORKS, "policy_optimiser", "critic_optimiser", "objective_optimiser")
-_LOSSES = ("critic_loss", "policy_loss", "objective_loss")
-
 
 def clipped_step(optimiser: torch.optim.Optimizer, loss: Tensor, network: nn.Module, clip: float) -> None:
     """One step of `network` alone, whatever else `loss` went through, on gradients of global norm at most `clip`."""
@@ -339,11 +336,13 @@ def clipped_step(optimiser: torch.optim.Optimizer, loss: Tensor, network: nn.Mod
     optimiser.step()
 
 
-class MetaGenRLTraining:
-    """The training of one agent on the rows `[1, N, row]` of its task: call `advance` until `finished`.
+class MetaGenRLTraining(Training):
+    """The training of one agent on the rows `[1, N, row]` of its task.
 
     Evaluations play the policy without noise; the authors' add noise of 0.1, and play uniform actions for 10K steps.
     """
+
+    unit = "rounds"
 
     def __init__(
         self,
@@ -352,47 +351,20 @@ class MetaGenRLTraining:
         rows: Rows,
         make_envs: Callable[[int], EnvStack],
         task: int,
-        seed: int,
+        seed: int | str,
     ) -> None:
         """`make_envs(copies)` builds `copies` environments of the task; `task` is its index."""
         self.config, self.task, self.seed = config, task, seed
-        self.learner = MetaGenRL(config, layout, rows, generator_of(seed, "metagenrl", task))
+        learner = MetaGenRL(config, layout, rows, generator_of(seed, "metagenrl", task))
+        super().__init__(learner, tuple, config.steps, config.evaluation_every, self._evaluated)
         self.envs = make_envs(config.evaluation_episodes)
-        self.curve: list[dict[str, float]] = []
-        # One each, because not every round has every loss.
-        self._means = {name: RunningMeans() for name in _LOSSES}
 
-    @property
-    def finished(self) -> bool:
-        """Whether all rounds are done."""
-        return self.learner.steps_done >= self.config.steps
-
-    def advance(self) -> None:
-        """Some rounds; where an evaluation is due, evaluate, which adds to `curve`."""
-        config, learner = self.config, self.learner
-        due = min(config.steps, (learner.steps_done // config.evaluation_every + 1) * config.evaluation_every)
-        for _ in range(min(_CHUNK, due - learner.steps_done)):
-            for name, value in learner.update().items():
-                self._means[name].add({name: value})
-        if learner.steps_done == due:
-            found = {"task": self.task, "step": due, "return": self.evaluate()}
-            losses = {name: float(v) for means in self._means.values() for name, v in means.take().items()}
-            self.curve.append({**found, **losses})
+    def _evaluated(self, step: int, losses: dict[str, Tensor]) -> list[dict[str, float]]:
+        found = {"task": self.task, "step": step, "return": self.evaluate()}
+        return [found | {name: float(value) for name, value in losses.items()}]
 
     def evaluate(self) -> float:
         """Mean return of the current policy on the true task; its random numbers depend on the round alone."""
         copies = range(self.config.evaluation_episodes)
-        seeds = [seed_of(self.seed, "metagenrl", "evaluation", self.task, self.learner.steps_done, c) for c in copies]
+        seeds = [seed_of(self.seed, "metagenrl", "evaluation", self.task, self.done, c) for c in copies]
         return float(evaluate_actor(self.learner.act, self.envs, 1, seeds).mean())
-
-    def state_dict(self) -> dict[str, Any]:
-        """Learner, curve and the losses since its last point."""
-        means = {name: means.state_dict() for name, means in self._means.items()}
-        return {"learner": self.learner.state_dict(), "curve": self.curve, "means": means}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state_dict` was taken."""
-        self.learner.load_state_dict(state["learner"])
-        self.curve = state["curve"]
-        for name, means in self._means.items():
-            means.load_state_dict(state["means"][name])

@@ -1,33 +1,79 @@
-"""Task distributions by name: `envs.get("umaze_goal").make(task)`.
+"""Families of tasks by name: `envs.get("umaze_goal")`, or `envs.get("my_package.my_module:my_family")`.
 
-A new environment is one file that defines a `TaskDistribution` under its own name, and one line in `_HOME`.
+Ours are also known to gymnasium: `gymnasium.make("mbml/AntDir-v0", task=3, split="test")`.
 """
 
+import hashlib
+import sys
+from dataclasses import replace
+from functools import cache
 from importlib import import_module
+from pathlib import Path
 
-from mbml.envs.base import Reward, SimulationDiverged, Task, TaskDistribution
+import gymnasium
 
-__all__ = ["NAMES", "Reward", "SimulationDiverged", "Task", "TaskDistribution", "UnknownEnvironment", "get"]
+from mbml.envs.ant import ant_dir, ant_goal
+from mbml.envs.family import Family, FamilyError, Reward, Task, family
+from mbml.envs.half_cheetah import half_cheetah_vel
+from mbml.envs.humanoid import humanoid_dir
+from mbml.envs.mujoco_env import SimulationDiverged
+from mbml.envs.umaze import umaze_goal
+from mbml.envs.walker import walker_param
+from mbml.registry import Registry, UnknownName
 
-# Name of the distribution -> module of this package that defines it.
-_HOME = {
-    "ant_dir": "ant",
-    "ant_goal": "ant",
-    "half_cheetah_vel": "half_cheetah",
-    "humanoid_dir": "humanoid",
-    "umaze_goal": "umaze",
-    "walker_param": "walker",
-}
+__all__ = ["FAMILIES", "Family", "FamilyError", "Reward", "SimulationDiverged", "Task", "family", "get"]
 
-NAMES = tuple(_HOME)
-
-
-class UnknownEnvironment(ValueError):
-    """The name belongs to no task distribution."""
+FAMILIES = Registry("environment", ant_dir, ant_goal, half_cheetah_vel, humanoid_dir, umaze_goal, walker_param)
 
 
-def get(name: str) -> TaskDistribution:
-    """The task distribution called `name`; raises `UnknownEnvironment` with the valid names otherwise."""
-    if name not in _HOME:
-        raise UnknownEnvironment(f"unknown environment {name!r}; choose one of {', '.join(NAMES)}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+def get(name: str) -> Family:
+    """The family called `name`, or the one at `module:attribute`, a module of the current directory included.
+
+    Raises:
+        UnknownName: it is neither.
+        FamilyError: there is no such module or attribute, or it is no family.
+    """
+    if ":" in name:
+        return _outside(name)
+    if name not in FAMILIES:
+        raise UnknownName(
+            f"There is no environment {name!r}; choose one of {', '.join(FAMILIES)}, or give a family of your own as "
+            "module:attribute."
+        )
+    return FAMILIES[name]
+
+
+@cache
+def _outside(name: str) -> Family:
+    module_name, _, attribute = name.partition(":")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+    try:
+        module = import_module(module_name)
+    except (ModuleNotFoundError, ValueError) as error:
+        if isinstance(error, ModuleNotFoundError) and not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the module is there and misses another
+        raise FamilyError(f"There is no module {module_name!r} here or on Python's path for {name!r}.") from None
+    found = getattr(module, attribute, None)
+    if not isinstance(found, Family):
+        what = "has no" if found is None else f"has a {type(found).__name__} for"
+        raise FamilyError(f"{module_name} {what} {attribute!r}; it must be made by mbml.envs.family.")
+    source = Path(module.__file__ or "").read_bytes()
+    return replace(found, fingerprint=hashlib.sha256(source).hexdigest()[:16])
+
+
+def _registered(
+    family: str, task: int = 0, split: str = "train", horizon: int | None = None, render_mode: str | None = None
+) -> gymnasium.Env:
+    """What gymnasium.make calls; `task` is the task's number in its split."""
+    chosen = FAMILIES[family]
+    tasks = chosen.tasks(split)
+    if not 0 <= task < len(tasks):
+        raise FamilyError(f"{family} has {len(tasks)} {split} tasks, numbered from 0; there is no task {task}.")
+    env = chosen.environment(tasks[task], horizon)
+    env.render_mode = render_mode
+    return env
+
+
+for _name in FAMILIES:
+    gymnasium.register(f"mbml/{_name.title().replace('_', '')}-v0", f"{__name__}:_registered", kwargs={"family": _name})

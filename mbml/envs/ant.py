@@ -1,4 +1,4 @@
-"""AntDir (run in a direction) and AntGoal (reach a point); paper, sections 4.1 and 4.2 of the environments.
+"""AntDir (run in a direction) and AntGoal (reach a point) of the paper.
 
 Contact costs are zero and contact forces are not observed, as in the authors' data.
 """
@@ -7,9 +7,10 @@ import math
 
 import numpy as np
 
-from mbml.envs.base import MujocoTaskEnv, Task, TaskDistribution, load_splits
+from mbml.envs.family import family
+from mbml.envs.mujoco_env import MujocoTaskEnv, paper_tasks
+from mbml.envs.sizes import LOCOMOTION
 
-CONTACT_FORCES = 14 * 6  # entries that are always zero in the authors' observations
 GOAL_CONTROL_WEIGHT = 0.1
 
 
@@ -19,19 +20,15 @@ class AntDirEnv(MujocoTaskEnv):
     """
 
     model_file = "ant.xml"
-    frame_skip = 5
-    position_noise = 0.1
-    velocity_noise = 0.1
-    velocity_noise_is_normal = True
 
-    def __init__(self, task: Task, horizon: int, pad_zeros: bool = False) -> None:
-        super().__init__(task, horizon, pad_zeros)
-        angle = float(task.vector[0])
+    def __init__(self, parameter: np.ndarray) -> None:
+        super().__init__(parameter)
+        angle = float(parameter[0])
         self._direction = math.cos(angle), math.sin(angle)
         self._torso = self.data.xpos[self.model.body("torso").id, :2]
 
-    def _layout(self) -> list[np.ndarray | int]:
-        return [self.data.qpos[2:], self.data.qvel, CONTACT_FORCES]
+    def _layout(self) -> list[np.ndarray]:
+        return [self.data.qpos[2:], self.data.qvel]
 
     def _location(self) -> list[float]:
         return self._torso.tolist()
@@ -53,18 +50,14 @@ class AntGoalEnv(MujocoTaskEnv):
     """
 
     model_file = "ant.xml"
-    frame_skip = 5
-    position_noise = 0.1
-    velocity_noise = 0.1
-    velocity_noise_is_normal = True
 
-    def __init__(self, task: Task, horizon: int, pad_zeros: bool = False) -> None:
-        super().__init__(task, horizon, pad_zeros)
-        self._goal = task.vector.tolist()
+    def __init__(self, parameter: np.ndarray) -> None:
+        super().__init__(parameter)
+        self._goal = parameter.tolist()
         self._torso = self.data.xpos[self.model.body("torso").id, :2]
 
-    def _layout(self) -> list[np.ndarray | int]:
-        return [self.data.qpos, self.data.qvel, CONTACT_FORCES]
+    def _layout(self) -> list[np.ndarray]:
+        return [self.data.qpos, self.data.qvel]
 
     def _location(self) -> list[float]:
         return self._torso.tolist()
@@ -74,42 +67,50 @@ class AntGoalEnv(MujocoTaskEnv):
         return -distance - GOAL_CONTROL_WEIGHT * effort, (after[0], after[1])
 
 
-def goal_reward(observation: np.ndarray, action: np.ndarray, next_observation: np.ndarray, task: Task) -> np.ndarray:
-    """AntGoal's reward `[n]` from observations `[n, ds]` and actions `[n, 8]`, whose limits are +-1."""
-    distance = np.abs(next_observation[:, :2].astype(np.float64) - task.vector).sum(axis=1)
+def goal_reward(
+    observation: np.ndarray, action: np.ndarray, next_observation: np.ndarray, goal: np.ndarray
+) -> np.ndarray:
+    """AntGoal's reward `[n]` from observations `[n, 29]` and actions `[n, 8]`, whose limits are +-1."""
+    distance = np.abs(next_observation[:, :2].astype(np.float64) - goal).sum(axis=1)
     control = np.clip(action.astype(np.float64), -1.0, 1.0)
     return -distance - GOAL_CONTROL_WEIGHT * (control**2).sum(axis=1)
 
 
-ant_dir = TaskDistribution(
-    name="ant_dir",
-    paper_name="AntDir",
-    horizon=200,
-    observation_size=27,
-    action_size=8,
-    terminates=True,
-    varies="reward",
+ant_dir = family(
+    "ant_dir",
+    AntDirEnv,
+    **paper_tasks("ant_dir"),
+    title="AntDir",
+    about="a four-legged robot that runs in a direction",
     parameter="direction, radians from the x axis",
-    splits=load_splits("ant_dir", lambda angle: f"{math.degrees(angle[0]):.1f} deg"),
-    environment=AntDirEnv,
-    reward=None,
+    label=lambda angle: f"{math.degrees(angle[0]):.1f} deg",
     reward_note="none: the reward is the displacement of the torso, and x and y are not observed",
+    presets={
+        "laptop": LOCOMOTION | {"collect.steps": 100_000},
+        "paper": {"collect.steps": 200_000, "teach.iterations": 125_000, "batch_pearl.tasks_per_step": 4},
+    },
 )
 
-ant_goal = TaskDistribution(
-    name="ant_goal",
-    paper_name="AntGoal",
-    horizon=200,
-    observation_size=29,
-    action_size=8,
-    terminates=False,
-    varies="reward",
+ant_goal = family(
+    "ant_goal",
+    AntGoalEnv,
+    **paper_tasks("ant_goal"),
+    title="AntGoal",
+    about="a four-legged robot that goes to a point",
     parameter="goal (x, y) in metres",
-    splits=load_splits("ant_goal", lambda goal: f"({goal[0]:.2f}, {goal[1]:.2f})"),
-    environment=AntGoalEnv,
+    label=lambda goal: f"({goal[0]:.2f}, {goal[1]:.2f})",
     reward=goal_reward,
     reward_note=(
         "within millimetres: x and y are observed as qpos, the reward uses the position of the torso's frame "
         "that lags within the step (measured: mean 0.0002, at most 0.009)"
     ),
+    presets={
+        "laptop": LOCOMOTION | {"collect.steps": 100_000, "batch_pearl.kl_weight": 1.0},
+        "paper": {
+            "collect.steps": 300_000,
+            "teach.iterations": 100_000,
+            "batch_pearl.tasks_per_step": 10,
+            "batch_pearl.kl_weight": 1.0,
+        },
+    },
 )

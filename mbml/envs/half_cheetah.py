@@ -1,8 +1,10 @@
-"""HalfCheetahVel (run at a given speed); paper, section 4.4 of the environments."""
+"""HalfCheetahVel (run at a given speed) of the paper."""
 
 import numpy as np
 
-from mbml.envs.base import MujocoTaskEnv, Task, TaskDistribution, load_splits
+from mbml.envs.family import family
+from mbml.envs.mujoco_env import MujocoTaskEnv, paper_tasks
+from mbml.envs.sizes import LOCOMOTION
 
 CONTROL_WEIGHT = 0.05
 TIMESTEP = 0.01  # s, of the simulator
@@ -16,16 +18,12 @@ class HalfCheetahVelEnv(MujocoTaskEnv):
     """
 
     model_file = "half_cheetah.xml"
-    frame_skip = 5
-    position_noise = 0.1
-    velocity_noise = 0.1
-    velocity_noise_is_normal = True
 
-    def __init__(self, task: Task, horizon: int, pad_zeros: bool = False) -> None:
-        super().__init__(task, horizon, pad_zeros)
-        self._target = float(task.vector[0])
+    def __init__(self, parameter: np.ndarray) -> None:
+        super().__init__(parameter)
+        self._target = float(parameter[0])
 
-    def _layout(self) -> list[np.ndarray | int]:
+    def _layout(self) -> list[np.ndarray]:
         return [self.data.qpos[1:], self.data.qvel, self.data.xpos[self.model.body("torso").id]]
 
     def _location(self) -> float:
@@ -37,7 +35,7 @@ class HalfCheetahVelEnv(MujocoTaskEnv):
 
 
 def velocity_reward(
-    observation: np.ndarray, action: np.ndarray, next_observation: np.ndarray, task: Task
+    observation: np.ndarray, action: np.ndarray, next_observation: np.ndarray, target: np.ndarray
 ) -> np.ndarray:
     """HalfCheetahVel's reward `[n]` from observations `[n, 20]` and actions `[n, 6]`, whose limits are +-1.
 
@@ -48,24 +46,44 @@ def velocity_reward(
         for obs in (observation, next_observation)
     )
     control = np.clip(action.astype(np.float64), -1.0, 1.0)
-    speed_error = np.abs((x_after - x_before) / DT - task.vector[0])
+    speed_error = np.abs((x_after - x_before) / DT - target[0])
     return -speed_error - CONTROL_WEIGHT * (control**2).sum(axis=1)
 
 
-half_cheetah_vel = TaskDistribution(
-    name="half_cheetah_vel",
-    paper_name="HalfCheetahVel",
+half_cheetah_vel = family(
+    "half_cheetah_vel",
+    HalfCheetahVelEnv,
+    **paper_tasks("half_cheetah_vel"),
+    title="HalfCheetahVel",
+    about="a two-legged robot in a plane that runs at a speed",
     horizon=1000,
-    observation_size=20,
-    action_size=6,
-    terminates=False,
-    varies="reward",
     parameter="target velocity in m/s",
-    splits=load_splits("half_cheetah_vel", lambda velocity: f"{velocity[0]:.2f} m/s"),
-    environment=HalfCheetahVelEnv,
+    label=lambda velocity: f"{velocity[0]:.2f} m/s",
     reward=velocity_reward,
     reward_note=(
         "exact up to float32 rounding of absolute x (measured: at most 2e-5 for x below 30 m), except on the "
         "first step after a reset, where the torso position does not lag (measured: mean 0.02, at most 0.07)"
     ),
+    presets={
+        # A fifth of the paper's horizon: five times the resets, the same speed to reach.
+        "laptop": LOCOMOTION
+        | {
+            "horizon": 200,
+            "collect.steps": 60_000,
+            "relabel.reward_threshold": 0.05,
+            "distill.steps": 4_000,
+            "contextual_bcq.steps": 4_000,
+            "batch_pearl.steps": 4_000,
+            "warmstart.online.steps": 30_000,
+            "warmstart.online.tasks_per_actor": 4,
+        },
+        "paper": {
+            "collect.steps": 60_000,
+            "collect.evaluation_episodes": 5,
+            "teach.iterations": 50_000,
+            "relabel.reward_threshold": 0.05,
+            "batch_pearl.context_size": 100,
+            "warmstart.online.evaluation_episodes": 5,
+        },
+    },
 )

@@ -1,4 +1,4 @@
-"""HumanoidDir-M (run in a direction); paper, section 4.3 of the environments.
+"""HumanoidDir-M (run in a direction) of the paper.
 
 Impact costs are zero and contact forces are not observed, as in the authors' data.
 """
@@ -7,7 +7,9 @@ import math
 
 import numpy as np
 
-from mbml.envs.base import MujocoTaskEnv, Task, TaskDistribution, load_splits
+from mbml.envs.family import family
+from mbml.envs.mujoco_env import MujocoTaskEnv, paper_tasks
+from mbml.envs.sizes import LOCOMOTION
 
 
 class HumanoidDirEnv(MujocoTaskEnv):
@@ -19,23 +21,21 @@ class HumanoidDirEnv(MujocoTaskEnv):
     """
 
     model_file = "humanoid.xml"
-    frame_skip = 5
-    position_noise = 0.01
-    velocity_noise = 0.01
-    velocity_noise_is_normal = False
+    noise = 0.01
+    normal_velocity = False
 
-    def __init__(self, task: Task, horizon: int, pad_zeros: bool = False) -> None:
-        super().__init__(task, horizon, pad_zeros)
-        angle = float(task.vector[0])
+    def __init__(self, parameter: np.ndarray) -> None:
+        super().__init__(parameter)
+        angle = float(parameter[0])
         self._direction = math.cos(angle), math.sin(angle)
         self._timestep = float(self.model.opt.timestep)
         self._mass_share = self.model.body_mass / self.model.body_mass.sum()
         self._centres = self.data.xipos
 
-    def _layout(self) -> list[np.ndarray | int]:
-        data = self.data  # the numbers are the blocks of the world body, the root joint and the contact forces
+    def _layout(self) -> list[np.ndarray]:
+        data = self.data  # without the world body and the root joint, whose entries are always zero
         inertia, velocity = data.cinert[1:].reshape(-1), data.cvel[1:].reshape(-1)
-        return [data.qpos[2:], data.qvel, 10, inertia, 6, velocity, 6, data.qfrc_actuator[6:], 14 * 6]
+        return [data.qpos[2:], data.qvel, inertia, velocity, data.qfrc_actuator[6:]]
 
     def _location(self) -> list[float]:
         return self._mass_share.dot(self._centres).tolist()
@@ -49,17 +49,32 @@ class HumanoidDirEnv(MujocoTaskEnv):
         return not 1.0 <= self._qpos[2] <= 2.0
 
 
-humanoid_dir = TaskDistribution(
-    name="humanoid_dir",
-    paper_name="HumanoidDir-M",
-    horizon=200,
-    observation_size=270,
-    action_size=17,
-    terminates=True,
-    varies="reward",
+humanoid_dir = family(
+    "humanoid_dir",
+    HumanoidDirEnv,
+    **paper_tasks("humanoid_dir"),
+    title="HumanoidDir-M",
+    about="a humanoid that runs in a direction",
     parameter="direction, radians from the x axis",
-    splits=load_splits("humanoid_dir", lambda angle: f"{math.degrees(angle[0]):.1f} deg"),
-    environment=HumanoidDirEnv,
-    reward=None,
+    label=lambda angle: f"{math.degrees(angle[0]):.1f} deg",
     reward_note="none: the reward is the displacement of the centre of mass, which is not observed",
+    presets={
+        "laptop": LOCOMOTION
+        | {
+            "train_tasks": 6,
+            "collect.steps": 100_000,
+            "collect.tasks_per_actor": 3,
+            "teach.tasks_per_actor": 3,
+            "models.tasks_per_actor": 3,
+            "relabel.reward_threshold": 0.2,
+            "relabel.pool": 20_000,
+        },
+        "paper": {
+            "collect.steps": 600_000,
+            "teach.iterations": 250_000,
+            "relabel.reward_threshold": 0.2,
+            # The authors start from the policy after 400 of its epochs of 100 steps.
+            "warmstart.snapshot": 40_000,
+        },
+    },
 )

@@ -1,14 +1,15 @@
-"""UmazeGoal-M (a point mass in a U-shaped maze); paper, section 6 of the environments."""
+"""UmazeGoal-M (a point mass in a U-shaped maze) of the paper."""
 
 # pyright: reportAttributeAccessIssue=false
 
 import math
 from functools import cache
 
-import mujoco
 import numpy as np
 
-from mbml.envs.base import Model, MujocoTaskEnv, Task, TaskDistribution, load_splits
+from mbml.envs.family import family
+from mbml.envs.mujoco_env import Model, MujocoTaskEnv, paper_tasks
+from mbml.envs.rendering import mujoco
 
 # Rows run along x, columns along y; cell (i, j) is centred at (i - 0.2, j - 0.2) in the coordinates of qpos.
 GRID = (
@@ -29,9 +30,10 @@ _MODEL = """
     <geom friction=".5 .1 .1" density="1000" margin="0.002" condim="1" contype="2" conaffinity="1"/>
   </default>
   <worldbody>
+    <camera pos="3 3 8"/>
     <geom name="floor" type="plane" size="40 40 .25" pos="0 0 -0.1" contype="1" conaffinity="0"/>
     <body name="particle" pos="1.2 1.2 0">
-      <geom name="particle" type="sphere" size="0.1" contype="1"/>
+      <geom name="particle" type="sphere" size="0.1" contype="1" rgba=".9 .3 .1 1"/>
       <joint name="x" type="slide" axis="1 0 0"/>
       <joint name="y" type="slide" axis="0 1 0"/>
     </body>
@@ -48,7 +50,7 @@ _MODEL = """
 @cache
 def _model() -> Model:
     walls = (
-        f'<geom type="box" pos="{i + 1} {j + 1} 0" size=".5 .5 .2"/>'
+        f'<geom type="box" pos="{i + 1} {j + 1} 0" size=".5 .5 .2" rgba=".3 .35 .5 1"/>'
         for i, row in enumerate(GRID)
         for j, cell in enumerate(row)
         if cell == "#"
@@ -64,21 +66,18 @@ class UmazeGoalEnv(MujocoTaskEnv):
     """
 
     frame_skip = 1
-    position_noise = 0.1
-    velocity_noise = 0.1
-    velocity_noise_is_normal = True
 
-    def __init__(self, task: Task, horizon: int, pad_zeros: bool = False) -> None:
-        super().__init__(task, horizon, pad_zeros)
-        self._goal = task.vector.tolist()
+    def __init__(self, parameter: np.ndarray) -> None:
+        super().__init__(parameter)
+        self._goal = parameter.tolist()
 
-    def _build_model(self, task: Task) -> Model:
+    def _build_model(self, parameter: np.ndarray) -> Model:
         return _model()
 
     def _start(self) -> np.ndarray:
         return np.array([2.0, 3.0])
 
-    def _layout(self) -> list[np.ndarray | int]:
+    def _layout(self) -> list[np.ndarray]:
         return [self.data.qpos, self.data.qvel]
 
     def _advance(self, control: np.ndarray) -> None:
@@ -95,22 +94,33 @@ class UmazeGoalEnv(MujocoTaskEnv):
         return math.exp(-math.hypot(x - self._goal[0], y - self._goal[1])), (x, y)
 
 
-def goal_reward(observation: np.ndarray, action: np.ndarray, next_observation: np.ndarray, task: Task) -> np.ndarray:
+def goal_reward(
+    observation: np.ndarray, action: np.ndarray, next_observation: np.ndarray, goal: np.ndarray
+) -> np.ndarray:
     """UmazeGoal-M's reward `[n]` from observations `[n, 4]`; actions cost nothing."""
-    return np.exp(-np.linalg.norm(next_observation[:, :2].astype(np.float64) - task.vector, axis=1))
+    return np.exp(-np.linalg.norm(next_observation[:, :2].astype(np.float64) - goal, axis=1))
 
 
-umaze_goal = TaskDistribution(
-    name="umaze_goal",
-    paper_name="UmazeGoal-M",
+umaze_goal = family(
+    "umaze_goal",
+    UmazeGoalEnv,
+    **paper_tasks("umaze_goal"),
+    title="UmazeGoal-M",
+    about="a point mass in a U-shaped maze that goes to a point",
     horizon=300,
-    observation_size=4,
-    action_size=2,
-    terminates=False,
-    varies="reward",
     parameter="goal (x, y) in metres",
-    splits=load_splits("umaze_goal", lambda goal: f"({goal[0]:.2f}, {goal[1]:.2f})"),
-    environment=UmazeGoalEnv,
+    label=lambda goal: f"({goal[0]:.2f}, {goal[1]:.2f})",
     reward=goal_reward,
     reward_note="exact up to float32 rounding of the position (measured: at most 1e-7)",
+    presets={
+        "laptop": {"relabel.reward_threshold": 0.02},
+        "paper": {
+            "collect.steps": 30_000,
+            "collect.evaluation_episodes": 16,
+            "teach.iterations": 50_000,
+            "relabel.reward_threshold": 0.02,
+            "batch_pearl.context_size": 128,
+            "warmstart.online.evaluation_episodes": 16,
+        },
+    },
 )

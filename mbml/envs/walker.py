@@ -1,20 +1,13 @@
-"""WalkerParam (the same reward, other bodies); paper, section 5 of the environments."""
+"""WalkerParam (the same reward, other bodies) of the paper."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from mbml.envs.base import (
-    SPLITS,
-    Model,
-    MujocoTaskEnv,
-    Task,
-    TaskDistribution,
-    compile_model,
-    frozen_array,
-    task_values,
-)
+from mbml.envs.family import family
+from mbml.envs.mujoco_env import Model, MujocoTaskEnv, compile_model, paper_tasks, task_values
+from mbml.envs.sizes import LOCOMOTION
 
 # The model arrays that a task replaces, in the order they were drawn.
 ARRAYS = ("body_mass", "body_inertia", "dof_damping", "geom_friction")
@@ -27,22 +20,19 @@ class WalkerParamEnv(MujocoTaskEnv):
     """
 
     frame_skip = 4
-    position_noise = 0.005
-    velocity_noise = 0.005
-    velocity_noise_is_normal = False
+    noise = 0.005
+    normal_velocity = False
 
-    def _build_model(self, task: Task) -> Model:
-        if not isinstance(task.parameter, Mapping) or set(task.parameter) != set(ARRAYS):
-            raise ValueError(f"a task of walker_param needs the arrays {', '.join(ARRAYS)}")
+    def _build_model(self, parameter: Mapping[str, np.ndarray]) -> Model:
         # Not walker2d_v5.xml: there both feet have the friction that the authors gave to the left one.
         model = compile_model("walker2d.xml")
         model.opt.timestep = 0.004
         # No mj_setConst: the authors leave the derived constants (softness of contacts and limits) nominal.
         for name in ARRAYS:
-            getattr(model, name)[:] = task.parameter[name]
+            getattr(model, name)[:] = parameter[name]
         return model
 
-    def _layout(self) -> list[np.ndarray | int]:
+    def _layout(self) -> list[np.ndarray]:
         return [self.data.qpos[1:], self.data.qvel]
 
     def _observe(self) -> np.ndarray:
@@ -62,38 +52,40 @@ class WalkerParamEnv(MujocoTaskEnv):
         return not (0.8 < self._qpos[1] < 2.0 and -1.0 < self._qpos[2] < 1.0)
 
 
-def _arrays(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    return {name: frozen_array(values[name]) for name in ARRAYS}
+NOMINAL = {name: np.array(task_values("walker_param")["nominal"][name]) for name in ARRAYS}
 
 
-NOMINAL = _arrays(task_values("walker_param")["nominal"])
-
-
-def log_multipliers(task: Task) -> np.ndarray:
+def log_multipliers(parameter: Mapping[str, np.ndarray]) -> np.ndarray:
     """Natural logarithm of every parameter over the nominal robot's, without those that are always zero."""
-    assert isinstance(task.parameter, Mapping)
-    ratios = [task.parameter[name][NOMINAL[name] > 0] / NOMINAL[name][NOMINAL[name] > 0] for name in ARRAYS]
+    ratios = [parameter[name][NOMINAL[name] > 0] / NOMINAL[name][NOMINAL[name] > 0] for name in ARRAYS]
     return np.log(np.concatenate(ratios))
 
 
-walker_param = TaskDistribution(
-    name="walker_param",
-    paper_name="WalkerParam",
-    horizon=200,
-    observation_size=17,
-    action_size=6,
-    terminates=True,
+def _robots() -> dict[str, Any]:
+    """The arrays of every robot in the order they were drawn."""
+    tasks = paper_tasks("walker_param").items()
+    return {split: [{name: robot[name] for name in ARRAYS} for robot in robots] for split, robots in tasks}
+
+
+walker_param = family(
+    "walker_param",
+    WalkerParamEnv,
+    **_robots(),
+    title="WalkerParam",
+    about="two-legged robots in a plane with other masses, inertias, dampings and frictions",
     varies="dynamics",
     parameter="body masses (kg), body inertias (kg m^2), joint dampings (N m s/rad) and geom frictions",
-    splits={
-        split: tuple(
-            Task(split, index, _arrays(values), f"robot {index}")
-            for index, values in enumerate(task_values("walker_param")[split])
-        )
-        for split in SPLITS
-    },
-    environment=WalkerParamEnv,
-    reward=None,
-    reward_note="none: the reward, the same in all tasks, is the displacement in x, which is not observed",
+    label="robot",
     feature=log_multipliers,
+    reward_note="none: the reward, the same in all tasks, is the displacement in x, which is not observed",
+    presets={
+        "laptop": LOCOMOTION | {"train_tasks": 10, "collect.steps": 50_000, "relabel.pool": 10_000},
+        "paper": {
+            "collect.steps": 300_000,
+            "teach.iterations": 100_000,
+            # All relabelled next observations of 30 x 300K transitions would take 18 GB; a pool is an unbiased sample.
+            "relabel.pool": 20_000,
+            "batch_pearl.context_size": 100,
+        },
+    },
 )

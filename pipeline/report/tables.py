@@ -204,10 +204,10 @@ def cost(results: Results) -> pd.DataFrame:
 def facts(results: Results) -> dict[str, str]:
     """What was run: sweep, environment, preset, seed, horizon, task counts, wall time; unknown ones are left out."""
     run = results.run
-    sweep, paper, wall = run.get("sweep"), run.get("paper_name"), run.get("wall_seconds")
+    sweep, wall = run.get("sweep"), run.get("wall_seconds")
     found = {
         "sweep": f"{sweep['name']} ({sweep['description']})" if sweep else None,
-        "environment": run["environment"] + (f" ({paper})" if paper else ""),
+        "environment": run["environment"] + f" ({run['title']})" * (run["title"] != run["environment"]),
         **{name: run.get(name) for name in ("preset", "seed", "horizon")},
         "training tasks": len(results.tasks("train")) or None,
         "unseen tasks": len(results.tasks("test")) or None,

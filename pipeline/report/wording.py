@@ -6,17 +6,18 @@ from typing import NamedTuple
 
 from matplotlib.typing import LineStyleType
 
+from mbml.methods import METHODS
 from pipeline.report.statistics import Estimate
 
 ABSENT = "–"
 
 
 class Look(NamedTuple):
-    """Name and colour of a method; with a short name and a dash, of a reference."""
+    """How a reference is named, in a column in short, and how its line is drawn."""
 
     title: str
     colour: str
-    short: str = ""
+    short: str
     dash: LineStyleType = "--"
 
 
@@ -36,37 +37,20 @@ REFERENCES = {
 SIMPLE = ("random", "zero_action", "blind_teacher")
 """References that need not be told the task and are chosen without the tasks that they are scored on."""
 
-# Okabe-Ito blue, orange, vermillion, sky; then darker hues of Tol's muted set.
-_METHODS = {
-    "full": Look("full", "#0072B2"),
-    "no_relabelling": Look("no relabelling", "#E69F00"),
-    "no_triplet": Look("no triplet", "#D55E00"),
-    "neither": Look("neither", "#56B4E9"),
-    "ground_truth": Look("ground truth", "#882255"),
-    "no_ensemble": Look("no ensemble", "#999933"),
-    "contextual_bcq": Look("contextual BCQ", "#332288"),
-    "batch_pearl": Look("batch PEARL", "#44AA99"),
-    "metagenrl": Look("MetaGenRL", "#AA4499"),
-}
-
-
-def methods() -> dict[str, Look]:
-    """Name and colour of every method that has its own."""
-    return _METHODS
-
 
 def method_name(label: str) -> str:
     """A variant's name as it is written for people: "full", "full, distill.margin=4.0"."""
     first, comma, changes = label.partition(",")
-    return (methods()[first].title if first in methods() else first.replace("_", " ")) + comma + changes
+    title = METHODS[first].title if first in METHODS else ""
+    return (title or first.replace("_", " ")) + comma + changes
 
 
 def colours(labels: Iterable[str]) -> dict[str, str]:
     """A colour for each label: a method's own, free ones in order for points of a grid."""
-    known, labels = methods(), list(labels)
-    free = [look.colour for name, look in known.items() if name not in labels] or [x.colour for x in known.values()]
-    points = [name for name in labels if name not in known]
-    return {name: known[name].colour if name in known else free[points.index(name) % len(free)] for name in labels}
+    labels = list(labels)
+    free = [entry.colour for name, entry in METHODS.items() if name not in labels] or [METHODS["full"].colour]
+    points = [name for name in labels if name not in METHODS]
+    return {name: METHODS[name].colour if name in METHODS else free[points.index(name) % len(free)] for name in labels}
 
 
 def reference(name: str) -> Look:

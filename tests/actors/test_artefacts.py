@@ -21,13 +21,12 @@ from actors.artefacts import (
     write_lines,
 )
 from mbml import envs
-from mbml.bcq import BCQ, BCQConfig
 from mbml.data import DatasetError, DatasetWriter, TransitionBatch
-from mbml.envs.umaze import UmazeGoalEnv
 from mbml.learner import NotFinite
 from mbml.models import Ensemble, EnsembleConfig
 from mbml.seeding import generator_of
 from mbml.serialise import save_tree
+from mbml.teachers.bcq import BCQ, BCQConfig
 
 UMAZE = layout_of("umaze_goal")
 
@@ -110,10 +109,15 @@ def test_the_truth_table_is_the_reward_of_every_task_and_none_where_it_is_not_ob
 
 def test_environments_are_built_task_by_task():
     stack = env_maker("umaze_goal", [3, 7], 12)(2)
-    first, last = stack.envs[1].unwrapped, stack.envs[2].unwrapped
-    assert isinstance(first, UmazeGoalEnv)
-    assert isinstance(last, UmazeGoalEnv)
-    assert (len(stack), first.task.index, last.task.index) == (4, 3, 7)
+    family = envs.get("umaze_goal")
+    assert len(stack) == 4
+    for env, task in zip(stack.envs, (3, 3, 7, 7), strict=True):
+        alone = family.environment(family.tasks("train")[task])
+        rewards = []
+        for same in (env, alone):
+            same.reset(seed=0)
+            rewards.append(same.step(np.ones(2))[1])
+        assert rewards[0] == rewards[1]
 
 
 def test_a_number_that_is_not_finite_is_not_written(tmp_path):

@@ -31,7 +31,7 @@ CONFIG = MetaGenRLConfig(
 
 def random_batch(task, episodes=5):
     """Episodes of uniformly random actions in the true environment, all cut by the horizon or by a fall."""
-    env, generator = envs.get(ENVIRONMENT).make(task, horizon=HORIZON), np.random.default_rng(0)
+    env, generator = envs.get(ENVIRONMENT).environment(task, HORIZON), np.random.default_rng(0)
     rows = []
     for episode in range(episodes):
         observation, _ = env.reset(seed=episode)

@@ -35,7 +35,7 @@ TINY = RLlibConfig(updates=4, batch_size=16, hidden=(16, 16), evaluation_episode
 def random_play(task, rows: int) -> TransitionBatch:
     """Uniformly random actions in the task's environment."""
     random = np.random.default_rng(task.index)
-    env = envs.get("umaze_goal").make(task, horizon=HORIZON)
+    env = envs.get("umaze_goal").environment(task, HORIZON)
     columns: list[tuple] = []
     observation, _ = env.reset(seed=0)
     for row in range(rows):

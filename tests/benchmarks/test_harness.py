@@ -17,7 +17,7 @@ from benchmarks.peers.protocol import milliseconds, rate
 from benchmarks.profiled import KINDS, parts, profile
 from benchmarks.registry import ROWS, Competitor, Row
 from benchmarks.table import TableError, advantage, markdown, number, publish, summarise
-from pipeline.stages import plan
+from pipeline.plan import plan
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEED = Row("speed", "Speed", "steps/s", 1, (), True, "How fast.")
@@ -152,7 +152,7 @@ def test_every_target_exists_and_peers_import_nothing_of_ours():
 
 
 def test_the_driver_plans_three_jobs_a_task():
-    few, many = (len(plan(configuration(tasks)).nodes) for tasks in (20, 40))
+    few, many = (len(plan(configuration(tasks)).jobs) for tasks in (20, 40))
     assert many - few == 60
 
 

@@ -105,28 +105,40 @@ def compare(recorded: Golden, found: Golden, stages: Mapping[str, tuple[str, ...
     """Hold what the code computes against the record; `stages` says what each stage reads."""
     changed: dict[str, list[str]] = defaultdict(list)
     other: dict[str, list[str]] = defaultdict(list)
+    moved: set[tuple[str, str]] = set()
     for name in sorted(recorded.traces | found.traces):
         expected, got = recorded.traces.get(name), found.traces.get(name)
-        stage = name.split("/")[1]
+        run, stage = name.split("/")[:2]
         if expected is None or got is None:
             other[stage].append(f"{name}: {'not recorded' if expected is None else 'recorded, but no longer made'}")
         elif not equal(expected, got):
             changed[stage].append(f"{name}: expected {_words(expected)}, found {_words(got)}")
+            moved.add((run, stage))
     versions = {
         stage: (recorded.versions.get(stage), found.versions.get(stage))
         for stage in recorded.versions | found.versions
         if recorded.versions.get(stage) != found.versions.get(stage)
     }
     order = [*stages, *sorted((changed.keys() | other.keys()) - stages.keys())]
-    unversioned = [stage for stage in order if stage in changed and stage not in versions]
-    # Other inputs make other numbers, and the keys of artefacts follow their inputs: only the first stage is to blame.
-    moved = changed.keys() | versions.keys()
-    unversioned = [stage for stage in unversioned if not moved & upstream(stage, stages)]
+    unversioned = [stage for stage in order if _at_fault(stage, moved, versions, stages)]
     return Comparison(
         {stage: changed[stage] for stage in order if stage in changed},
         {stage: other[stage] for stage in order if stage in other},
         versions,
         unversioned,
+    )
+
+
+def _at_fault(
+    stage: str, moved: set[tuple[str, str]], versions: Mapping[str, Any], stages: Mapping[str, tuple[str, ...]]
+) -> bool:
+    """Whether numbers changed (`moved`: run and stage) that no input explains, under the version of the old ones.
+
+    Other inputs make other numbers, and artefacts' keys follow their inputs: only the first stage is to blame.
+    """
+    before = upstream(stage, stages)
+    return not versions.keys() & {stage, *before} and any(
+        own == stage and not any((run, source) in moved for source in before) for run, own in moved
     )
 
 

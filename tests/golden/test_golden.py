@@ -68,6 +68,13 @@ def test_all_differences_are_listed_and_the_first_stage_is_to_blame() -> None:
     assert text.index("collect (1):") < text.index("teach (1):") < text.index("distill (1):")
 
 
+def test_inputs_of_another_run_explain_nothing() -> None:
+    found, recorded = copy.deepcopy(_SMALL), copy.deepcopy(_SMALL)
+    recorded.traces["ant/collect/reward"] = [10, 1.0, 2.0]
+    found.traces |= {"ant/collect/reward": [10, 5.0, 6.0], "maze/distill/full/decoder": [10, 5.0, 6.0]}
+    assert compare(recorded, found, STAGES).unversioned == ["collect", "distill"]
+
+
 def test_a_changed_version_is_noticed_with_and_without_changed_numbers() -> None:
     found = copy.deepcopy(_SMALL)
     found.versions["teach"] = 2

@@ -14,11 +14,11 @@ from actors.host import Host
 from actors.stage import STAGES as REGISTRY
 from actors.stage import Ref
 from mbml.data import Dataset
+from mbml.methods import METHODS
 from mbml.serialise import load_tree
 from mbml.settings import changed
 from mbml.transitions import DTYPES
 from pipeline.config import RunConfig
-from pipeline.methods import METHODS
 from pipeline.plan import Plan, plan, plan_warmstart
 from pipeline.presets import preset
 
@@ -52,7 +52,7 @@ _LEARNING: dict[str, Any] = {
     "relabel.reward_threshold": 0.015,
 }
 _WIDE: dict[str, Any] = {
-    # Large enough for the fused products; the networks of all other golden runs are too small for them.
+    # Large enough for the fused products and oneDNN's; the networks of all other golden runs are too small for them.
     "collect.sac.policy_hidden": (128, 128),
     "collect.sac.critic_hidden": (128, 128),
     "collect.sac.batch_size": 256,
@@ -61,6 +61,7 @@ _WIDE: dict[str, Any] = {
     "bcq.hidden": (128, 128),
     "bcq.vae_hidden": (128, 128),
     "bcq.batch_size": 256,
+    "bcq.target_candidates": 8,
     "teach.iterations": 4,
     "teach.evaluation_every": 2,
     "models.reward.hidden": (128, 128),
@@ -71,7 +72,7 @@ _WIDE: dict[str, Any] = {
     "distill.student.value_hidden": (128, 128),
     "distill.student.decoder_hidden": (128, 128),
     "distill.student.perturbation_hidden": (128, 128),
-    "distill.student.encoder_hidden": (128, 128),
+    "distill.student.encoder.hidden": (128, 128),
     "distill.batch_size": 128,
     "distill.context_size": 128,
     "distill.steps": 4,
@@ -175,7 +176,7 @@ def _teach(folder: Path) -> Arrays:
     networks = load_tree(folder / "teachers.safetensors")["teachers"]
     selected = read_json(folder / "selected.json")
     return {
-        **{name: _weights(network) for name, network in networks.items()},
+        **{name: _weights(network) for name, network in networks.items() if isinstance(network, Mapping)},
         **{f"selected {name}": [entry[name] for entry in selected] for name in ("iteration", "return")},
         **_curves(folder / "curves.jsonl"),
     }

@@ -1,25 +1,43 @@
 """A small multi-task learner, and one step of it written pair by pair and row by row in float64."""
 
-from dataclasses import replace
-
 import torch
 
-from mbml.bcq import BCQ, BCQConfig
-from mbml.context import Gaussian
-from mbml.distill import METHODS, DistillConfig, MultiTaskLearner
-from mbml.policy import StudentConfig
+from mbml.distill import DistillConfig, MultiTaskLearner
+from mbml.encoders import Belief, EncoderConfig
+from mbml.methods import METHODS
+from mbml.nets import StackedMLP
 from mbml.relabel import RelabelTables, pool_indices
+from mbml.settings import changed
+from mbml.students import StudentConfig
+from mbml.teachers import TEACHERS
 from tests.mbml.toys import LAYOUT, clone, forward, layers_of, naive_kl, naive_posterior, random_rows, seeded, trainable
 
 K, N, M, B, Z = 4, 12, 5, 6, 3
 STUDENT = StudentConfig(
-    encoder_hidden=(8, 8), embedding_size=Z, value_hidden=(9, 7), decoder_hidden=(8, 6), perturbation_hidden=(7, 7)
+    encoder=EncoderConfig(hidden=(8, 8), embedding_size=Z),
+    value_hidden=(9, 7),
+    decoder_hidden=(8, 6),
+    perturbation_hidden=(7, 7),
+    acting_candidates=4,
 )
 SMALL = DistillConfig(student=STUDENT, context_size=M, batch_size=B, hard_contexts=3, learning_rate=1e-3)
 
 
-def teachers(layout=LAYOUT, tasks=K):
-    return BCQ(BCQConfig(hidden=(6, 6), vae_hidden=(6, 6)), layout, tasks, seeded(11)).teachers()
+ABLATIONS = ("full", "no_triplet", "no_relabelling", "neither")
+
+
+def ablated(method, **changes):
+    """The small configuration with the switches of a method and further changes of fields."""
+    prefix = "distill."
+    switches = {p.removeprefix(prefix): v for p, v in METHODS[method].changes.items() if p.startswith(prefix)}
+    return changed(SMALL, switches | changes)
+
+
+def teachers(layout=LAYOUT, tasks=K, kind="bcq"):
+    entry = TEACHERS[kind]
+    assert entry.config is not None
+    config = changed(entry.config(), {"hidden": (6, 6)} | ({"vae_hidden": (6, 6)} if kind == "bcq" else {}))
+    return entry.make(config, layout, tasks, seeded(11)).teachers()
 
 
 def make_tables(pool=N, dynamics=False, eligible=0.6):
@@ -33,23 +51,23 @@ def make_tables(pool=N, dynamics=False, eligible=0.6):
     return RelabelTables(pool_indices(K, N, pool, generator), reward, mask, following)
 
 
-def make_learner(method="full", tables=None, seed=0, spread=True, layout=LAYOUT, **changes):
-    config = replace(SMALL, **{**METHODS[method], **changes})
+def make_learner(method="full", tables=None, seed=0, spread=True, layout=LAYOUT, teacher="bcq", **changes):
+    config = ablated(method, **changes)
     uses = config.union_context or config.triplet == "relabelled"
     given = (tables or make_tables()) if uses else None
-    learner = MultiTaskLearner(
-        config, layout, random_rows(K, N, layout), teachers(layout), given, seeded(seed), seeded(1_000 + seed)
-    )
+    taught = random_rows(K, N, layout), teachers(layout, kind=teacher)
+    learner = MultiTaskLearner(config, layout, *taught, given, seeded(seed), seeded(1_000 + seed))
     if spread:  # output layers as initialised are so small that all contexts look alike
         with torch.no_grad():
             learner.student.encoder.body.weights[-1].mul_(300)
-            for network in (learner.student.value_network, learner.student.decoder, learner.student.perturbation):
-                network.weights[-1].mul_(100)
+            for network in learner.student.children():
+                if isinstance(network, StackedMLP):
+                    network.weights[-1].mul_(100)
     return learner
 
 
 class NaiveStep:
-    """One step of sections 4 and 5 written out; draws from copies of the learner's generators in its order."""
+    """One step of the full model or an ablation; draws from copies of the learner's generators in its order."""
 
     def __init__(self, learner):
         self.config, self.rows, self.tables = learner.config, learner.rows, learner.tables
@@ -73,7 +91,7 @@ class NaiveStep:
     def run(self):
         relabels = self.config.union_context or self.config.triplet == "relabelled"
         beliefs = self.relabelled() if relabels else self.own()
-        prior = Gaussian(torch.zeros(Z).double(), torch.ones(Z).double())
+        prior = Belief(torch.zeros(Z).double(), torch.ones(Z).double())
         self.losses["loss_kl"] = self.config.kl_weight * sum(naive_kl(q, prior) for q in beliefs)
         noise = torch.randn(K, Z, generator=self.batches).double()
         self.distill([q.mean + q.variance.sqrt() * noise[i] for i, q in enumerate(beliefs)])
@@ -171,7 +189,7 @@ class NaiveStep:
         self.losses |= {"loss_q": q / (K * B), "loss_g": g / (K * B), "loss_xi": xi / (K * B)}
 
     def gradients(self):
-        """Gradients by network, each from the losses of section 4.6 alone."""
+        """Gradients by network, each from its own losses alone."""
         encoder = self.losses["loss_kl"] + self.losses["loss_q"]
         if "loss_triplet" in self.losses:
             encoder = encoder + self.config.triplet_weight * self.losses["loss_triplet"]

@@ -8,9 +8,11 @@ import torch
 
 from mbml import envs
 from mbml.collect import CollectConfig, Collection
-from mbml.data import Dataset, DatasetError, DatasetWriter, pack, validate
-from mbml.rows import RowLayout
+from mbml.data import Dataset, DatasetError, DatasetWriter, validate
+from mbml.learner import NotFinite
+from mbml.rows import MappedRows, RowLayout, gather_rows
 from mbml.sac import SACConfig
+from mbml.training import run
 from tests.mbml.toys import UMAZE, assert_same_bits, env_maker, snapshot, through_disk
 
 WALKER = RowLayout(17, 6)
@@ -28,8 +30,7 @@ def make(config=SMALL, env="umaze_goal", layout=UMAZE, tasks=(1, 4), horizon=20,
 
 
 def finish(collection):
-    while not collection.finished:
-        collection.advance()
+    run(collection)
     return collection
 
 
@@ -49,9 +50,9 @@ def write(root, collection, env, layout, horizon):
 def test_the_schedule():
     collection = make()
     trace = []
-    while not collection.finished:
+    while collection.done < collection.total:
         collection.advance()
-        trace.append((collection.collected, collection.updates_done))
+        trace.append((collection.done, collection.learner.steps_done))
     # Warm-up, then rounds of 50 steps with as many updates, the last one cut at N.
     assert trace == [(65, 0), (115, 50), (165, 100), (210, 145)]
     assert [row["step"] for row in collection.curve] == [115, 115, 165, 165, 210, 210]
@@ -81,7 +82,7 @@ def test_the_warm_up_is_the_untrained_stochastic_policy():
 
 @pytest.mark.parametrize(("ratio", "updates"), [(0.5, 72), (2.0, 290)])
 def test_updates_per_step(ratio, updates):
-    assert finish(make(replace(SMALL, updates_per_step=ratio))).updates_done == updates
+    assert finish(make(replace(SMALL, updates_per_step=ratio))).learner.steps_done == updates
 
 
 def test_rows_without_terminations(tmp_path):
@@ -100,7 +101,7 @@ def test_rows_without_terminations(tmp_path):
         reward = envs.get("umaze_goal").reward
         assert reward is not None
         task = envs.get("umaze_goal").tasks("train")[collection.tasks[index]]
-        truth = reward(batch.observation, batch.action, batch.next_observation, task)
+        truth = reward(batch.observation, batch.action, batch.next_observation, task.parameter)
         np.testing.assert_allclose(batch.reward, truth, atol=1e-5)
         assert (np.abs(batch.action) <= 1).all()
 
@@ -137,14 +138,15 @@ def test_batches_are_what_the_learner_learned_from(tmp_path):
     collection = finish(make())
     write(tmp_path / "data", collection, "umaze_goal", UMAZE, 20)
     dataset = Dataset.open(tmp_path / "data")
-    for index, task in enumerate(collection.tasks):
-        assert np.array_equal(pack(dataset.task(task)), collection.rows[index].numpy())
+    stored = MappedRows([dataset.shards(task) for task in collection.tasks])
+    everything = torch.arange(SMALL.steps).repeat(len(stored), 1)
+    assert torch.equal(gather_rows(stored, everything), collection.rows)
 
 
 def test_a_batch_of_warm_up_only():
     collection = finish(make(replace(SMALL, steps=40)))
-    assert collection.collected == 40
-    assert collection.updates_done == 0
+    assert collection.done == 40
+    assert collection.learner.steps_done == 0
     assert len(collection.batches()[0]) == 40
 
 
@@ -193,3 +195,11 @@ def test_evaluation_is_the_mean_return_of_the_deterministic_policy():
     assert len({tuple(row) for row in starts.tolist()}) == 4
     assert (found > 0).all()
     assert (found < 20).all()
+
+
+def test_what_is_not_finite_ends_the_collection_with_a_sentence():
+    collection = make()
+    collection.advance()
+    collection.rows[0, :, -2] = torch.inf  # rewards
+    with pytest.raises(NotFinite, match="critic_loss is not finite within the updates up to 50"):
+        collection.advance()

@@ -6,9 +6,10 @@ import torch
 
 from mbml import envs
 from mbml.baselines.batch_pearl import BatchPEARLConfig, PEARLPolicy
-from mbml.bcq import BCQ, BCQConfig
+from mbml.encoders import EncoderConfig
 from mbml.evaluate import (
     EvaluateConfig,
+    blind_teacher,
     counted_score,
     evaluate_last_trajectory,
     evaluate_simple_references,
@@ -16,13 +17,16 @@ from mbml.evaluate import (
     evaluate_teachers,
     make_envs,
     nearest_tasks,
+    own_teachers,
 )
-from mbml.policy import AdaptivePolicy, Student, StudentConfig
+from mbml.policy import AdaptivePolicy
 from mbml.rollout import run_episode
 from mbml.rows import RowLayout
 from mbml.seeding import generator_of, seed_of
+from mbml.students.generative import GenerativeStudent
+from mbml.teachers.bcq import BCQ, BCQConfig
 from tests.mbml.small_distill import make_learner
-from tests.mbml.toys import UMAZE, assert_same_bits, layers_of, naive_posterior, seeded, snapshot
+from tests.mbml.toys import UMAZE, assert_same_bits, layers_of, naive_posterior, seeded, small_student, snapshot
 
 Z = 3
 HORIZON = {"umaze_goal": 12, "walker_param": 60}
@@ -32,7 +36,7 @@ CONFIG = EvaluateConfig()
 def make_student(name, seed=0):
     distribution = envs.get(name)
     layout = RowLayout(distribution.observation_size, distribution.action_size)
-    student = Student(StudentConfig((8, 8), Z, (8, 8), (8, 8), (8, 8), acting_candidates=4), layout, seeded(seed))
+    student = GenerativeStudent(small_student(), layout, seeded(seed))
     with torch.no_grad():
         for network in (student.encoder.body, student.value_network, student.decoder, student.perturbation):
             network.weights[-1].mul_(200)
@@ -42,7 +46,7 @@ def make_student(name, seed=0):
 def make_pearl(name):
     distribution = envs.get(name)
     layout = RowLayout(distribution.observation_size, distribution.action_size)
-    pearl = PEARLPolicy(BatchPEARLConfig((8, 8), Z, (8, 8)), layout, seeded(4))
+    pearl = PEARLPolicy(BatchPEARLConfig(EncoderConfig("product", (8, 8), Z), (8, 8)), layout, seeded(4))
     with torch.no_grad():
         for network in (pearl.encoder.body, pearl.actor):
             network.weights[-1].mul_(200)
@@ -51,7 +55,7 @@ def make_pearl(name):
 
 def naive_protocol(policy, name, task, seed, over_after):
     """Episodes of one task until `over_after(lengths)`; their returns and lengths, and the posterior after the last."""
-    env = envs.get(name).make(task, horizon=HORIZON[name])
+    env = envs.get(name).environment(task, HORIZON[name])
     env.reset(seed=seed_of(seed, "evaluate", task.split, task.index, 0))
     generator = generator_of(seed, "evaluate", "policy")
     mean, variance = torch.zeros(Z), torch.ones(Z)  # the prior
@@ -205,7 +209,7 @@ def test_references_are_what_they_say():
     config = EvaluateConfig(reference_episodes=3)
     found = evaluate_simple_references(distribution, tasks, 12, config, 0)
     for i, task in enumerate(tasks):
-        env = distribution.make(task, horizon=12)
+        env = distribution.environment(task, 12)
         env.reset(seed=seed_of(0, "references", task.split, task.index))
         totals = []
         for _ in range(3):
@@ -228,13 +232,20 @@ def test_every_teacher_meets_every_task():
     assert table.shape == (2, 3)
     for k, push in enumerate((-1.0, 1.0)):
         for n, task in enumerate(tasks):
-            env = distribution.make(task, horizon=20)
+            env = distribution.environment(task, 20)
             env.reset(seed=seed_of(0, "references", task.split, task.index, k))
             totals = []
             for _ in range(2):
                 env.reset()
                 totals.append(sum(env.step(np.full(2, push))[1] for _ in range(20)))
             assert table[k, n] == pytest.approx(np.mean(totals), rel=0.1)
+
+
+def test_blind_and_own_teachers_of_a_table():
+    training = np.array([[5.0, 0.0, 1.0], [4.0, 4.0, 4.0], [0.0, 1.0, 9.0]])
+    assert blind_teacher(training) == 1
+    assert blind_teacher(training[:, 1:]) == 2  # on other tasks another one is best
+    assert own_teachers(training).tolist() == [5.0, 4.0, 9.0]
 
 
 def test_nearest_tasks():

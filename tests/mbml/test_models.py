@@ -6,18 +6,19 @@ from typing import Any
 import pytest
 import torch
 
-from mbml.models import Ensemble, EnsembleConfig
+from mbml.models import Ensemble, EnsembleConfig, EnsembleTraining, Target
 from mbml.nets import select_stack
 from mbml.rows import RowLayout
+from mbml.seeding import generator_of
+from mbml.training import batches, run
 from tests.mbml.toys import (
     LAYOUT,
-    assert_resumes,
     assert_same_bits,
     forward,
     layers_of,
     random_rows,
     seeded,
-    snapshot,
+    through_disk,
     trainable,
 )
 
@@ -98,20 +99,6 @@ def test_it_learns_the_target_and_agrees_with_itself_where_it_has_data():
     assert models.mean_and_std(near)[1].mean() < 0.3 * models.mean_and_std(near * 20)[1].mean()
 
 
-def test_a_resumed_ensemble_is_one_that_never_stopped(tmp_path):
-    assert_resumes(ensemble, tmp_path, 8)
-
-
-def test_the_seed_decides_every_bit():
-    def trained(seed):
-        models = ensemble(seed=seed)
-        models.update(random_rows(2, 8))
-        return snapshot(models.state_dict())
-
-    assert_same_bits(trained(0), trained(0))
-    assert not torch.equal(trained(0)["network"]["weights.0"], trained(1)["network"]["weights.0"])
-
-
 def test_stacks_join_in_the_order_of_their_tasks():
     whole = ensemble("next_observation", tasks=3)
     parts = [select_stack(whole.network, range(6)), select_stack(whole.network, range(6, 9))]
@@ -129,3 +116,53 @@ def test_paper_size_makes_a_step(target):
     assert models.network.stack == 40
     assert models.network.sizes == (23, *shapes[target], 1 if target == "reward" else 17)
     assert torch.isfinite(models.update(random_rows(2, 128, layout))["loss"]).all()
+
+
+def training(seed=0):
+    configs: dict[Target, EnsembleConfig] = {
+        "reward": EnsembleConfig(members=2, hidden=(6,), steps=120, batch_size=4),
+        "next_observation": EnsembleConfig(members=3, hidden=(5, 5), steps=75, batch_size=4),
+    }
+    return EnsembleTraining(configs, LAYOUT, random_rows(2, 50), [1, 4], seed)
+
+
+def test_training_is_an_ensemble_per_target_on_uniform_batches():
+    whole = training()
+    run(whole)
+    assert (whole.done, whole.total) == (195, 195)
+    for target, ensemble in whole.ensembles.items():
+        plain = Ensemble(ensemble.config, LAYOUT, 2, target, generator_of(0, "models", target, 1, 4))
+        draw = batches(random_rows(2, 50), 4, plain.generator)
+        losses = [plain.update(*draw())["loss"].mean().item() for _ in range(ensemble.config.steps)]
+        assert_same_bits(plain.state_dict(), ensemble.state_dict())
+        # Fifty points or a few more, each the mean since the one before.
+        points, start = [row for row in whole.curve if row["target"] == target], 0
+        for point in points:
+            assert point["loss"] == pytest.approx(statistics.mean(losses[start : point["step"]]), rel=1e-5)
+            start = point["step"]
+        assert 50 <= len(points) <= 75
+        assert start == ensemble.config.steps
+
+
+def test_the_history_is_the_reward_ensembles_on_the_way():
+    whole = training()
+    while whole.ensembles["reward"].steps_done < 24:
+        whole.advance()
+    kept = {point["step"]: point["reward"] for point in whole.history}
+    assert list(kept) == [12, 24]
+    assert_same_bits(kept[24]["weights"], whole.ensembles["reward"].network.state_dict())
+    run(whole)
+    assert [point["step"] for point in whole.history] == [12 * (n + 1) for n in range(10)]
+    assert not torch.equal(kept[24]["weights"]["weights.0"], whole.history[-1]["reward"]["weights"]["weights.0"])
+
+
+@pytest.mark.parametrize("rounds", [0, 5, 80])
+def test_a_resumed_training_is_one_that_never_stopped(rounds, tmp_path):
+    whole, resumed = training(), training()
+    for _ in range(rounds):
+        whole.advance()
+    resumed.load_state_dict(through_disk(tmp_path, whole.state_dict()))
+    run(whole)
+    run(resumed)
+    assert_same_bits(whole.state_dict(), resumed.state_dict())
+    assert whole.curve == resumed.curve

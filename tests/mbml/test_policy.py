@@ -3,7 +3,11 @@
 import pytest
 import torch
 
-from mbml.policy import AdaptivePolicy, Student, StudentConfig
+from mbml.encoders import EncoderConfig
+from mbml.policy import AdaptivePolicy
+from mbml.students import StudentConfig
+from mbml.students.acting import ActingStudent
+from mbml.students.generative import GenerativeStudent
 from tests.mbml.toys import (
     LAYOUT,
     assert_same_bits,
@@ -13,14 +17,15 @@ from tests.mbml.toys import (
     naive_posterior,
     random_rows,
     seeded,
+    small_student,
 )
 
 Z = 3
-SMALL = StudentConfig((8, 8), Z, (9, 7), (8, 6), (7, 5), acting_candidates=4)
+SMALL = StudentConfig("generative", EncoderConfig("product", (8, 8), Z), (9, 7), (8, 6), (7, 5), acting_candidates=4)
 
 
 def make_student(seed=0):
-    student = Student(SMALL, LAYOUT, seeded(seed))
+    student = GenerativeStudent(SMALL, LAYOUT, seeded(seed))
     with torch.no_grad():  # as initialised, all outputs are near zero
         for network in (student.encoder.body, student.value_network, student.decoder, student.perturbation):
             network.weights[-1].mul_(200)
@@ -58,14 +63,28 @@ def test_acting_takes_the_candidate_that_the_student_values_most():
         torch.testing.assert_close(actions[n].double(), best, rtol=1e-4, atol=1e-5)
 
 
-def test_a_student_survives_the_disk(tmp_path):
-    student = make_student()
-    student.save(tmp_path / "student.safetensors", step=7, method="full")
-    loaded = Student.load(tmp_path / "student.safetensors")
-    assert (loaded.config, loaded.layout) == (SMALL, LAYOUT)
-    assert_same_bits(student.state_dict(), loaded.state_dict())
-    observation, z = torch.randn(2, 3), torch.randn(2, Z)
-    assert torch.equal(student.act(observation, z, seeded()), loaded.act(observation, z, seeded()))
+def test_an_acting_student_imitates_what_its_teachers_do():
+    """Its action loss, and its action, by hand; a teacher needs no generator and no perturbation for it."""
+
+    class Pushers:
+        """Two teachers: one pushes to the left, one to the right, by a random amount."""
+
+        def act(self, observation, generator):
+            amount = torch.rand(2, observation.shape[1], 1, generator=generator)
+            return torch.tensor([-1.0, 1.0]).view(2, 1, 1) * amount.expand(-1, -1, 2)
+
+    student = ActingStudent(small_student(), LAYOUT, seeded())
+    observation, z = torch.randn(2, 5, 3, generator=seeded(1)), torch.randn(2, 5, Z, generator=seeded(2))
+    losses = student.action_losses(Pushers(), observation, z, seeded(3))  # pyright: ignore[reportArgumentType]
+    target, total = Pushers().act(observation, seeded(3)), 0.0
+    for i in range(2):
+        for b in range(5):
+            action = torch.tanh(forward(layers_of(student.actor), observation[i, b], z[i, b]))
+            total += (action - target[i, b]).square().mean().item() / 10
+            found = student.act(observation[i, b : b + 1], z[i, b : b + 1], seeded())
+            torch.testing.assert_close(found[0].double(), action, rtol=1e-4, atol=1e-6)
+    assert losses.keys() == {"loss_action"}
+    assert losses["loss_action"].item() == pytest.approx(total, rel=1e-5)
 
 
 def test_before_anything_is_observed_z_comes_from_the_prior():

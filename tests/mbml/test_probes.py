@@ -5,26 +5,32 @@ import pytest
 import torch
 
 from mbml import envs
-from mbml.context import Gaussian
+from mbml.encoders import ENCODERS, Belief
 from mbml.evaluate import EvaluateConfig, make_envs
-from mbml.policy import AdaptivePolicy, Student, StudentConfig
+from mbml.policy import AdaptivePolicy
 from mbml.probes import identification, known_tasks, nearest_known, own_posteriors, returns_under, reward_swap
 from mbml.seeding import generator_of, seed_of
-from tests.mbml.toys import LAYOUT, UMAZE, layers_of, naive_kl, naive_posterior, random_rows, seeded
+from mbml.settings import changed
+from mbml.students.generative import GenerativeStudent
+from tests.mbml.toys import LAYOUT, UMAZE, layers_of, naive_kl, naive_posterior, random_rows, seeded, small_student
 
 K, P = 4, 200
 
 
-def reader(column, layout=LAYOUT):
-    """A student whose embedding is the mean of one column of the context, with unit variance per transition."""
-    student = Student(StudentConfig((2,), 1, (4,), (4,), (4,)), layout, seeded())
+def reader(column, layout=LAYOUT, kind="product"):
+    """A student whose embedding is the mean of one column of the context, with unit variance per transition.
+
+    A mean of bounded embeddings has no variance, and a fiftieth of the column, which its tanh leaves nearly as it is.
+    """
+    config = changed(small_student(1, (2,)), {"encoder.kind": kind})
+    student = GenerativeStudent(config, layout, seeded())
     body = student.encoder.body
     with torch.no_grad():
         for parameter in body.parameters():
             parameter.zero_()
         body.weights[0][0, column] = torch.tensor([1.0, -1.0])
-        body.weights[1][0, :, 0] = torch.tensor([1.0, -1.0])
-        body.biases[1][0, 0, 1] = 0.5413
+        body.weights[1][0, :, 0] = torch.tensor([1.0, -1.0]) * (1.0 if kind == "product" else 0.02)
+        body.biases[1][0, 0, 1:] = 0.5413
     return student
 
 
@@ -38,10 +44,11 @@ def world():
     return rows, truth
 
 
+@pytest.mark.parametrize("kind", ENCODERS)
 @pytest.mark.parametrize(("column", "winner"), [(-1, "follows_reward"), (0, "follows_state_action")])
-def test_reward_swap_of_encoders_that_read_one_column(column, winner):
+def test_reward_swap_of_encoders_that_read_one_column(column, winner, kind):
     rows, truth = world()
-    found = reward_swap(reader(column), rows, truth, LAYOUT, seeded(), size=32, repeats=2)
+    found = reward_swap(reader(column, kind=kind), rows, truth, LAYOUT, seeded(), size=32, repeats=2)
     shares = {name: found[name] for name in ("follows_reward", "follows_state_action", "other")}
     assert shares == {name: float(name == winner) for name in shares}
     assert found["own_identified"] == 1.0
@@ -78,13 +85,13 @@ def test_known_tasks_and_the_nearest_of_them():
     assert known.mean.shape == (K, 1)
     assert known.mean.squeeze(1).tolist() == pytest.approx([0, 10, 20, 30], abs=1)
     generator = seeded(5)
-    contexts = Gaussian(torch.randn(3, 2, 4, generator=generator), torch.rand(3, 2, 4, generator=generator) + 0.1)
-    others = Gaussian(torch.randn(5, 4, generator=generator), torch.rand(5, 4, generator=generator) + 0.1)
-    found = nearest_known(contexts, others)
+    contexts = Belief(torch.randn(3, 2, 4, generator=generator), torch.rand(3, 2, 4, generator=generator) + 0.1)
+    others = Belief(torch.randn(5, 4, generator=generator), torch.rand(5, 4, generator=generator) + 0.1)
+    found = nearest_known(reader(-1).encoder, contexts, others)
     for i in range(3):
         for j in range(2):
-            own = Gaussian(contexts.mean[i, j], contexts.variance[i, j])
-            distances = [naive_kl(own, Gaussian(others.mean[k], others.variance[k])) for k in range(5)]
+            own = Belief(contexts.mean[i, j], contexts.variance[i, j])
+            distances = [naive_kl(own, Belief(others.mean[k], others.variance[k])) for k in range(5)]
             assert found[i, j] == int(torch.stack(distances).argmin())
 
 
@@ -102,16 +109,16 @@ def test_identification_from_own_rollouts():
         agent = AdaptivePolicy(policy, seeded())
         total = sum(stack.step(agent.act(stack.observation)).reward.item() for _ in range(horizon))
         rewards.append([total / horizon])
-    known = Gaussian(torch.tensor(rewards), torch.full((3, 1), 1e-4))
+    known = Belief(torch.tensor(rewards), torch.full((3, 1), 1e-4))
     assert identification(policy, known, distribution, tasks, horizon, config, 0) == [1.0, 1.0, 1.0]
-    swapped = Gaussian(known.mean[[1, 0, 2]], known.variance)
+    swapped = Belief(known.mean[[1, 0, 2]], known.variance)
     assert identification(policy, swapped, distribution, tasks, horizon, config, 0) == pytest.approx([1 / 3] * 3)
 
 
 def test_returns_under_given_contexts():
     distribution = envs.get("umaze_goal")
     tasks = list(distribution.tasks("test")[:3])
-    policy = Student(StudentConfig((8, 8), 3, (8, 8), (8, 8), (8, 8), acting_candidates=4), UMAZE, seeded())
+    policy = GenerativeStudent(small_student(), UMAZE, seeded())
     with torch.no_grad():
         for network in (policy.encoder.body, policy.value_network, policy.decoder, policy.perturbation):
             network.weights[-1].mul_(200)

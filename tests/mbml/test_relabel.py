@@ -157,7 +157,7 @@ def test_diagnostics():
 
 @pytest.mark.parametrize(("members", "threshold"), [(4, 0.5), (1, 0.5), (4, 1e-9)])
 def test_error_of_members_on_the_rows_of_other_tasks_that_they_would_relabel(members, threshold):
-    """Section 3.4: the errors of single members are averaged, not the error of their mean."""
+    """The errors of single members are averaged, not the error of their mean."""
     rows, models = random_rows(K, P), ensemble("reward", members=members)
     truth = torch.randn(K, K, P, generator=seeded(2))
     found = cross_task_error(models, rows, truth, LAYOUT, threshold)

@@ -2,12 +2,17 @@
 
 import itertools
 
+import gymnasium
 import numpy as np
 import torch
 
 from mbml import envs
+from mbml.collect import CollectConfig, Collection
+from mbml.data import DatasetWriter, validate
 from mbml.evaluate import make_envs
-from mbml.rollout import run_episode
+from mbml.rollout import EnvStack, run_episode
+from mbml.rows import RowLayout
+from mbml.sac import SACConfig
 
 HORIZON = 120
 
@@ -124,3 +129,55 @@ def test_observations_handed_out_are_copies():
     assert torch.equal(step.next_observation, after)
     before.zero_()
     assert envs_.observation.abs().sum() > 0
+
+
+class Fragile(gymnasium.Env):
+    """Counts its steps; the physics diverges at those steps of its life that are named."""
+
+    observation_space, action_space = gymnasium.spaces.Box(0, 99, (1,)), gymnasium.spaces.Box(-1, 1, (1,))
+
+    def __init__(self, diverges=(), horizon=6):
+        self.diverges, self.horizon, self.life = diverges, horizon, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.life += 1
+        if self.life in self.diverges:
+            raise envs.SimulationDiverged
+        self.steps += 1
+        return np.full(1, self.steps, np.float32), 1.0, False, self.steps == self.horizon, {}
+
+
+def test_a_step_that_diverged_is_no_transition_and_ends_the_episode():
+    pair, seen = EnvStack([Fragile(diverges={4}), Fragile()]), []
+    pair.seed([0, 0])
+    returns = run_episode(pair, lambda o: torch.zeros(2, 1), lambda o, a, step, active: seen.append(active.tolist()))
+    assert returns.tolist() == [3, 6]
+    assert seen == [[True, True]] * 3 + [[False, True]] * 3
+
+
+def test_what_diverged_leaves_no_row_in_a_batch(tmp_path):
+    # The fourth step of an episode, the first of another, twice in a row, and a step that would have been the last.
+    diverges = {4, 7, 8, 14}
+    config = CollectConfig(steps=40, warmup_steps=20, epoch_steps=10, evaluation_episodes=1, sac=SACConfig((4,), (4,)))
+    collection = Collection(
+        config, RowLayout(1, 1), lambda copies: EnvStack([Fragile(diverges), Fragile()] * copies), [0, 1], seed=0
+    )
+    while collection.done < collection.total:
+        collection.advance()
+    sizes = {"observation_size": 1, "action_size": 1, "horizon": 6}
+    with DatasetWriter(tmp_path, environment="fragile", collection={}, **sizes) as writer:
+        for task, batch in enumerate(collection.batches()):
+            writer.add_task(task, batch, parameter=None, label=str(task))
+    validate(tmp_path)
+    for task, lengths in ((0, [3, 2, 5, 6, 4, 6, 4, 6, 4]), (1, [6, 6, 6, 2, 6, 4, 6, 4])):
+        batch = collection.batches()[task]
+        assert np.array_equal(batch.next_observation, batch.observation + 1)
+        assert (batch.reward == 1).all()
+        assert np.unique(batch.episode, return_counts=True)[1].tolist() == lengths
+        assert np.flatnonzero(batch.truncated).tolist() == (np.cumsum(lengths) - 1).tolist()
+        assert not batch.terminated.any()

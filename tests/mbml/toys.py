@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from mbml import envs
-from mbml.context import Gaussian
 from mbml.data import Dataset, DatasetWriter, TransitionBatch
+from mbml.encoders import Belief, EncoderConfig
 from mbml.evaluate import make_envs
 from mbml.nets import StackedMLP
 from mbml.rollout import EnvStack
 from mbml.rows import MappedRows, RowLayout
 from mbml.serialise import load_tree, save_tree
+from mbml.students import StudentConfig
 
 LAYOUT = RowLayout(3, 2)
 UMAZE = RowLayout(4, 2)
@@ -36,6 +37,13 @@ def clone(generator: torch.Generator) -> torch.Generator:
     copied = torch.Generator()
     copied.set_state(generator.get_state())
     return copied
+
+
+def small_student(embedding_size: int = 3, hidden: tuple[int, ...] = (8, 8), **changes: Any) -> StudentConfig:
+    """All networks of one width, and few candidates."""
+    widths = dict.fromkeys(("value_hidden", "decoder_hidden", "perturbation_hidden"), hidden)
+    encoder = EncoderConfig(hidden=hidden, embedding_size=embedding_size)
+    return StudentConfig(**{"encoder": encoder, "acting_candidates": 4, **widths, **changes})
 
 
 def random_rows(tasks: int, number: int, layout: RowLayout = LAYOUT, seed: int = 0) -> Tensor:
@@ -109,24 +117,24 @@ def forward(layers: Layers, *parts: Tensor) -> Tensor:
     return x @ layers[-1][0] + layers[-1][1]
 
 
-def naive_kl(a: Gaussian, b: Gaussian) -> Tensor:
+def naive_kl(a: Belief, b: Belief) -> Tensor:
     """KL(a || b) of two diagonal Gaussians `[Z]` by torch.distributions."""
     normal = torch.distributions.Normal
     p, q = normal(a.mean, a.variance.sqrt()), normal(b.mean, b.variance.sqrt())
     return torch.distributions.kl_divergence(p, q).sum()
 
 
-def naive_posterior(encoder: Layers, transitions: Sequence[Tensor], size: int) -> Gaussian:
+def naive_posterior(encoder: Layers, transitions: Sequence[Tensor], size: int) -> Belief:
     """Product of Gaussians of a list of transitions `[d_c]`, one after the other; an empty list gives N(0, I)."""
     if not transitions:
-        return Gaussian(torch.zeros(size).double(), torch.ones(size).double())
+        return Belief(torch.zeros(size).double(), torch.ones(size).double())
     precision, weighted = torch.zeros(size).double(), torch.zeros(size).double()
     for transition in transitions:
         output = forward(encoder, transition)
         variance = torch.clamp(torch.nn.functional.softplus(output[size:]), min=1e-7)
         precision = precision + 1 / variance
         weighted = weighted + output[:size] / variance
-    return Gaussian(weighted / precision, 1 / precision)
+    return Belief(weighted / precision, 1 / precision)
 
 
 def through_disk(path: Path, state: Any) -> Any:
@@ -169,31 +177,3 @@ def env_maker(name: str, tasks: Sequence[int], horizon: int):
         return make_envs(distribution, chosen, horizon, copies)
 
     return make
-
-
-def assert_resumes(make: Callable[..., Any], folder: Path, batch: int) -> None:
-    """A learner restored from disk after three updates goes on like the one that never stopped, bit for bit."""
-    whole, resumed = make(), make(seed=9)
-    batches = [random_rows(2, batch, seed=n) for n in range(6)]
-    for rows in batches[:3]:
-        whole.update(rows)
-    resumed.load_state_dict(through_disk(folder, whole.state_dict()))
-    for rows in batches[3:]:
-        assert_same_bits(whole.update(rows), resumed.update(rows))
-    assert_same_bits(whole.state_dict(), resumed.state_dict())
-
-
-def assert_seed_decides_every_bit(make: Callable[..., Any], batch: int, network: str) -> None:
-    """The learner's own seed, and not torch's, decides its state after three updates."""
-
-    def trained(seed: int) -> Any:
-        learner = make(seed=seed)
-        for n in range(3):
-            learner.update(random_rows(2, batch, seed=n))
-        return snapshot(learner.state_dict())
-
-    torch.manual_seed(1)
-    first = trained(0)
-    torch.manual_seed(2)
-    assert_same_bits(first, trained(0))
-    assert not torch.equal(first[network]["weights.0"], trained(1)[network]["weights.0"])

@@ -2,16 +2,16 @@
 
 import pytest
 
+from mbml.methods import METHODS, Variant
 from mbml.settings import changed
 from pipeline.config import RunConfig
-from pipeline.methods import METHODS, Variant
 
 
 def test_a_change_reaches_its_field_and_leaves_the_original_alone():
     config = RunConfig("umaze_goal")
-    other = changed(config, {"distill.student.embedding_size": 3, "seed": 7})
-    assert (other.distill.student.embedding_size, other.seed) == (3, 7)
-    assert (config.distill.student.embedding_size, config.seed) == (20, 0)
+    other = changed(config, {"distill.student.encoder.embedding_size": 3, "seed": 7})
+    assert (other.distill.student.encoder.embedding_size, other.seed) == (3, 7)
+    assert (config.distill.student.encoder.embedding_size, config.seed) == (20, 0)
     assert other.distill.margin == config.distill.margin
     assert other.collect is config.collect
 

@@ -6,11 +6,13 @@ from dataclasses import replace
 import pytest
 
 from mbml import envs
+from mbml.methods import METHODS, Variant
 from mbml.registry import PRESETS
 from mbml.settings import ConfigError, changed
-from pipeline.methods import ABLATIONS, METHODS, Variant
 from pipeline.plan import check_warmstart, plan, plan_warmstart
 from pipeline.presets import preset
+
+ABLATIONS = [name for name, method in METHODS.items() if method.learner == "distill"]
 
 
 def of_stage(result, stage):
@@ -199,7 +201,7 @@ def test_arms_from_scratch_do_not_depend_on_the_multi_task_policy():
 
 
 @pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize("env", envs.NAMES)
+@pytest.mark.parametrize("env", envs.FAMILIES)
 def test_every_preset_can_be_warm_started(env, name):
     config = preset(env, name)
     check_warmstart(config)

@@ -11,22 +11,22 @@ from actors.artefacts import load_policy, read_json, snapshot_of
 from actors.store import Store
 from mbml import envs
 from mbml.data import validate
+from mbml.methods import METHODS
 from mbml.settings import changed
-from pipeline.methods import ABLATIONS
 from pipeline.plan import plan
 from pipeline.presets import preset
 from pipeline.report.page import run_page
 from pipeline.results import cube, gather
 from pipeline.scheduler import execute
 
-COMPARED = (*ABLATIONS, "contextual_bcq", "batch_pearl")
+COMPARED = tuple(name for name in METHODS if name != "metagenrl")
 
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory, embedded_ray):
     """All six smoke pipelines as one graph, so that actors are shared; plans, store and outcome."""
     store = tmp_path_factory.mktemp("store")
-    plans = {env: plan(preset(env, "smoke")) for env in envs.NAMES}
+    plans = {env: plan(preset(env, "smoke")) for env in envs.FAMILIES}
     # One environment also trains every ablation and rival, from the same data and teachers; others the rest.
     plans["umaze_goal"] = plan(replace(preset("umaze_goal", "smoke"), methods=COMPARED, distill_seeds=(0, 1)))
     plans["ant_dir"] = plan(replace(preset("ant_dir", "smoke"), methods=("full", "metagenrl")))
@@ -50,7 +50,7 @@ def test_a_second_run_reuses_everything(everything):
     assert sorted(again.reused) == sorted(outcome.done)
 
 
-@pytest.mark.parametrize("env", envs.NAMES)
+@pytest.mark.parametrize("env", envs.FAMILIES)
 def test_the_report_of_every_environment(everything, env, tmp_path):
     plans, store, outcome, _ = everything
     results = gather(plans[env], store, outcome)
@@ -86,7 +86,7 @@ def test_references_are_fresh_returns_of_teachers_chosen_on_the_training_tasks(e
     np.testing.assert_array_equal(table, teachers["test"])
 
 
-@pytest.mark.parametrize("env", envs.NAMES)
+@pytest.mark.parametrize("env", envs.FAMILIES)
 def test_the_collected_datasets_are_valid(everything, env):
     plans, store, _, _ = everything
     for reference in plans[env].artefacts["collect"]:

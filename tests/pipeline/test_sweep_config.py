@@ -16,7 +16,7 @@ def written(tmp_path, text):
     return str(file)
 
 
-@pytest.mark.parametrize("env", envs.NAMES)
+@pytest.mark.parametrize("env", envs.FAMILIES)
 @pytest.mark.parametrize("name", names())
 def test_every_sweep_can_be_run_in_every_environment(env, name):
     sweep = load_sweep(name)

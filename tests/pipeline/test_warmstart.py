@@ -82,7 +82,7 @@ def test_a_second_run_makes_nothing_again_and_takes_the_options(folder, capsys):
 
 
 def test_the_paper_presets_numbers():
-    for env in envs.NAMES:
+    for env in envs.FAMILIES:
         warm = preset(env, "paper").warmstart
         assert warm.snapshot == (40_000 if env == "humanoid_dir" else 0)
         assert warm.initial_steps == warm.online.warmup_steps == warm.imitation.steps == 10_000

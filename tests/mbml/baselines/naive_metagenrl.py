@@ -1,4 +1,4 @@
-"""MetaGenRL of section 6.3 written a transition at a time in float64."""
+"""MetaGenRL written a transition at a time in float64."""
 
 import torch
 
@@ -50,7 +50,7 @@ def normalise(number, numbers):
 
 
 class NaiveMetaGenRL:
-    """One agent of section 6.3 on copies of a learner's networks, a transition at a time.
+    """One agent on copies of a learner's networks, a transition at a time.
 
     Segments are lists of (s, a, s', r, d) of their own length; T is what they are padded to.
     """

@@ -18,6 +18,7 @@ from mbml.baselines.metagenrl import (
 )
 from mbml.rollout import run_episode
 from mbml.seeding import generator_of
+from mbml.training import run
 from tests.mbml.baselines.naive_metagenrl import NETWORKS, NaiveMetaGenRL, in_double
 from tests.mbml.toys import (
     LAYOUT,
@@ -183,40 +184,6 @@ def test_errors_are_bounded():
     assert 900 < errors.abs().max() <= 1000
 
 
-def test_targets_start_as_copies():
-    agent = learner()
-    assert_same_bits(agent.policy.state_dict(), agent.target_policy.state_dict())
-    assert_same_bits(agent.critics.state_dict(), agent.target_critics.state_dict())
-    first, second = (next(critic.parameters()) for critic in agent.critics)
-    assert not torch.equal(first, second)
-
-
-@pytest.mark.parametrize("rounds", [2, 3])
-def test_a_resumed_learner_is_one_that_never_stopped(rounds, tmp_path):
-    whole, resumed = learner(), learner(seed=9)
-    for _ in range(rounds):
-        whole.update()
-    resumed.load_state_dict(through_disk(tmp_path, whole.state_dict()))
-    for _ in range(3):
-        assert_same_bits(whole.update(), resumed.update())
-    assert_same_bits(whole.state_dict(), resumed.state_dict())
-
-
-def test_the_seed_decides_every_bit():
-    def trained(seed):
-        agent = learner(seed)
-        for _ in range(3):
-            agent.update()
-        return snapshot(agent.state_dict())
-
-    before = torch.get_rng_state()
-    first = trained(0)
-    assert torch.equal(before, torch.get_rng_state())
-    torch.manual_seed(2)
-    assert_same_bits(first, trained(0))
-    assert not torch.equal(first["policy"]["0.1.weight"], trained(1)["policy"]["0.1.weight"])
-
-
 TOY = MetaGenRLConfig(
     hidden=(24, 24),
     objective_hidden=(8, 8),
@@ -284,8 +251,7 @@ def make(config=SMALL, seed=0):
 
 
 def finish(training):
-    while not training.finished:
-        training.advance()
+    run(training)
     return training
 
 

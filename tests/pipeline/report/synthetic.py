@@ -114,7 +114,7 @@ def results(
     changes = {m: {"distill.margin": float(m.partition("=")[2])} if "=" in m else {} for m in methods}
     run = {
         "environment": "umaze_goal",
-        "paper_name": "UmazeGoal-M",
+        "title": "UmazeGoal-M",
         "preset": "laptop",
         "seed": 0,
         "horizon": 300,
@@ -176,7 +176,7 @@ def curves_of(parts: list, initial: dict[str, int], tasks: int, warmup: int = 0)
         *parts,
         tidy("return", "task step", training, method="sac", split="train", task=[4, 7], step=[0, 200, 400]),
     ]
-    names = {"environment": "ant_dir", "paper_name": "AntDir", "preset": "tiny", "seed": 0, "parameter": "direction"}
+    names = {"environment": "ant_dir", "title": "AntDir", "preset": "tiny", "seed": 0, "parameter": "direction"}
     run = names | {
         "horizon": 200,
         "config": {},

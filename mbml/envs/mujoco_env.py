@@ -1,7 +1,7 @@
-"""What every task distribution shares: tasks, the distribution itself, and a lean MuJoCo environment.
+"""A lean MuJoCo environment that our six families share.
 
-The environments are written on the `mujoco` bindings rather than on gymnasium's own MuJoCo classes because
-those differ from the paper's in reward and bonus, and spend more time per step in Python.
+It is written on the `mujoco` bindings rather than on gymnasium's own MuJoCo classes because those differ from the
+paper's in reward and bonus, and spend more time per step in Python.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -9,123 +9,33 @@ those differ from the paper's in reward and bonus, and spend more time per step 
 import json
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import gymnasium
-import mujoco
 import numpy as np
 
-SPLITS = ("train", "test", "ood")
+from mbml.envs.rendering import draw, mujoco, new_renderer
+
 # MuJoCo answers an unstable state by resetting itself, clock included: a clock that starts late shows it.
 EPISODE_START = 1.0
 Model = Any  # mujoco.MjModel: the bindings ship no types
-
-Reward = Callable[[np.ndarray, np.ndarray, np.ndarray, "Task"], np.ndarray]
 
 
 class SimulationDiverged(RuntimeError):
     """MuJoCo found the state unstable and reset it by itself: this step is no transition; reset and go on."""
 
 
-@dataclass(frozen=True, eq=False)
-class Task:
-    """One task of a distribution.
-
-    `parameter` is what sets it apart: a float64 array of one dimension, or named float64 arrays. Its meaning
-    and unit are in `TaskDistribution.parameter`.
-    """
-
-    split: str
-    index: int
-    parameter: np.ndarray | Mapping[str, np.ndarray]
-    label: str
-
-    @property
-    def vector(self) -> np.ndarray:
-        """The parameter as one flat float64 array `[p]`; named arrays follow each other in their order."""
-        if isinstance(self.parameter, Mapping):
-            return np.concatenate([array.ravel() for array in self.parameter.values()])
-        return self.parameter
-
-
-@dataclass(frozen=True, eq=False)
-class TaskDistribution:
-    """A family of tasks that differ in the reward or in the dynamics, with the values used by the paper.
-
-    `reward(observation [n, ds], action [n, da], next_observation [n, ds], task) -> [n]` (float64) recomputes
-    the reward of logged transitions, padded or not, or is None where the observation does not determine it;
-    `reward_note` says how accurate it is, or why there is none. `varies` is "reward" or "dynamics".
-    """
-
-    name: str
-    paper_name: str
-    horizon: int
-    observation_size: int
-    action_size: int
-    terminates: bool
-    varies: str
-    parameter: str
-    splits: Mapping[str, tuple[Task, ...]]
-    environment: type["MujocoTaskEnv"]
-    reward: Reward | None
-    reward_note: str
-    feature: Callable[[Task], np.ndarray] = lambda task: task.vector
-
-    def tasks(self, split: str) -> tuple[Task, ...]:
-        """The tasks of `split`: "train", "test" or "ood" (out of distribution; may be empty)."""
-        if split not in SPLITS:
-            raise ValueError(f"unknown split {split!r} of {self.name}; choose one of {', '.join(SPLITS)}")
-        return self.splits[split]
-
-    def features(self, tasks: Sequence[Task]) -> np.ndarray:
-        """Numeric task parameters `[n, p]` (float64), near for tasks alike: for look-up and colouring."""
-        return np.stack([self.feature(task) for task in tasks])
-
-    def make(self, task: Task, horizon: int | None = None, pad_zeros: bool = False) -> "MujocoTaskEnv":
-        """An environment fixed to `task`, truncated after `horizon` steps (default: the paper's).
-
-        `pad_zeros` puts back the entries that are always zero in the authors' observations, in their places.
-        Raises ValueError if the task does not fit this distribution or the horizon is not positive.
-        """
-        expected = self.tasks("train")[0].vector.shape
-        if task.vector.shape != expected or not np.isfinite(task.vector).all():
-            raise ValueError(
-                f"a task of {self.name} needs {expected[0]} finite numbers ({self.parameter}); "
-                f"task {task.label!r} has the parameter {task.parameter}"
-            )
-        return self.environment(task, self.horizon if horizon is None else horizon, pad_zeros)
-
-
 @cache
-def _task_file() -> dict[str, Any]:
-    return json.loads(Path(__file__).with_name("tasks.json").read_text(encoding="utf-8"))
-
-
 def task_values(name: str) -> dict[str, Any]:
-    """The entry of `tasks.json` for the distribution `name`: its three splits and how they were drawn."""
-    return _task_file()[name]
+    """The entry of `tasks.json` for the family `name`: its three splits and how they were drawn."""
+    return json.loads(Path(__file__).with_name("tasks.json").read_text(encoding="utf-8"))[name]
 
 
-def load_splits(name: str, label: Callable[[np.ndarray], str]) -> dict[str, tuple[Task, ...]]:
-    """The tasks of `tasks.json` for a distribution whose parameter is a number or a point."""
-
-    def task(split: str, index: int, value: Any) -> Task:
-        parameter = frozen_array(np.atleast_1d(value))
-        return Task(split, index, parameter, label(parameter))
-
-    values = task_values(name)
-    return {split: tuple(task(split, i, v) for i, v in enumerate(values[split])) for split in SPLITS}
-
-
-def frozen_array(values: Any) -> np.ndarray:
-    """A float64 copy of `values` that nobody can write to: tasks are shared by everything in the process."""
-    array = np.array(values, dtype=np.float64)
-    array.setflags(write=False)
-    return array
+def paper_tasks(name: str) -> dict[str, Any]:
+    """The parameters of the authors' tasks, by split."""
+    return {split: task_values(name)[split] for split in ("train", "test", "ood")}
 
 
 def compile_model(file_name: str) -> Model:
@@ -158,18 +68,15 @@ class MujocoTaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     (`_location`), what a step earns (`_reward`) and, if it can end, when (`_fallen`).
     """
 
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 (as gymnasium declares it)
     model_file: str  # one of gymnasium's MJCF files, unless `_build_model` does otherwise
-    frame_skip: int
-    position_noise: float  # half-width of the uniform noise on qpos at reset
-    velocity_noise: float  # scale of the noise on qvel at reset
-    velocity_noise_is_normal: bool
+    frame_skip = 5
+    noise = 0.1  # at reset: half-width of the uniform noise on qpos, scale of that on qvel
+    normal_velocity = True  # whether the noise on qvel is normal; otherwise it is uniform
+    horizon: float = math.inf  # time limit in steps
 
-    def __init__(self, task: Task, horizon: int, pad_zeros: bool = False) -> None:
-        if horizon < 1:
-            raise ValueError(f"the horizon must be at least 1 step, not {horizon}")
-        self.task = task
-        self.horizon = horizon
-        self.model = self._build_model(task)
+    def __init__(self, parameter: Any) -> None:
+        self.model = self._build_model(parameter)
         self.data = mujoco.MjData(self.model)
         self.dt = float(self.model.opt.timestep) * self.frame_skip
         self.start = self._start()
@@ -177,8 +84,7 @@ class MujocoTaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         # Views into the simulator's memory: looking attributes up on `data` would cost much of a step's time.
         self._ctrl, self._qpos, self._qvel = self.data.ctrl, self.data.qpos, self.data.qvel
         self._control_limit = self.model.actuator_ctrlrange[:, 1].copy()
-        layout = (part for part in self._layout() if pad_zeros or not isinstance(part, int))
-        self._parts = [np.zeros(part) if isinstance(part, int) else part for part in layout]
+        self._parts = self._layout()
 
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (self.model.nu,), np.float32)
         size = sum(part.size for part in self._parts)
@@ -186,6 +92,7 @@ class MujocoTaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._steps = 0
         self._over = True
         self._before: Any = None
+        self._renderer: Any = None
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # A copy would keep looking at the memory of the original.
@@ -195,11 +102,11 @@ class MujocoTaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """Start an episode from the noisy initial state; `seed` restarts the environment's own generator."""
         super().reset(seed=seed)
         random = self.np_random
-        position = self.start + random.uniform(-self.position_noise, self.position_noise, self.model.nq)
-        if self.velocity_noise_is_normal:
-            velocity = self.velocity_noise * random.standard_normal(self.model.nv)
+        position = self.start + random.uniform(-self.noise, self.noise, self.model.nq)
+        if self.normal_velocity:
+            velocity = self.noise * random.standard_normal(self.model.nv)
         else:
-            velocity = random.uniform(-self.velocity_noise, self.velocity_noise, self.model.nv)
+            velocity = random.uniform(-self.noise, self.noise, self.model.nv)
         return self.start_from(position, velocity), {}
 
     def start_from(self, position: np.ndarray, velocity: np.ndarray) -> np.ndarray:
@@ -231,7 +138,7 @@ class MujocoTaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._steps += 1
         if self.data.time < EPISODE_START:
             self._over = True
-            raise SimulationDiverged(f"the physics of task {self.task.label!r} diverged at step {self._steps}")
+            raise SimulationDiverged(f"the physics diverged at step {self._steps}")
 
         after = self._location()
         reward, achieved = self._reward(self._before, after, effort)
@@ -255,14 +162,30 @@ class MujocoTaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def _observe(self) -> np.ndarray:
         return np.concatenate(self._parts, dtype=np.float32, casting="same_kind")
 
-    def _build_model(self, task: Task) -> Model:
+    def render(self) -> np.ndarray | None:
+        """The scene `[480, 480, 3]` uint8, or None without render_mode="rgb_array".
+
+        Raises gymnasium.error.DependencyNotInstalled where nothing can be drawn.
+        """
+        if self.render_mode is None:
+            return None
+        self._renderer = self._renderer or new_renderer(self.model)
+        return draw(self._renderer, self.data)
+
+    def close(self) -> None:
+        """Give back what drawing took."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+    def _build_model(self, parameter: Any) -> Model:
         return shared_model(self.model_file)
 
     def _start(self) -> np.ndarray:
         return self.model.qpos0.copy()
 
-    def _layout(self) -> list[np.ndarray | int]:
-        """The observation in order: one-dimensional views of the state; a number is that many zeros."""
+    def _layout(self) -> list[np.ndarray]:
+        """The observation in order: one-dimensional views of the state."""
         raise NotImplementedError
 
     def _location(self) -> Any:

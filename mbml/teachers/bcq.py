@@ -1,18 +1,19 @@
-"""Batch-constrained Q-learning, stacked over tasks (specification, section 2), and the frozen teachers it leaves."""
+"""Batch-constrained Q-learning (Fujimoto et al. 2019) as a teacher; parts of it serve the student and the baselines."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from mbml.fused import perceptrons
-from mbml.nets import StackedMLP, adam, join_stacks, select_stack, soft_update, step
+from mbml.nets import StackedMLP, adam, soft_update, step
 from mbml.products import affine
 from mbml.rows import RowLayout
+from mbml.settings import Count, NotNegative, Positive, Share, Widths
+from mbml.teachers.contract import TeacherEntry, TeacherLearner, Teachers
 
 PERTURBATION = 0.05
 LATENT_CLAMP = 0.5
@@ -24,30 +25,30 @@ _LARGE = 1 << 24
 class BCQConfig:
     """Batch-constrained Q-learning; the defaults are the authors'."""
 
-    hidden: tuple[int, ...] = (400, 300)
+    hidden: Widths = (400, 300)
     """Widths of the perturbation network and of each critic."""
-    vae_hidden: tuple[int, ...] = (750, 750)
+    vae_hidden: Widths = (750, 750)
     """Widths of the VAE's encoder and decoder."""
-    batch_size: int = 100
+    batch_size: Count = 100
     """Transitions per task in one iteration."""
-    learning_rate: float = 3e-4
+    learning_rate: Positive = 3e-4
     """Adam learning rate of all networks."""
-    target_candidates: int = 10
+    target_candidates: Count = 10
     """Candidate actions per next observation in the target."""
-    acting_candidates: int = 10
+    acting_candidates: Count = 10
     """Candidate actions per observation when acting."""
-    discount: float = 0.99
+    discount: Share = 0.99
     """Discount factor."""
-    tau: float = 0.005
+    tau: Share = 0.005
     """Polyak rate of the target networks."""
-    minimum_weight: float = 0.75
+    minimum_weight: Share = 0.75
     """Weight of the smaller target critic; the larger has the rest."""
-    kl_weight: float = 0.5
+    kl_weight: NotNegative = 0.5
     """Weight of the VAE's divergence."""
 
 
 def clamped_latents(shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Latents nu ~ N(0, I) clamped to [-0.5, 0.5] (C4), as used whenever the decoder generates actions."""
+    """Latents nu ~ N(0, I) clamped to [-0.5, 0.5], as used whenever the decoder generates actions."""
     noise = torch.randn(tuple(shape), generator=generator, device=generator.device)
     return noise.clamp_(-LATENT_CLAMP, LATENT_CLAMP)
 
@@ -80,7 +81,7 @@ def candidate_outputs(network: StackedMLP, observation: Tensor, own: Tensor, emb
 def select_action(
     generated: Tensor, candidates: int, perturb: Callable[[Tensor], Tensor], value: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """BCQ's acting rule (Fig. 3): perturb the generated candidates, take the one of highest value.
+    """BCQ's acting rule (paper, Fig. 3): perturb the generated candidates, take the one of highest value.
 
     The functions map actions `[T, n * candidates, d_a]`, the shape of `generated`. Returns actions `[T, n, d_a]`.
     """
@@ -96,7 +97,7 @@ def variational_loss(
     """VAE loss per task `[T]`: squared error of the decoded action plus the weighted divergence of the latent.
 
     `code` `[T, n, 2 L]` is the encoder's output, mean and log-std; `decode` maps latents `[T, n, L]`, here unclamped,
-    to actions `[T, n, d_a]`. Both terms are means over rows and dimensions (specification, section 2.2).
+    to actions `[T, n, d_a]`. Both terms are means over rows and dimensions.
     """
     mean, log_std = code.chunk(2, dim=-1)
     std = log_std.clamp(-4.0, 15.0).exp()
@@ -115,28 +116,25 @@ def candidate_maximum(values: Tensor, candidates: int, minimum_weight: float) ->
     return mixed.unflatten(-2, (-1, candidates)).amax(-2)
 
 
-class Teachers:
-    """K frozen BCQ policies: first critic Q_i, decoder G_i and perturbation xi_i, stacked over tasks."""
+@dataclass(eq=False)
+class BCQTeachers(Teachers):
+    """K frozen BCQ policies: first critic Q_i, decoder G_i(s, nu) and perturbation xi_i(s, a)."""
 
-    def __init__(self, critic: StackedMLP, decoder: StackedMLP, perturbation: StackedMLP) -> None:
-        self.critic, self.decoder, self.perturbation = critic, decoder, perturbation
-        for network in (critic, decoder, perturbation):
-            network.requires_grad_(False)
-        self.action_size = decoder.sizes[-1]
+    decoder: StackedMLP
+    perturbation: StackedMLP
+    acting_candidates: int = 10
+    """Candidate actions per observation when acting."""
+    kind: str = field(default="bcq", kw_only=True)
 
     @property
-    def tasks(self) -> int:
-        """Number of teachers K."""
-        return self.critic.stack
+    def action_size(self) -> int:
+        """Size d_a of an action."""
+        return self.decoder.sizes[-1]
 
-    @classmethod
-    def join(cls, parts: Sequence[Teachers]) -> Teachers:
-        """All teachers of several stacks, in order."""
-        return cls(*(join_stacks(list(group)) for group in zip(*(p.networks().values() for p in parts), strict=True)))
-
-    def value(self, pair: Tensor) -> Tensor:
-        """Q_i(s, a) `[K, n, 1]` of the first critic head for pairs `[K, n, d_s + d_a]`."""
-        return self.critic(pair)
+    @property
+    def latent_size(self) -> int:
+        """Two for each dimension of the action."""
+        return 2 * self.action_size
 
     def generate(self, observation: Tensor, latent: Tensor) -> Tensor:
         """G_i(s, nu), tanh outputs `[K, n, d_a]`."""
@@ -147,10 +145,10 @@ class Teachers:
         return torch.tanh(self.perturbation(torch.cat([observation, action], -1)))
 
     @torch.no_grad()
-    def act(self, observation: Tensor, candidates: int, generator: torch.Generator) -> Tensor:
-        """Every teacher's action for its own observations `[K, n, d_s]`, `[K, n, d_a]`; both are on the CPU."""
-        observation = observation.to(generator.device)
-        latent = clamped_latents((self.tasks, observation.shape[1] * candidates, 2 * self.action_size), generator)
+    def act(self, observation: Tensor, generator: torch.Generator) -> Tensor:
+        """`select_action` among `acting_candidates` generated ones."""
+        observation, candidates = observation.to(generator.device), self.acting_candidates
+        latent = clamped_latents((self.tasks, observation.shape[1] * candidates, self.latent_size), generator)
         return select_action(
             torch.tanh(candidate_outputs(self.decoder, observation, latent)),
             candidates,
@@ -158,48 +156,22 @@ class Teachers:
             lambda action: candidate_outputs(self.critic, observation, action),
         ).cpu()
 
-    def networks(self) -> dict[str, StackedMLP]:
-        """The three stacked networks by name."""
-        return {"critic": self.critic, "decoder": self.decoder, "perturbation": self.perturbation}
 
-    def parameters(self) -> list[Tensor]:
-        """All weights and biases, first axis the teachers."""
-        return [p for network in self.networks().values() for p in network.parameters()]
+class BCQ(TeacherLearner):
+    """T batch-constrained Q-learners side by side."""
 
-    def to(self, device: torch.device | str) -> Teachers:
-        """These teachers, moved to `device`."""
-        for network in self.networks().values():
-            network.to(device)
-        return self
-
-    def state_dict(self) -> dict[str, Any]:
-        """Weights and shapes; `load` rebuilds the teachers from it."""
-        return {name: network.save() for name, network in self.networks().items()}
-
-    @classmethod
-    def load(cls, state: dict[str, Any]) -> Teachers:
-        """Teachers from `state_dict`."""
-        return cls(*(StackedMLP.load(state[name]) for name in ("critic", "decoder", "perturbation")))
-
-
-class BCQ:
-    """T batch-constrained Q-learners side by side, on the device of the generator; `update` takes packed rows
-    `[T, batch, row]`."""
+    config: BCQConfig
 
     def __init__(self, config: BCQConfig, layout: RowLayout, tasks: int, generator: torch.Generator) -> None:
-        self.config, self.layout, self.tasks, self.generator = config, layout, tasks, generator
+        super().__init__(config, layout, tasks, generator)
         pair, actions = layout.pair_size, layout.action_size
         self.latent_size = 2 * actions
-
-        def network(stack: int, sizes: Sequence[int]) -> StackedMLP:
-            return StackedMLP(stack, sizes, generator=generator, initialisation="torch")
-
-        self.perturbation = network(tasks, [pair, *config.hidden, actions])
-        self.critics = network(2 * tasks, [pair, *config.hidden, 1])
-        self.encoder = network(tasks, [pair, *config.vae_hidden, 2 * self.latent_size])
-        self.decoder = network(tasks, [layout.observation_size + self.latent_size, *config.vae_hidden, actions])
-        self.target_perturbation = network(tasks, self.perturbation.sizes)
-        self.target_critics = network(2 * tasks, self.critics.sizes)
+        self.perturbation = self.network(pair, *config.hidden, actions)
+        self.critics = self.network(pair, *config.hidden, 1, copies=2)
+        self.encoder = self.network(pair, *config.vae_hidden, 2 * self.latent_size)
+        self.decoder = self.network(layout.observation_size + self.latent_size, *config.vae_hidden, actions)
+        self.target_perturbation = self.network(*self.perturbation.sizes)
+        self.target_critics = self.network(*self.critics.sizes, copies=2)
         for target, online in self._targets():
             target.load_state_dict(online.state_dict())
             target.requires_grad_(False)
@@ -228,11 +200,9 @@ class BCQ:
 
         for target_network, online in self._targets():
             soft_update(target_network, online, self.config.tau)
-        return {
-            "vae_loss": vae_loss.detach(),
-            "critic_loss": critic_loss.detach(),
-            "actor_loss": actor_loss.detach(),
-        }
+        self.steps_done += 1
+        losses = {"vae_loss": vae_loss, "critic_loss": critic_loss, "actor_loss": actor_loss}
+        return {name: loss.detach() for name, loss in losses.items()}
 
     def _vae_loss(self, observation: Tensor, action: Tensor, pair: Tensor) -> Tensor:
         def decode(latent: Tensor) -> Tensor:
@@ -262,33 +232,34 @@ class BCQ:
         latent = clamped_latents((*observation.shape[:2], self.latent_size), self.generator)
         return torch.tanh(self.decoder(torch.cat([observation, latent], -1)))
 
-    def teachers(self) -> Teachers:
-        """Copies of the networks that act now, frozen."""
-        everyone = range(self.tasks)
-        return Teachers(*(select_stack(n, everyone) for n in (self.critics, self.decoder, self.perturbation)))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Networks, optimisers and generator."""
-        return {
-            **{name: getattr(self, name).state_dict() for name in _STATEFUL},
-            "generator": self.generator.get_state(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state_dict` was taken."""
-        for name in _STATEFUL:
-            getattr(self, name).load_state_dict(state[name])
-        self.generator.set_state(state["generator"])
+    def teachers(self) -> BCQTeachers:
+        """Frozen copies of first critic, decoder and perturbation."""
+        networks = self.frozen(self.critics, self.tasks), self.frozen(self.decoder), self.frozen(self.perturbation)
+        return BCQTeachers(*networks, self.config.acting_candidates)
 
 
-_STATEFUL = (
-    "perturbation",
-    "critics",
-    "encoder",
-    "decoder",
-    "target_perturbation",
-    "target_critics",
-    "vae_optimiser",
-    "critic_optimiser",
-    "perturbation_optimiser",
+ENTRY = TeacherEntry(
+    name="bcq",
+    about="batch-constrained Q-learning, the paper's teacher",
+    make=BCQ,
+    config=BCQConfig,
+    presets={
+        "smoke": {
+            "hidden": (16, 16),
+            "vae_hidden": (16, 16),
+            "batch_size": 16,
+            "target_candidates": 2,
+            "acting_candidates": 2,
+        },
+        "laptop": {
+            "hidden": (128, 128),
+            "vae_hidden": (128, 128),
+            "batch_size": 64,
+            "learning_rate": 1e-3,
+            "target_candidates": 5,
+            "tau": 0.01,
+        },
+    },
+    title="BCQ",
+    policies=BCQTeachers,
 )

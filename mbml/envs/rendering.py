@@ -1,0 +1,60 @@
+"""MuJoCo, and pictures of it: whatever MUJOCO_GL says, only drawing depends on it."""
+
+# pyright: reportAttributeAccessIssue=false
+
+import importlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+
+@contextmanager
+def _backend(name: str) -> Iterator[None]:
+    """MUJOCO_GL is `name` inside."""
+    before = os.environ.get("MUJOCO_GL")
+    os.environ["MUJOCO_GL"] = name
+    try:
+        yield
+    finally:
+        os.environ.pop("MUJOCO_GL")
+        if before is not None:
+            os.environ["MUJOCO_GL"] = before
+
+
+try:
+    import mujoco
+except (AttributeError, OSError, RuntimeError):  # what a MUJOCO_GL that this machine lacks ends in
+    with _backend("disable"):
+        import mujoco
+
+__all__ = ["draw", "mujoco", "new_renderer"]
+
+
+def new_renderer(model: Any, height: int = 480, width: int = 480) -> Any:
+    """A `mujoco.Renderer` by MUJOCO_GL or, without one, by the first of EGL, OSMesa and GLFW that works.
+
+    Raises gymnasium.error.DependencyNotInstalled where none does.
+    """
+    chosen = os.environ.get("MUJOCO_GL")
+    for name in (chosen,) if chosen else ("egl", "osmesa", "glfw"):
+        try:
+            with _backend(name):
+                # The renderer looks its context up there, which is chosen when that module is loaded.
+                importlib.reload(importlib.import_module("mujoco.rendering.classic.gl_context"))
+            return importlib.import_module("mujoco.rendering.classic.renderer").Renderer(model, height, width)
+        except Exception as error:  # each backend fails in its own ways
+            fault = error
+    raise gymnasium.error.DependencyNotInstalled(
+        f"No picture can be drawn on this machine ({type(fault).__name__} with MUJOCO_GL={chosen or name}); "
+        "install libegl1 or libosmesa6 and set MUJOCO_GL to egl or osmesa."
+    )
+
+
+def draw(renderer: Any, data: Any) -> np.ndarray:
+    """The scene as the model's first camera sees it, `[height, width, 3]` uint8."""
+    renderer.update_scene(data, camera=0)
+    return renderer.render()

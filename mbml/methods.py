@@ -1,0 +1,119 @@
+"""What can be compared: the full model, its ablations and the baselines. One line here per method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mbml import distill
+from mbml.baselines import batch_pearl, contextual_bcq, metagenrl
+from mbml.learner import Learner
+from mbml.registry import Entry, Registry
+
+
+@dataclass(frozen=True)
+class Method(Entry):
+    """A multi-task learner and what it changes in the configuration of the whole run.
+
+    Its factory is `make(config, layout, rows, teachers, tables, generator, context_generator)`, with None for those of
+    `teachers` and `tables` that it does not need.
+    """
+
+    learner: str = ""
+    """The field of the run's configuration that holds `config`; by default `name`. Methods may share one."""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Values by dotted path in the run's configuration."""
+    needs: Callable[[Any], frozenset[str]] = lambda config: frozenset()
+    """Which of "teachers" and "tables" a learner of that configuration needs."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "learner", self.learner or self.name)
+
+
+def _from_rows(learner: Callable[..., Learner]) -> Callable[..., Learner]:
+    """The factory of a learner that needs the batches alone."""
+    return lambda config, layout, rows, teachers, tables, *generators: learner(config, layout, rows, *generators)
+
+
+def _distill_needs(config: distill.DistillConfig) -> frozenset[str]:
+    return frozenset({"teachers", "tables"} if config.union_context else {"teachers"})
+
+
+def _ablation(name: str, about: str, colour: str, changes: Mapping[str, Any]) -> Method:
+    """The multi-task learner with changes."""
+    learner, config = distill.MultiTaskLearner, distill.DistillConfig
+    described = distill.PRESETS, name.replace("_", " "), colour
+    return Method(name, about, learner, config, *described, "distill", changes, _distill_needs)
+
+
+_ONE_NETWORK = {"models.reward.members": 1, "models.next_observation.members": 1}
+METHODS: Registry[Method] = Registry(
+    "method",
+    # Okabe-Ito blue, orange, vermillion, sky; then darker hues of Tol's muted set.
+    _ablation("full", "the full model: triplet loss on relabelled transitions", "#0072B2", {}),
+    _ablation(
+        "no_relabelling",
+        "hard mining over own contexts instead (Eq. 11)",
+        "#E69F00",
+        {"distill.triplet": "hard_mining", "distill.union_context": False},
+    ),
+    _ablation("no_triplet", "relabelled contexts without the triplet loss", "#D55E00", {"distill.triplet": "none"}),
+    _ablation(
+        "neither",
+        "own contexts, no triplet loss (Eq. 6)",
+        "#56B4E9",
+        {"distill.triplet": "none", "distill.union_context": False},
+    ),
+    _ablation(
+        "ground_truth", "the full model, relabelled with true rewards", "#882255", {"relabel.source": "ground_truth"}
+    ),
+    _ablation(
+        "no_ensemble",
+        "the full model, relabelled by a single reward network without a filter",
+        "#999933",
+        _ONE_NETWORK,
+    ),
+    Method(
+        "contextual_bcq",
+        "BCQ on all tasks with an inferred z",
+        _from_rows(contextual_bcq.ContextualBCQ),
+        contextual_bcq.ContextualBCQConfig,
+        contextual_bcq.PRESETS,
+        "contextual BCQ",
+        "#332288",
+    ),
+    Method(
+        "batch_pearl",
+        "PEARL on the batches",
+        _from_rows(batch_pearl.BatchPEARL),
+        batch_pearl.BatchPEARLConfig,
+        batch_pearl.PRESETS,
+        "batch PEARL",
+        "#44AA99",
+    ),
+    Method(
+        "metagenrl",
+        "MetaGenRL on one batch (ant_dir, Fig. 5)",
+        _from_rows(lambda config, layout, rows, generator, _: metagenrl.MetaGenRL(config, layout, rows, generator)),
+        metagenrl.MetaGenRLConfig,
+        metagenrl.PRESETS,
+        "MetaGenRL",
+        "#AA4499",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One entry of a comparison: a method, with further changes of the configuration in a sweep."""
+
+    label: str
+    """Its name in tables and figures, unique in the comparison."""
+    method: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Values by dotted path, on top of the method's own."""
+
+    def all_changes(self) -> dict[str, Any]:
+        """The method's changes and its own."""
+        return {**METHODS[self.method].changes, **self.changes}

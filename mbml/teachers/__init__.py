@@ -1,0 +1,19 @@
+"""Per-task learners whose policies teach the student: the contract is in `contract`, each kind in a file of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mbml.registry import Registry
+from mbml.teachers import bcq, iql, td3_bc
+from mbml.teachers.contract import TeacherEntry, TeacherLearner, Teachers
+
+__all__ = ["TEACHERS", "TeacherEntry", "TeacherLearner", "Teachers", "load"]
+
+TEACHERS: Registry[TeacherEntry] = Registry("teacher", bcq.ENTRY, iql.ENTRY, td3_bc.ENTRY)
+
+
+def load(state: Mapping[str, Any]) -> Teachers:
+    """Teachers of any kind from their `state_dict`; raises UnknownName for a kind that is not registered."""
+    return TEACHERS[state["kind"]].policies.load(state)

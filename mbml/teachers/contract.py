@@ -1,0 +1,152 @@
+"""What every teacher is: a learner of T tasks side by side, and the frozen policies that it leaves."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from mbml.learner import Learner
+from mbml.nets import StackedMLP, join_stacks, select_stack
+from mbml.registry import Entry
+from mbml.rows import RowLayout
+
+
+@dataclass(eq=False)
+class Teachers(ABC):
+    """K frozen policies, stacked: what distillation, evaluation and the references ask of them.
+
+    Fields are stacked networks and JSON scalars; so files, devices and joining exist once.
+    """
+
+    critic: StackedMLP
+    """Q_i(s, a) of every task."""
+    kind: str = field(kw_only=True)
+    """Its name in TEACHERS, which stands in the file."""
+
+    def __post_init__(self) -> None:
+        for network in self.networks().values():
+            network.requires_grad_(False)
+
+    @property
+    def tasks(self) -> int:
+        """Number of teachers K."""
+        return self.critic.stack
+
+    @property
+    @abstractmethod
+    def action_size(self) -> int:
+        """Size d_a of an action."""
+
+    @property
+    def latent_size(self) -> int:
+        """Size L of the latent that `generate` decodes; 0: it takes none."""
+        return 0
+
+    def value(self, pair: Tensor) -> Tensor:
+        """Q_i(s, a) `[K, n, 1]` for pairs `[K, n, d_s + d_a]`."""
+        return self.critic(pair)
+
+    @abstractmethod
+    def act(self, observation: Tensor, generator: torch.Generator) -> Tensor:
+        """The acting rule: every teacher's action `[K, n, d_a]` for its own observations `[K, n, d_s]`; both are on
+        the CPU, the networks on the device of the generator."""
+
+    @abstractmethod
+    def generate(self, observation: Tensor, latent: Tensor) -> Tensor:
+        """Actions `[K, n, d_a]` for observations `[K, n, d_s]` and latents `[K, n, L]`, before `perturb`."""
+
+    def perturb(self, observation: Tensor, action: Tensor) -> Tensor:
+        """Raw output `[K, n, d_a]` of the perturbation network for a generated action; zeros where there is none."""
+        return torch.zeros_like(action)
+
+    def networks(self) -> dict[str, StackedMLP]:
+        """The stacked networks by name."""
+        return {name: part for name, part in vars(self).items() if isinstance(part, StackedMLP)}
+
+    def parameters(self) -> list[Tensor]:
+        """All weights and biases, first axis the teachers."""
+        return [p for network in self.networks().values() for p in network.parameters()]
+
+    def to(self, device: torch.device | str) -> Self:
+        """These teachers, moved to `device`."""
+        for network in self.networks().values():
+            network.to(device)
+        return self
+
+    @classmethod
+    def join(cls, parts: Sequence[Teachers]) -> Teachers:
+        """All teachers of several stacks of one kind, in order."""
+        names = parts[0].networks()
+        joined: dict[str, Any] = {name: join_stacks([part.networks()[name] for part in parts]) for name in names}
+        return replace(parts[0], **joined)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Kind, settings, weights and shapes; `load` rebuilds the teachers from it."""
+        return {name: part.save() if isinstance(part, StackedMLP) else part for name, part in vars(self).items()}
+
+    @classmethod
+    def load(cls, state: Mapping[str, Any]) -> Self:
+        """Teachers of this class from `state_dict`; `mbml.teachers.load` finds the class by the kind."""
+        parts: dict[str, Any] = {n: StackedMLP.load(p) if isinstance(p, dict) else p for n, p in state.items()}
+        return cls(**parts)
+
+
+@dataclass(eq=False)
+class DeterministicTeachers(Teachers):
+    """Teachers that act by a_i = tanh pi_i(s), whatever the latent."""
+
+    policy: StackedMLP
+
+    @property
+    def action_size(self) -> int:
+        """Size d_a of an action."""
+        return self.policy.sizes[-1]
+
+    @torch.no_grad()
+    def act(self, observation: Tensor, generator: torch.Generator) -> Tensor:
+        """tanh pi_i(s); draws nothing."""
+        return torch.tanh(self.policy(observation.to(generator.device))).cpu()
+
+    def generate(self, observation: Tensor, latent: Tensor) -> Tensor:
+        """tanh pi_i(s)."""
+        return torch.tanh(self.policy(observation))
+
+
+class TeacherLearner(Learner):
+    """T learners side by side on the device of the generator, which share nothing but the batched products.
+
+    Twin critics are stacked `[2T, ...]`: all first critics, then all second.
+    """
+
+    def __init__(self, config: Any, layout: RowLayout, tasks: int, generator: torch.Generator) -> None:
+        """`config` is of the entry's class and has at least `batch_size`, transitions per task in one update."""
+        self.config, self.layout, self.tasks, self.generator = config, layout, tasks, generator
+
+    def network(self, *sizes: int, copies: int = 1) -> StackedMLP:
+        """New networks of `sizes`, so many `copies` for every task."""
+        return StackedMLP(copies * self.tasks, sizes, generator=self.generator, initialisation="torch")
+
+    def frozen(self, network: StackedMLP, members: int = 0) -> StackedMLP:
+        """A copy of `network`, or of its first members, that no gradient reaches: a target, or a teacher's."""
+        return select_stack(network, range(members or network.stack)).requires_grad_(False)
+
+    @abstractmethod
+    def update(self, rows: Tensor) -> dict[str, Tensor]:
+        """One update on rows `[T, batch, row]`; losses per task `[T]`."""
+
+    @abstractmethod
+    def teachers(self) -> Teachers:
+        """Frozen copies of what acts now."""
+
+
+@dataclass(frozen=True)
+class TeacherEntry(Entry):
+    """A kind of teacher; `make(config, layout, tasks, generator)` is its learner."""
+
+    policies: type[Teachers] = field(kw_only=True)
+    """What its files hold."""

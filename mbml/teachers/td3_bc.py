@@ -1,0 +1,107 @@
+"""TD3+BC (Fujimoto and Gu 2021) as a teacher: TD3 whose policy also imitates the batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mbml.nets import adam, soft_update, step
+from mbml.rows import RowLayout
+from mbml.settings import Count, NotNegative, Positive, Share, Widths
+from mbml.teachers.contract import DeterministicTeachers, TeacherEntry, TeacherLearner
+
+
+@dataclass(frozen=True)
+class TD3BCConfig:
+    """TD3+BC; the defaults are its authors', who standardise observations besides."""
+
+    hidden: Widths = (256, 256)
+    """Widths of policy and each critic."""
+    batch_size: Count = 256
+    """Transitions per task in one update."""
+    learning_rate: Positive = 3e-4
+    """Adam learning rate of all networks."""
+    alpha: NotNegative = 2.5
+    """Weight of Q(s, pi(s)), relative to its own mean size over the batch, beside imitation; 0 clones the batch."""
+    policy_delay: Count = 2
+    """Updates between two steps of the policy and of the targets."""
+    target_noise: NotNegative = 0.2
+    """Standard deviation of the noise on the target policy's actions."""
+    target_noise_clip: NotNegative = 0.5
+    """Bound of that noise."""
+    discount: Share = 0.99
+    """Discount factor."""
+    tau: Share = 0.005
+    """Polyak rate of the target networks."""
+
+
+class TD3BC(TeacherLearner):
+    """T learners of TD3+BC side by side."""
+
+    config: TD3BCConfig
+    constant = False  # the policy is not in every update
+
+    def __init__(self, config: TD3BCConfig, layout: RowLayout, tasks: int, generator: torch.Generator) -> None:
+        super().__init__(config, layout, tasks, generator)
+        self.policy = self.network(layout.observation_size, *config.hidden, layout.action_size)
+        self.critics = self.network(layout.pair_size, *config.hidden, 1, copies=2)
+        self.target_policy, self.target_critics = self.frozen(self.policy), self.frozen(self.critics)
+        self.policy_optimiser = adam(self.policy.parameters(), config.learning_rate)
+        self.critic_optimiser = adam(self.critics.parameters(), config.learning_rate)
+
+    def update(self, rows: Tensor) -> dict[str, Tensor]:
+        """One update of the critics, and where it is due of policy and targets, on rows `[T, batch, row]`."""
+        config, batch = self.config, self.layout.split(rows)
+        target = self._td_target(batch.next_observation, batch.reward, batch.terminated)
+        values = self.critics(self.layout.pair(rows)).unflatten(0, (2, self.tasks))
+        critic_loss = (values - target).square().mean((2, 3)).sum(0)
+        step(self.critic_optimiser, critic_loss.sum())
+        losses = {"critic_loss": critic_loss.detach()}
+
+        self.steps_done += 1
+        if self.steps_done % config.policy_delay == 0:
+            policy_loss = self._policy_loss(batch.observation, batch.action)
+            step(self.policy_optimiser, policy_loss.sum())
+            losses["policy_loss"] = policy_loss.detach()
+            soft_update(self.target_critics, self.critics, config.tau)
+            soft_update(self.target_policy, self.policy, config.tau)
+        return losses
+
+    @torch.no_grad()
+    def _td_target(self, observation: Tensor, reward: Tensor, terminated: Tensor) -> Tensor:
+        """`r + gamma min_k Q'_k(s', a')`, a' the target policy's action with bounded noise."""
+        config = self.config
+        action = torch.tanh(self.target_policy(observation))
+        noise = torch.randn(action.shape, generator=self.generator, device=action.device) * config.target_noise
+        noise = noise.clamp(-config.target_noise_clip, config.target_noise_clip)
+        pair = torch.cat([observation, (action + noise).clamp(-1.0, 1.0)], -1)
+        lesser = self.target_critics(pair).unflatten(0, (2, self.tasks)).amin(0)
+        return reward + (1 - terminated) * config.discount * lesser
+
+    def _policy_loss(self, observation: Tensor, action: Tensor) -> Tensor:
+        """`-alpha Q / mean |Q| + (pi(s) - a)^2` of the first critic, means per task `[T]`."""
+        chosen = torch.tanh(self.policy(observation))
+        value = self.critics(torch.cat([observation, chosen], -1), frozen=True, first=self.tasks)
+        weight = self.config.alpha / value.detach().abs().mean((1, 2))
+        return (chosen - action).square().mean((1, 2)) - weight * value.mean((1, 2))
+
+    def teachers(self) -> DeterministicTeachers:
+        """Frozen copies of first critic and policy."""
+        return DeterministicTeachers(self.frozen(self.critics, self.tasks), self.frozen(self.policy), kind="td3_bc")
+
+
+ENTRY = TeacherEntry(
+    name="td3_bc",
+    about="TD3 whose policy also imitates the batch",
+    make=TD3BC,
+    config=TD3BCConfig,
+    presets={
+        "smoke": {"hidden": (16, 16), "batch_size": 16},
+        "laptop": {"hidden": (128, 128), "batch_size": 128, "learning_rate": 1e-3, "tau": 0.01},
+    },
+    title="TD3+BC",
+    colour="#b5651d",
+    policies=DeterministicTeachers,
+)

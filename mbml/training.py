@@ -1,0 +1,139 @@
+"""What a stage runs to its end, and the one loop: update, average the losses, every so often do what is due."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from mbml.capture import captured
+from mbml.learner import Learner, check_losses
+from mbml.meter import RunningMeans
+from mbml.rows import Rows, gather_rows, sample_indices
+
+_CHUNK = 50
+"""Updates in one call of `advance`: between two calls a checkpoint may be made."""
+_AnyLearner = TypeVar("_AnyLearner", bound=Learner)
+
+
+class Process(Protocol):
+    """Long work in pieces, whose state between two of them is complete: resumed it gives the same bits."""
+
+    @property
+    def done(self) -> int:
+        """How much of `total` is done."""
+        ...
+
+    @property
+    def total(self) -> int:
+        """All of it, in `unit`."""
+        ...
+
+    unit: str
+    """Plural noun, such as "steps"."""
+
+    def advance(self) -> Mapping[str, float | Tensor]:
+        """Some work, well under a minute; the latest metrics, numbers or tensors of one element."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest depends on."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        ...
+
+
+def run(process: Process) -> None:
+    """Advance to the end, where nobody asks for checkpoints or progress."""
+    while process.done < process.total:
+        process.advance()
+
+
+def batches(rows: Rows, batch_size: int, generator: torch.Generator) -> Callable[[], tuple[Tensor]]:
+    """A function that draws rows `[T, batch_size, row]`, uniformly with replacement, from each of `[T, N, row]`."""
+    tasks, available = rows.shape[:2]
+    return lambda: (gather_rows(rows, sample_indices(tasks, batch_size, available, generator)),)
+
+
+def averaged(step: int, losses: Mapping[str, Tensor]) -> list[dict[str, float]]:
+    """One point of a curve: the mean of every loss over updates and tasks."""
+    return [{"step": step, **{name: float(value.mean()) for name, value in losses.items()}}]
+
+
+class Training(Generic[_AnyLearner]):
+    """The updates of a learner up to `steps`, with what is due on the way; a Process.
+
+    Losses are averaged since the last point of `curve`. Before a point is added or a snapshot is made, losses and
+    weights are checked: NotFinite ends the training there.
+    """
+
+    unit = "steps"
+
+    def __init__(
+        self,
+        learner: _AnyLearner,
+        draw: Callable[[], Sequence[Tensor]],
+        steps: int,
+        every: int,
+        on_due: Callable[[int, dict[str, Tensor]], list[dict[str, float]]] = averaged,
+        *,
+        snapshot_every: int = 0,
+        on_snapshot: Callable[[int], None] = lambda step: None,
+        cuda_graphs: bool = False,
+    ) -> None:
+        """Set up the training; nothing is computed yet.
+
+        Args:
+            learner: what is trained; its `steps_done` is how far the training is.
+            draw: the arguments of one update; `tuple`, which makes none, for learners that draw their own rows.
+            steps: updates in all.
+            every: updates between two points of the curve; the last update has one too.
+            on_due: makes the points from the step and the mean losses, which may be per task `[T]`.
+            snapshot_every: updates between two snapshots, the last update being one; 0 makes none.
+            on_snapshot: hears the step, before a point of that step is made.
+            cuda_graphs: run an update on a GPU as one captured graph, where the learner allows it.
+        """
+        self.learner, self.draw, self.total, self.every, self.on_due = learner, draw, steps, every, on_due
+        self.snapshot_every, self.on_snapshot = snapshot_every, on_snapshot
+        self._update = captured(learner) if cuda_graphs else learner.update
+        self.curve: list[dict[str, float]] = []
+        self._means, self._latest = RunningMeans(), {}
+
+    @property
+    def done(self) -> int:
+        """Updates made."""
+        return self.learner.steps_done
+
+    def advance(self) -> Mapping[str, float | Tensor]:
+        """Some updates, at most up to where something is due, and that; the latest mean losses."""
+        periods = [period for period in (self.every, self.snapshot_every) if period]
+        next_due = min(self.total, *((self.done // period + 1) * period for period in periods))
+        for _ in range(min(_CHUNK, next_due - self.done)):
+            self._means.add(self._update(*self.draw()))
+        if self._due(self.snapshot_every):
+            self.learner.check_finite()
+            self.on_snapshot(self.done)
+        if self._due(self.every):
+            losses = self._means.take()
+            check_losses(losses, self.done)
+            self.learner.check_finite()
+            self.curve += self.on_due(self.done, losses)
+            self._latest = {name: value.mean() for name, value in losses.items()}
+        return self._latest
+
+    def _due(self, period: int) -> bool:
+        return period > 0 and (self.done % period == 0 or self.done == self.total)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Learner, curve, and the losses since its last point."""
+        return {"learner": self.learner.state_dict(), "curve": self.curve, "means": self._means.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly where `state_dict` was taken; with `cuda_graphs` before the first `advance` only."""
+        self.learner.load_state_dict(state["learner"])
+        self.curve = state["curve"]
+        self._means.load_state_dict(state["means"])
