@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from actors.store import Store
-from pipeline.config import ConfigError, RunConfig
+from pipeline.config import ConfigError, Place, RunConfig
 from pipeline.plan import plan
 from pipeline.publish import Log, make_folder
-from pipeline.report.paper import FIGURES, write_figures
-from pipeline.run import Place
-from pipeline.sweep import sweep_summary
+from pipeline.report.drawing import FIGURES, Picture, picture
+from pipeline.report.page import Page
+from pipeline.report.paper import PAPER
+from pipeline.results import Results
+from pipeline.sweep import sweep_results
 from pipeline.sweep_config import load_sweep, runnable, sweep_defaults
 
 
@@ -22,26 +23,30 @@ def draw(config: RunConfig, place: Place, out: Path, log: Log) -> int:
     Raises ConfigError where no figure can be drawn.
     """
     store = Store(place.store)
-    names = list(dict.fromkeys(figure.sweep for figure in FIGURES.values()))
-    summaries: dict[str, dict[str, Any]] = {}
-    for name in names:
+    entries = [entry for entry in FIGURES.values() if entry.section == PAPER]
+    found: dict[str, Results] = {}
+    for name in dict.fromkeys(entry.sweep for entry in entries):
         sweep = load_sweep(name)
         with suppress(ValueError):  # not run here, or not possible in this environment
-            changed = sweep_defaults(sweep, config)
-            jobs = plan(changed, runnable(sweep, changed, lambda line: None))
-            summaries[name] = sweep_summary(sweep, jobs, store)
-    if not summaries:
+            swept = sweep_defaults(sweep, config)
+            found[name] = sweep_results(sweep, plan(swept, runnable(sweep, swept, lambda line: None)), store)
+    command = f"make sweep SWEEP={{}} ENV={config.env}".format
+    if not found:
+        names = list(dict.fromkeys(entry.sweep for entry in entries))
         raise ConfigError(
             f"No sweep of {config.env} is finished in {store.url}; run one of {', '.join(names)} first: "
-            f"make sweep SWEEP={names[0]} ENV={config.env}."
+            f"{command(names[0])}."
         )
     make_folder(out)
-    text = [f"# The paper's figures, {config.env}, preset {config.preset}, seed {config.seed}"]
-    for number, file, missing in write_figures(summaries, out):
-        log(f"figure {number}: {file or missing}")
-        if file is not None:
-            figure = FIGURES[number]
-            text.append(f"## Figure {number}: {figure.title}\n\n![{figure.title}]({file.name})\n\n{figure.caption}")
-    (out / "figures.md").write_text("\n\n".join(text) + "\n")
+    pictures = [
+        picture(entry.name, found[entry.sweep], out)
+        if entry.sweep in found
+        else Picture(entry, f"Left out: it needs the sweep {entry.sweep}: {command(entry.sweep)}")
+        for entry in entries
+    ]
+    for drawn in pictures:
+        log(f"{drawn.entry.name}: {drawn.file or drawn.text}")
+    title = f"The paper's figures, {config.env}, preset {config.preset}, seed {config.seed}"
+    Page(title=title, pictures=pictures).write(out, "figures.md")
     log(f"Figures: {out / 'figures.md'}")
     return 0

@@ -1,19 +1,19 @@
-"""What a run, a sweep and a set of figures leave in their folder, and the last words of a run that failed."""
+"""What runs, sweeps, warm starts and sets of figures leave in their folder, and the last words of one that failed."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-from pyarrow import csv, parquet
+import pandas as pd
+from tensorboardX import SummaryWriter
 
 from pipeline.config import ConfigError
-from pipeline.logs import write_logs
-from pipeline.report.comparison import table_rows, task_rows
-from pipeline.report.page import write_report
-from pipeline.report.text import markdown, table
+from pipeline.report.page import Page, run_page
+from pipeline.report.tables import evaluations
+from pipeline.results import Results
 from pipeline.scheduler import Outcome
 
 Log = Callable[[str], None]
@@ -29,17 +29,29 @@ def make_folder(out: Path) -> None:
         ) from None
 
 
-def publish(summary: dict[str, Any], out: Path, log: Log) -> None:
-    """Write logs, tables, pictures and report of a summary into `out`; the tables in words to `log`."""
-    write_logs(summary, out)
-    write_report(summary, out)
-    for name, rows in (("results", table_rows(summary)), ("tasks", task_rows(summary))):
-        columns = pa.Table.from_pylist(rows)
-        parquet.write_table(columns, out / f"{name}.parquet")
-        csv.write_csv(columns, out / f"{name}.csv")
-    pictures = "".join(f"\n![{path.stem}]({path.name})\n" for path in sorted(out.glob("*.png")))
-    (out / "report.md").write_text(markdown(summary) + pictures)
-    log(table(summary))
+def publish(results: Results, out: Path, log: Log, page: Callable[[Results, Path], Page] = run_page) -> None:
+    """Write results, curves, tables, pictures and the report into `out`; the tables in words to `log`."""
+    results.save(out)
+    if len(results.rows("score")):
+        evaluations(results).to_csv(out / "results.csv", index=False)
+    _write_curves(results.table, out)
+    made = page(results, out)
+    made.write(out)
+    log(made.text())
+
+
+def _write_curves(table: pd.DataFrame, out: Path) -> None:
+    """TensorBoard events and `curves.jsonl`: everything that has a step; scores as their mean over tasks."""
+    rows = table[table["step"].notna() & ~table["metric"].isin(["reference", "selected"])]
+    rows = rows.assign(task=rows["task"].where(rows["metric"] != "score"))
+    words = {"method": "{}", "seed": "seed-{}", "metric": "{}", "split": "{}", "task": "task-{:03d}"}
+    shutil.rmtree(out / "tensorboard", ignore_errors=True)
+    with (out / "curves.jsonl").open("w") as lines, SummaryWriter(str(out / "tensorboard")) as writer:
+        for row in rows.groupby([*words, "step"], dropna=False)["value"].mean().reset_index().to_dict("records"):
+            tag = "/".join(word.format(row[name]) for name, word in words.items() if pd.notna(row[name]))
+            line = {"tag": tag, "step": int(row["step"]), "value": row["value"]}
+            writer.add_scalar(tag, line["value"], line["step"])
+            lines.write(json.dumps(line) + "\n")
 
 
 def say_failures(outcome: Outcome, store_url: str, log: Log) -> int:

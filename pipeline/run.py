@@ -13,8 +13,8 @@ from pipeline.cluster import connect
 from pipeline.config import Place, RunConfig
 from pipeline.plan import plan
 from pipeline.publish import Log, make_folder, publish, say_failures
+from pipeline.results import gather
 from pipeline.scheduler import Outcome, duration, execute
-from pipeline.summarise import summarise
 
 _POLL_SECONDS = 15.0
 
@@ -72,7 +72,7 @@ def run(config: RunConfig, place: Place, out: Path, log: Log) -> int:
     jobs = plan(config)
 
     def finish(store: Store, outcome: Outcome) -> str:
-        publish(summarise(jobs, store, outcome), out, log)
+        publish(gather(jobs, store, outcome), out, log)
         return f"Report: {out / 'report.html'}"
 
     return carry_out(title_of(config), config, jobs.jobs.values(), place, out, log, finish)
@@ -80,8 +80,8 @@ def run(config: RunConfig, place: Place, out: Path, log: Log) -> int:
 
 def report(config: RunConfig, place: Place, out: Path, log: Log) -> int:
     """Write the report of a finished run again, from its artefacts alone."""
-    summary = summarise(plan(config), Store(place.store), None)
+    results = gather(plan(config), Store(place.store))
     make_folder(out)
-    publish(summary, out, log)
+    publish(results, out, log)
     log(f"Report: {out / 'report.html'}")
     return 0

@@ -14,9 +14,9 @@ from pipeline.cluster import fit
 from pipeline.config import ConfigError, RunConfig
 from pipeline.plan import Plan, Trained, plan
 from pipeline.publish import Log, publish
+from pipeline.results import Results, gather
 from pipeline.run import Place, carry_out, title_of
 from pipeline.scheduler import Outcome, duration
-from pipeline.summarise import summarise
 from pipeline.sweep_config import Sweep, runnable
 
 # Ray Tune would write its own pictures of the run to the terminal, and turn Ctrl-C into a normal end.
@@ -36,7 +36,7 @@ def run_sweep(sweep: Sweep, config: RunConfig, place: Place, out: Path, log: Log
     title = f"sweep {sweep.name}, {title_of(config)}, {compared}; before them"
 
     def finish(store: Store, outcome: Outcome) -> str:
-        publish(sweep_summary(sweep, jobs, store, outcome), out, log)
+        publish(sweep_results(sweep, jobs, store, outcome), out, log)
         return f"Table: {out / 'results.csv'}  Report: {out / 'report.html'}"
 
     return carry_out(
@@ -49,8 +49,8 @@ def finished_runs(jobs: Plan, store: Store) -> list[Trained]:
     return [run for run in jobs.runs if all(store.complete(*ref) for ref in run.artefacts())]
 
 
-def sweep_summary(sweep: Sweep, jobs: Plan, store: Store, outcome: Outcome | None = None) -> dict[str, Any]:
-    """The summary of the finished trials; a trial that was stopped early is left out.
+def sweep_results(sweep: Sweep, jobs: Plan, store: Store, outcome: Outcome | None = None) -> Results:
+    """The results of the finished trials; a trial that was stopped early is left out.
 
     Raises ConfigError where no trial has finished.
     """
@@ -62,8 +62,9 @@ def sweep_summary(sweep: Sweep, jobs: Plan, store: Store, outcome: Outcome | Non
             f"run it first: make sweep SWEEP={sweep.name} ENV={jobs.config.env}."
         )
     kept = [variant for variant in jobs.variants if variant in [run.variant for run in finished]]
-    summary = summarise(dataclasses.replace(jobs, runs=finished, variants=kept), store, outcome)
-    return summary | {"sweep": {"name": sweep.name, "description": sweep.description}}
+    results = gather(dataclasses.replace(jobs, runs=finished, variants=kept), store, outcome)
+    about = {"sweep": {"name": sweep.name, "description": sweep.description}}
+    return dataclasses.replace(results, run=results.run | about)
 
 
 def _tune(sweep: Sweep, jobs: Plan, store: Store, out: Path, log: Log) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""How much of a run's wall clock its jobs did not use, from the run's `summary.json`.
+"""How much of a run's wall clock its jobs did not use, from the run's `run.json`.
 
     share = 1 - sum over jobs (seconds x CPUs of the job) / (wall seconds x CPUs of the machine)
 
@@ -45,7 +45,7 @@ def unused_share(summary: Mapping[str, Any], cpus: int) -> dict[str, float]:
 
 def of_folder(folder: Path, cpus: int) -> dict[str, float]:
     """The share of the run whose report is in `folder`; raises OrchestrationError where there is none."""
-    path = folder / "summary.json"
+    path = folder / "run.json"
     try:
         summary = json.loads(path.read_text())
     except (OSError, ValueError) as error:

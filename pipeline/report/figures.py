@@ -1,110 +1,213 @@
-"""Pictures of how well it went and what it took: each function takes a summary and returns a Figure.
-
-Every function raises MissingData, with one sentence, when the summary does not hold what it draws.
-"""
+"""Figures of a run: how well it went, what it learned from, and what it took."""
 
 import math
+import textwrap
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from pipeline.report import comparison as compared
 from pipeline.report import statistics
-from pipeline.report.comparison import evaluated
-from pipeline.report.style import (
+from pipeline.report.drawing import (
     CROWD,
     FAINT,
     INK,
-    REFERENCES,
-    WIDTH,
-    band,
-    key,
-    labelled_lines,
-    legend,
-    log_axis,
-    method_colours,
-    method_rows,
-    panels,
-    reference,
-    seed_band,
-    step_axis,
-    styled,
-)
-from pipeline.report.summary import (
-    SPLITS,
     MissingData,
-    aligned,
-    curves,
-    evaluations,
-    labels,
-    last_scores,
-    mean,
-    numbers,
-    references,
-    task_label,
+    band,
+    figure,
+    key,
+    legend,
+    levels,
+    log_axis,
+    panels,
+    step_axis,
 )
-from pipeline.report.wording import duration, method_name, reference_name
+from pipeline.report.wording import colours, method_name, reference
+from pipeline.results import SPLITS, Results, cube
 
-COUNTED_EPISODES = (3, 5)  # paper, evaluation on unseen tasks: the first two of five episodes are not counted
+WELL = "How well does the one policy do?"
+SOURCE = "What it learned from"
 
 
-def _task_curves(summary: dict, stage: str, x: str, colour: str) -> tuple[Figure, list[tuple[int, Axes]]]:
-    found = (summary.get(stage) or {}).get("curves")
-    if not found:
-        raise MissingData(f"No learning curves of stage '{stage}' were recorded.")
-    figure, grid = panels(len(found), 5, 1.6, sharex=True, sharey=True)
-    gap = [math.nan]
-    everyone = [np.concatenate([[*numbers(curve[field]), *gap] for curve in found]) for field in (x, "return")]
-    for curve, axes in zip(found, grid, strict=True):
-        axes.plot(*everyone, color=FAINT, linewidth=0.6, zorder=1)
-        axes.plot(numbers(curve[x]), numbers(curve["return"]), color=colour, zorder=3)
-        axes.set_title(task_label(summary, curve["task"]), fontsize=8)
+def shown(results: Results, metric: str = "score") -> dict[str, list[str]]:
+    """The splits with a metric, and the methods that have it there."""
+    found = {split: results.methods(metric, split=split) for split in SPLITS}
+    return {split: names for split, names in found.items() if names}
+
+
+@figure("comparison", WELL, "Unseen tasks with intervals", needs="score")
+def comparison(results: Results) -> Figure:
+    """Each method at the last epoch and each reference on unseen tasks, and the first method against each of them.
+
+    Left: interquartile mean over all seeds and unseen tasks at the last epoch; ticks: single seeds. Right: mean of the
+    first method less that of the row, paired over the tasks; right of zero the first method is better. Lines: 95 %
+    bootstrap intervals that resample whole seeds and tasks. Tasks differ more than methods, so the left intervals
+    overlap where the right ones are clear.
+    """
+    names = results.methods("score", split="test")
+    scores = {name: results.scores(name, "test")[1][:, -1] for name in names}
+    scores |= {name: values[None] for name, values in results.references("test").items()}
+    look = colours(names) | {name: reference(name).colour for name in scores if name not in names}
+    made, (left, right) = panels(2, 2, 0.3 * len(scores) + 0.6, share="y")
+    places = np.arange(len(scores))
+    for place, (name, values) in enumerate(scores.items()):
+        interval(left, place, statistics.pooled_iqm(values), look[name])
+        if len(values) > 1:
+            single = statistics.iqm(values, axis=1)
+            left.plot(single, np.full(len(single), place + 0.28), "|", color=look[name], markersize=6)
+        if place:
+            interval(right, place, statistics.difference(scores[names[0]], values), look[name])
+    right.axvline(0, color=INK, linewidth=0.8)
+    words = [method_name(name) if name in names else reference(name).title for name in scores]
+    left.set_yticks(places, [textwrap.fill(word, 32) for word in words])
+    left.set_ylim(len(scores) - 0.5, -0.5)
+    left.set_xlabel("return on unseen tasks, IQM")
+    right.set_xlabel(f"{method_name(names[0])} less the row's mean")
+    for axes in (left, right):
+        axes.grid(False, axis="y")
+    return made
+
+
+def interval(axes: Axes, place: int, found: statistics.Estimate, colour: str) -> None:
+    """An estimate as a point on its interval."""
+    axes.plot([found.low, found.high], [place, place], color=colour, linewidth=2.2, zorder=3)
+    axes.plot(found.value, place, "o", color=colour, markersize=6, zorder=4)
+
+
+@figure("learning", WELL, "Return over distillation", needs="score")
+def learning(results: Results) -> Figure:
+    """Return on unseen and on training tasks over the distillation steps, beside the references.
+
+    Thick line: mean over tasks and seeds; shaded: its 95 % bootstrap interval over whole seeds and tasks, with more
+    than three methods over seeds alone (lowest to highest for two seeds, none for one). Thin lines: single tasks, where
+    at most two methods share a panel; dotted: single seeds. Level lines are the references' means: a policy that adapts
+    should end above the task-blind teacher.
+    """
+    splits = shown(results)
+    made, grid = panels(len(splits), 1, 2.9, share="xy")
+    entries = {}
+    for (split, names), axes in zip(splits.items(), grid, strict=True):
+        for name in names:
+            steps, scores = results.scores(name, split)
+            colour, crowd = colours(names)[name], len(names) > CROWD
+            entries[method_name(name)] = band(axes, steps, scores, colour, crowd)
+            if len(names) <= 2:  # more methods' single tasks would be an unreadable tangle
+                axes.plot(steps, scores.mean(axis=0), color=colour, linewidth=0.6, alpha=0.45)
+            if len(scores) > 1 and not crowd:
+                axes.plot(steps, scores.mean(axis=2).T, color=colour, linewidth=1, linestyle=":")
+        axes.set_title(f"Return on {SPLITS[split]}")
+        axes.set_ylabel("return")
+        entries |= levels(axes, {name: row for name, row in results.references(split).items() if name != "sac"})
+    grid[-1].set_xlabel("distillation step")
+    step_axis(grid[-1], ticks=8)
+    legend(made, entries)
+    return made
+
+
+@figure("per_task", WELL, "Task by task", needs="score")
+def per_task(results: Results) -> Figure:
+    """Return on each task at the last evaluation, beside the references on that very task.
+
+    Marks: mean over seeds, and small ones single seeds. Lines across a task: what each reference reaches there.
+    """
+    splits = shown(results)
+    made, grid = panels(len(splits), 1, 2.9)
+    entries = {}
+    for (split, names), axes in zip(splits.items(), grid, strict=True):
+        labels, places = results.labels(split), np.arange(len(results.tasks(split)))
+        for position, name in enumerate(names):
+            values, colour = results.scores(name, split)[1][:, -1], colours(names)[name]
+            middle = places - 0.4 + 0.8 * (position + 0.5) / len(names)
+            axes.plot(middle, values.mean(axis=0), "o", color=colour, markersize=6, zorder=3)
+            axes.plot(middle, values.T, ".", color=colour, markersize=3)
+            entries[method_name(name)] = key(colour, "", "o")
+        for name, values in results.references(split).items():
+            look = reference(name)
+            axes.hlines(values, places - 0.45, places + 0.45, colors=look.colour, linestyles=look.dash, linewidth=1.4)
+            entries[look.short] = key(look.colour, look.dash)
+        slanted = len(labels) > 12 or sum(map(len, labels)) > 90
+        axes.set_xticks(places, labels, rotation=45 if slanted else 0, ha="right" if slanted else "center")
+        axes.set_title(f"{SPLITS[split].capitalize()}, last evaluation")
+        axes.set_ylabel("return")
+        axes.margins(x=0.01)
+    legend(made, entries, columns=6)
+    return made
+
+
+@figure("episodes", WELL, "Does it adapt?", needs="episode_return")
+def episodes(results: Results) -> Figure:
+    """Return in each evaluation episode on a task: does the policy get better as its context grows?
+
+    Mean over tasks and seeds, shaded as above. The first episode acts on a sample from the prior, later ones on all
+    transitions so far: a curve that rises is adaptation, a flat one is not.
+    """
+    splits = shown(results, "episode_return")
+    made, grid = panels(len(splits), 2, 2.7, share="y")
+    skipped = results.run["config"].get("evaluate", {}).get("skipped_episodes", 0)
+    entries = {}
+    for (split, names), axes in zip(splits.items(), grid, strict=True):
+        for name in names:
+            rows = results.rows("episode_return", method=name, split=split)
+            (_, number, _), values = cube(rows, "seed", "index", "task")
+            entries[method_name(name)] = band(axes, number, values, colours(names)[name], len(names) > CROWD)
+            axes.axvspan(skipped + 0.5, number[-1] + 0.5, color="#f4f4f4", zorder=0)
+        axes.set_title(SPLITS[split].capitalize())
+        axes.set_xlabel("evaluation episode")
+        step_axis(axes)
+    grid[0].set_ylabel("return")
+    legend(made, entries | {"counted in the score": Patch(color="#ececec")})
+    return made
+
+
+def _task_curves(results: Results, method: str, x: str, other: str) -> tuple[Figure, dict, dict[int, Axes]]:
+    """One panel a training task with a learner's curve, the others' in grey, and the level of one reference."""
+    tasks, rows = results.tasks("train"), results.rows("return", method=method, split="train").sort_values("step")
+    if rows.empty:
+        raise MissingData(f"No learning curve of {method} was recorded.")
+    made, grid = panels(len(tasks), 5, 1.6, share="xy")
+    curves = {task: rows[rows["task"] == task] for task in tasks}
+    colour, look = reference("sac" if method == "sac" else "own_teacher").colour, reference(other)
+    known = results.references("train").get(other, np.full(len(tasks), math.nan))
+    for (task, curve), axes, level, label in zip(curves.items(), grid, known, results.labels("train"), strict=True):
+        for others in curves.values():
+            axes.plot(others["step"], others["value"], color=FAINT, linewidth=0.6, zorder=1)
+        axes.plot(curve["step"], curve["value"], color=colour, zorder=3)
+        axes.axhline(level, color=look.colour, linestyle=look.dash, linewidth=1.1)
+        axes.set_title(f"{task}: {label}", fontsize=8)
         axes.tick_params(labelsize=7)
         step_axis(axes, ticks=4)
-    figure.supxlabel("environment steps" if x == "step" else "training iteration", fontsize=9)
-    figure.supylabel("return", fontsize=9)
-    return figure, [(curve["task"], axes) for curve, axes in zip(found, grid, strict=True)]
+    made.supxlabel(x, fontsize=9)
+    made.supylabel("return", fontsize=9)
+    entries = {"this task": key(colour), "all tasks": key(FAINT, width=1), look.title: key(look.colour, look.dash)}
+    return made, entries, dict(zip(tasks, grid, strict=True))
 
 
-def _task_level(axes: Axes, summary: dict, name: str, task: int) -> bool:
-    values = references(summary, "train").get(name, numbers(None))
-    if not 0 <= task < len(values) or not math.isfinite(values[task]):
-        return False
-    axes.axhline(values[task], color=REFERENCES[name].colour, linestyle=REFERENCES[name].dash, linewidth=1.1)
-    return True
+@figure("collect_curves", SOURCE, "Data collection (SAC)", needs="return")
+def collect_curves(results: Results) -> Figure:
+    """Return of each task's SAC policy while it collects that task's batch.
+
+    One panel a training task, the others in grey behind it. A task whose curve stays low gives a batch that no later
+    stage can make up for.
+    """
+    made, entries, _ = _task_curves(results, "sac", "environment steps", "random")
+    legend(made, entries)
+    return made
 
 
-@styled
-def collect_curves(summary: dict) -> Figure:
-    """Return of each task's SAC policy while it collects that task's batch."""
-    colour = REFERENCES["sac"].colour
-    figure, grid = _task_curves(summary, "collect", "step", colour)
-    entries = {"this task": key(colour), "all tasks": key(FAINT, width=1)}
-    drawn = [_task_level(axes, summary, "random", task) for task, axes in grid]
-    if any(drawn):
-        entries["random"] = key(REFERENCES["random"].colour, REFERENCES["random"].dash)
-    legend(figure, entries)
-    return figure
+@figure("teacher_curves", SOURCE, "Teachers", needs="selected")
+def teacher_curves(results: Results) -> Figure:
+    """Return of each task's teacher while it trains, with the checkpoint that was kept.
 
-
-@styled
-def bcq_curves(summary: dict) -> Figure:
-    """Return of each task's BCQ policy while it trains, with the checkpoint that became the teacher."""
-    colour = REFERENCES["bcq"].colour
-    figure, grid = _task_curves(summary, "bcq", "iteration", colour)
-    entries = {"this task": key(colour), "all tasks": key(FAINT, width=1)}
-    chosen = {row["task"]: row for row in summary["bcq"].get("selected") or []}
-    for task, axes in grid:
-        if task in chosen and chosen[task]["return"] is not None:
-            axes.plot(chosen[task]["iteration"], chosen[task]["return"], "o", color="#D55E00", zorder=4)
-            entries["selected checkpoint"] = key("#D55E00", "", "o")
-    drawn = [_task_level(axes, summary, "sac", task) for task, axes in grid]
-    if any(drawn):
-        entries["own SAC at the end"] = key(REFERENCES["sac"].colour, REFERENCES["sac"].dash)
-    legend(figure, entries)
-    return figure
+    One panel a training task; the dot is the checkpoint that became the teacher, the level that of the task's SAC
+    policy that collected the batch. The dot is the highest of a noisy curve; the reference "own teacher" is the return
+    of that checkpoint in fresh episodes.
+    """
+    made, entries, grid = _task_curves(results, "teacher", "training iteration", "sac")
+    for row in results.rows("selected").itertuples():
+        grid[int(row.task)].plot(row.step, row.value, "o", color="#D55E00", zorder=4)  # pyright: ignore[reportArgumentType]
+    legend(made, entries | {"selected checkpoint": key("#D55E00", "", "o")})
+    return made
 
 
 _LOSSES = {
@@ -114,238 +217,35 @@ _LOSSES = {
     "loss_kl": "KL to the prior",
     "loss_triplet": "L_tri: triplet (linear scale)",
 }
-_NO_LOSS = ("method", "seed", "step", "eligible_share", "valid_pairs", "loss_triplet_valid")
+_NO_LOSS = ("eligible_share", "valid_pairs", "loss_triplet_valid")
 
 
-@styled
-def distill_losses(summary: dict) -> Figure:
-    """Losses of the multi-task learners over their steps: one panel a loss, one line a seed (a method in a crowd)."""
-    runs = summary.get("distill") or []
-    fields = dict.fromkeys([*_LOSSES, *(name for run in runs for name in run if name not in _NO_LOSS)])
-    names = [name for name in fields if any(np.isfinite(numbers(run.get(name))).any() for run in runs)]
-    if not names:
+@figure("distill_losses", SOURCE, "Distillation losses", needs="training/")
+def distill_losses(results: Results) -> Figure:
+    """Losses of the multi-task learners over their steps: one panel a loss, one line a seed (a method in a crowd).
+
+    One line a seed (with more than three methods, the mean over seeds), logarithmic where all values are positive;
+    learners of another kind have losses of their own. The triplet loss may stay near the margin though the method
+    works: judge it by the return and the reward-swap test.
+    """
+    rows = results.table[results.table["metric"].str.startswith("training/") & results.table["task"].isna()]
+    rows = rows.assign(metric=rows["metric"].str.removeprefix("training/"))
+    found = list(rows["metric"].unique())
+    names = [*(name for name in _LOSSES if name in found), *(n for n in found if n not in (*_LOSSES, *_NO_LOSS))]
+    methods = [name for name in results.methods("score") if name in set(rows["method"])]
+    if not names or not methods:
         raise MissingData("No losses of the distillation were recorded.")
-    colours = method_colours(summary)
-    figure, grid = panels(len(names), 3, 2.1, sharex=True)
+    made, grid = panels(len(names), 3, 2.1, share="x")
     for name, axes in zip(names, grid, strict=True):
-        lowest = min(_loss_lines(axes, runs, name, method, colours[method]) for method in _methods_of(runs))
-        if name != "loss_triplet" and lowest > 0:
+        mine = rows[rows["metric"] == name]
+        for method, runs in mine.groupby("method"):
+            lines = runs.pivot_table(index="step", columns="seed", values="value")
+            lines = lines.mean(axis=1).to_frame() if len(methods) > CROWD else lines
+            axes.plot(lines.index, lines, color=colours(methods)[str(method)], linewidth=1.2, alpha=0.85)
+        if name != "loss_triplet" and mine["value"].min() > 0:
             log_axis(axes)
         axes.set_title(_LOSSES.get(name, name.replace("_", " ")))
         step_axis(axes, ticks=4)
-    figure.supxlabel("distillation step", fontsize=9)
-    legend(figure, {method_name(name): key(colours[name]) for name in _methods_of(runs)})
-    return figure
-
-
-def _methods_of(runs: list[dict]) -> list[str]:
-    return list(dict.fromkeys(run["method"] for run in runs))
-
-
-def _loss_lines(axes: Axes, runs: list[dict], name: str, method: str, colour: str) -> float:
-    """Draw one loss of one method; returns the lowest value drawn, infinity if none."""
-    crowd = len(_methods_of(runs)) > CROWD
-    runs = [run for run in runs if run["method"] == method and run.get(name)]
-    if crowd and runs:
-        steps, values = aligned(runs, name)
-        lines = [(steps, values.mean(axis=0))]
-    else:
-        lines = [(run["step"], numbers(run[name])) for run in runs]
-    for steps, values in lines:
-        axes.plot(steps, values, color=colour, linewidth=1.2, alpha=0.85)
-    return min((float(value) for _, values in lines for value in values if np.isfinite(value)), default=math.inf)
-
-
-@styled
-def learning(summary: dict) -> Figure:
-    """Return on unseen and on training tasks over the distillation steps, beside the references."""
-    shown = [split for split in SPLITS if evaluated(summary, split)]
-    if not shown:
-        raise MissingData("No evaluation of the multi-task policy was recorded.")
-    colours = method_colours(summary)
-    figure, grid = panels(len(shown), 1, 2.9, sharex=True, sharey=True)
-    entries, seeds, levels = {}, {}, {}
-    for split, axes in zip(shown, grid, strict=True):
-        names = evaluated(summary, split)
-        for name in names:
-            steps, scores = curves(summary, name, split)
-            entries[method_name(name)] = key(colours[name], marker="o", width=2.2)
-            if len(names) > CROWD:
-                seed_band(axes, steps, scores.mean(axis=2), colours[name])
-                continue
-            if len(names) <= 2:  # more methods' single tasks would be an unreadable tangle
-                axes.plot(steps, scores.mean(axis=0), color=colours[name], linewidth=0.6, alpha=0.45)
-            if len(scores) > 1:
-                axes.plot(steps, scores.mean(axis=2).T, color=colours[name], linewidth=1, linestyle=":")
-                seeds["single seeds"] = key(INK, ":", width=1)
-            band(axes, steps, scores.mean(axis=0), colours[name])
-        axes.set_title(f"Return on {SPLITS[split]}")
-        axes.set_ylabel("return")
-        levels[split] = {name: mean(values) for name, values in references(summary, split).items() if name != "sac"}
-    everything = [level for values in levels.values() for level in values.values() if math.isfinite(level)]
-    for axes in grid:
-        if everything:  # the panels share one y axis, so all levels must be in range before names are placed
-            axes.update_datalim([(0, min(everything)), (0, max(everything))], updatex=False)
-            axes.autoscale_view()
-    for split, axes in zip(shown, grid, strict=True):
-        labelled_lines(axes, levels[split])
-    grid[-1].set_xlabel("distillation step")
-    step_axis(grid[-1], ticks=8)
-    legend(figure, entries | seeds)
-    return figure
-
-
-@styled
-def per_task(summary: dict) -> Figure:
-    """Return on each task at the last evaluation, beside the references on that very task."""
-    shown = [split for split in SPLITS if evaluated(summary, split)]
-    if not shown:
-        raise MissingData("No evaluation of the multi-task policy was recorded.")
-    crowd = max(len(evaluated(summary, split)) for split in shown) > CROWD
-    figure, grid = panels(len(shown), 1, 3.6 if crowd else 2.9)
-    entries = {}
-    for split, axes in zip(shown, grid, strict=True):
-        if crowd:  # so many bars a task would be too thin to tell apart
-            _task_map(axes, summary, split)
-        else:
-            entries |= _task_bars(axes, summary, split)
-        axes.set_title(f"{SPLITS[split].capitalize()}, last evaluation")
-    legend(figure, entries)
-    return figure
-
-
-def _task_map(axes: Axes, summary: dict, split: str) -> None:
-    """Methods, then references, as rows; tasks as columns; the colour and the number are the return."""
-    rows = {method_name(name): last_scores(summary, name, split).mean(axis=0) for name in evaluated(summary, split)}
-    rows |= {reference_name(name): values for name, values in references(summary, split).items()}
-    table = np.array(list(rows.values()))
-    image = axes.pcolormesh(np.ma.masked_invalid(table), cmap="viridis", edgecolors="white", linewidth=0.8)
-    low, high = image.get_clim()
-    for (row, column), value in np.ndenumerate(table if table.shape[1] <= 14 else table[:, :0]):
-        if math.isfinite(value):
-            ink = "white" if value < low + 0.6 * (high - low) else INK
-            written = f"{value:.0f}" if high - low >= 10 else f"{value:.2g}"
-            axes.text(column + 0.5, row + 0.5, written, ha="center", va="center", fontsize=7, color=ink)
-    axes.set_yticks(np.arange(len(rows)) + 0.5, list(rows))
-    axes.invert_yaxis()
-    _task_ticks(axes, np.arange(table.shape[1]) + 0.5, labels(summary, split, table.shape[1]))
-    axes.grid(False)
-    axes.get_figure().colorbar(image, ax=axes, pad=0.01, aspect=30).set_label("return", fontsize=8)  # type: ignore[union-attr]
-
-
-def _task_ticks(axes: Axes, places: np.ndarray, names: list[str]) -> None:
-    slanted = len(names) > 12 or sum(map(len, names)) > 90
-    axes.set_xticks(places, names, rotation=45 if slanted else 0, ha="right" if slanted else "center")
-
-
-def _task_bars(axes: Axes, summary: dict, split: str) -> dict:
-    names, colours = evaluated(summary, split), method_colours(summary)
-    entries, seeds = {}, {}
-    width = 0.8 / len(names)
-    places = numbers(None)
-    for position, name in enumerate(names):
-        scores = last_scores(summary, name, split)
-        places = np.arange(scores.shape[1])
-        middle = places - 0.4 + width * (position + 0.5)
-        axes.bar(middle, scores.mean(axis=0), width * 0.94, color=colours[name], alpha=0.75)
-        entries[method_name(name)] = key(colours[name], width=6)
-        if len(scores) > 1:
-            axes.plot(middle, scores.T, ".", color=INK, markersize=4)
-            seeds["single seeds"] = key(INK, "", ".")
-    entries |= seeds
-    for name, values in references(summary, split).items():
-        style = reference(name)
-        axes.hlines(values, places - 0.45, places + 0.45, colors=style.colour, linestyles=style.dash, linewidth=1.7)
-        entries[reference_name(name)] = key(style.colour, style.dash)
-    _task_ticks(axes, places, labels(summary, split, len(places)))
-    axes.set_ylabel("return")
-    axes.axhline(0, color=INK, linewidth=0.8)
-    axes.grid(False, axis="x")
-    axes.margins(x=0.01)
-    return entries
-
-
-@styled
-def episodes(summary: dict) -> Figure:
-    """Return in each evaluation episode on a task: does the policy get better as its context grows?"""
-    shown = [split for split in SPLITS if evaluated(summary, f"{split}_episodes")]
-    if not shown:
-        raise MissingData("No returns of single evaluation episodes were recorded.")
-    colours = method_colours(summary)
-    figure, grid = panels(len(shown), 2, 2.7, sharey=True)
-    entries, counted = {}, {}
-    for split, axes in zip(shown, grid, strict=True):
-        for name in evaluated(summary, f"{split}_episodes"):
-            rows = evaluations(summary, name, f"{split}_episodes")
-            returns = np.array([numbers(row[f"{split}_episodes"]) for row in rows])  # [seeds, tasks, episodes]
-            number = np.arange(1, returns.shape[2] + 1)
-            if len(evaluated(summary, f"{split}_episodes")) > CROWD:
-                seed_band(axes, number, returns.mean(axis=1), colours[name])
-            else:
-                band(axes, number, returns.mean(axis=0).T, colours[name])
-            entries[method_name(name)] = key(colours[name], marker="o", width=2.2)
-            if len(number) == COUNTED_EPISODES[1]:
-                axes.axvspan(COUNTED_EPISODES[0] - 0.5, number[-1] + 0.5, color="#f4f4f4", zorder=0)
-                counted["counted in the score"] = Patch(color="#ececec")
-        axes.set_title(SPLITS[split].capitalize())
-        axes.set_xlabel("evaluation episode")
-        step_axis(axes)
-    grid[0].set_ylabel("return")
-    legend(figure, entries | counted)
-    return figure
-
-
-@styled
-def comparison(summary: dict) -> Figure:
-    """Interquartile mean on unseen tasks of each method at the last epoch, beside the references' means."""
-    rows = [row for row in compared.rows(summary, "test") if row.epoch == "last" and math.isfinite(row.iqm.value)]
-    if not rows:
-        raise MissingData("No evaluation of the multi-task policy on unseen tasks was recorded.")
-    colours = method_colours(summary)
-    figure, (axes,) = panels(1, 1, 0.36 * len(rows) + 0.9)
-    entries = {"IQM, 95 % interval": key(INK, marker="o", width=2.2)}
-    for place, row in zip(method_rows(axes, [row.method for row in rows]), rows, strict=True):
-        colour = colours[row.method]
-        axes.plot([row.iqm.low, row.iqm.high], [place, place], color=colour, linewidth=2.2, zorder=3)
-        axes.plot(row.iqm.value, place, "o", color=colour, markersize=7, zorder=4)
-        if row.seeds > 1:
-            _, scores = curves(summary, row.method, "test")
-            single = [statistics.iqm(tasks) for tasks in scores[:, -1]]
-            axes.plot(single, np.full(row.seeds, place + 0.24), "|", color=colour, markersize=6, markeredgewidth=1.4)
-            entries["single seeds"] = key(INK, "", "|")
-    for name, values in references(summary, "test").items():
-        style = reference(name)
-        axes.axvline(mean(values), color=style.colour, linestyle=style.dash, linewidth=1.2, zorder=1.5)
-        entries[f"{reference_name(name)} (mean)"] = key(style.colour, style.dash)
-    axes.set_xlabel("return on unseen tasks, last epoch")
-    legend(figure, entries, columns=4)
-    return figure
-
-
-@styled
-def cost(summary: dict) -> Figure:
-    """Wall time and peak memory of each stage."""
-    rows = summary.get("cost")
-    if not rows:
-        raise MissingData("No times or memory of the stages were recorded.")
-    figure = Figure(figsize=(WIDTH, 0.34 * len(rows) + 1.1), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
-    places = np.arange(len(rows))
-    seconds, memory = (numbers([row.get(name) for row in rows]) for name in ("wall_seconds", "peak_memory_mb"))
-    for axes, values, written, title in (
-        (left, seconds, [duration(value) for value in seconds], "Wall time"),
-        (right, memory, [f"{value:,.0f} MB" if value == value else "–" for value in memory], "Peak memory"),
-    ):
-        bars = axes.barh(places, np.nan_to_num(values), 0.65, color="#0072B2")
-        axes.bar_label(bars, written, fontsize=8, padding=3)
-        axes.set_title(title)
-        axes.grid(False, axis="y")
-        axes.margins(x=0.25)
-    names = [
-        row["stage"] + (f"\n({row['reused']} of {row['jobs']} reused)" if row.get("reused") else "") for row in rows
-    ]
-    left.set_yticks(places, names)
-    left.invert_yaxis()
-    left.set_xlabel("seconds")
-    right.set_xlabel("MB")
-    return figure
+    made.supxlabel("distillation step", fontsize=9)
+    legend(made, {method_name(name): key(colours(methods)[name]) for name in methods})
+    return made

@@ -1,108 +1,133 @@
-"""One self-contained HTML page with a run's result, beside its pictures and its summary.json."""
+"""A report, written once and rendered three times: one self-contained HTML page, Markdown, text for the terminal."""
 
-import base64
-import io
-import json
-import pathlib
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jinja2
-from matplotlib.figure import Figure
+import markupsafe
+import pandas as pd
 
-from pipeline.report import comparison, tables
-from pipeline.report.sections import SECTIONS, Picture
-from pipeline.report.summary import SPLITS, MissingData, check, plain
+from pipeline.report import tables
+from pipeline.report.drawing import FIGURES, Picture, picture
+from pipeline.report.figures import SOURCE, WELL
+from pipeline.report.mechanism import KNOWS
+from pipeline.results import Results
 
-_DOTS_PER_INCH = 150
-
-
-def write_report(summary: dict, out: pathlib.Path) -> pathlib.Path:
-    """Write summary.json, one PNG a picture and report.html into `out`; return the page's path.
-
-    The page needs no other file and no network. A picture whose data the summary lacks is left out, with a
-    sentence in its place. Arrays, tuples and paths in the summary are accepted; NaN becomes null.
-
-    Raises SummaryError when the summary contradicts itself; nothing is written then.
-    """
-    summary = plain(summary)
-    check(summary)
-    out = pathlib.Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "summary.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    sections = [
-        {
-            "title": section.title,
-            "pictures": [_picture(summary, picture, out) for picture in section.pictures],
-        }
-        for section in SECTIONS
-    ]
-    page = out / "report.html"
-    page.write_text(_render(summary, sections), encoding="utf-8")
-    return page
+SECTIONS = (WELL, KNOWS, SOURCE)
+WIDTH = 100
+"""Columns of the terminal's tables."""
 
 
-def _picture(summary: dict, picture: Picture, out: pathlib.Path) -> dict[str, Any]:
-    """Draw one picture to its file and describe it for the template."""
-    file = out / f"{picture.name}.png"
-    described = {"name": picture.name, "title": picture.title, "file": file.name}
-    try:
-        png = _png(picture.draw(summary))
-    except MissingData as missing:
-        file.unlink(missing_ok=True)  # an earlier report in the same folder may have left one
-        return described | {"missing": str(missing)}
-    file.write_bytes(png)
-    source = "data:image/png;base64," + base64.b64encode(png).decode("ascii")
-    return described | {"missing": None, "source": source, "caption": _caption(summary, picture)}
+@dataclass(frozen=True)
+class Table:
+    """A table of text whose index is its first column."""
+
+    title: str
+    frame: pd.DataFrame
 
 
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DOTS_PER_INCH)
-    return buffer.getvalue()
+@dataclass(frozen=True)
+class Page:
+    """Everything that a report says, in its order."""
 
+    title: str
+    verdict: Sequence[str] = ()
+    facts: dict[str, str] = field(default_factory=dict)
+    protocol: str = ""
+    tables: Sequence[Table] = ()
+    notes: Sequence[str] = ()
+    pictures: Sequence[Picture] = ()
+    appendix: Sequence[Table] = ()
+    settings: dict[str, str] = field(default_factory=dict)
 
-def _caption(summary: dict, picture: Picture) -> str:
-    relabel = summary.get("relabel") or {}
-    return picture.caption.format(
-        training_tasks=len((summary.get("tasks") or {}).get("train") or []) or "all",
-        threshold=relabel.get("threshold", "not recorded"),
-        error_note=relabel.get("error_note") or "",
-    ).strip()
+    def text(self) -> str:
+        """Sentences and tables for the terminal."""
+        parts = [*self.verdict, ", ".join(f"{name} {value}" for name, value in self.facts.items()), self.protocol]
+        parts = [textwrap.fill(part, WIDTH, break_on_hyphens=False) for part in parts]
+        parts += [_text(table) for table in self.tables]
+        parts += [textwrap.fill(note, WIDTH, break_on_hyphens=False) for note in self.notes]
+        return "\n\n".join(part for part in [*parts, *(_text(t) for t in self.appendix)] if part) + "\n"
 
+    def markdown(self) -> str:
+        """The same as Markdown, with the pictures."""
+        facts = ", ".join(f"{name} {value}" for name, value in self.facts.items())
+        parts = [
+            f"# {self.title}",
+            facts and f"{facts}.",
+            *(f"**{sentence}**" for sentence in self.verdict[:1]),
+            *self.verdict[1:],
+            self.protocol,
+        ]
+        parts += [_markdown(table) for table in self.tables]
+        parts += [note.replace("*", "\\*") for note in self.notes]
+        for drawn in self.pictures:
+            image = f"![{drawn.entry.title}]({drawn.file.name})\n\n" if drawn.file else ""
+            parts.append(f"## {drawn.entry.title}\n\n{image}{drawn.text}")
+        parts += [_markdown(table) for table in self.appendix]
+        return "\n\n".join(part for part in parts if part) + "\n"
 
-def _render(summary: dict, sections: list[dict]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipeline.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    places = tables.decimals(summary)
-    splits = []
-    for split, title in SPLITS.items():
-        columns, rows = tables.per_task(summary, split)
-        splits.append(
-            {
-                "title": title,
-                "headline": [(line, line.cells(places)) for line in tables.headline(summary, split)],
-                "seeds": tables.seeds(summary, split),
-                "columns": columns,
-                "rows": rows,
-            }
+    def html(self) -> str:
+        """The page, which needs no other file and no network."""
+        sections: dict[str, list[Picture]] = {}
+        for drawn in self.pictures:
+            sections.setdefault(drawn.entry.section, []).append(drawn)
+        environment = jinja2.Environment(
+            loader=jinja2.PackageLoader("pipeline.report", "."),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
         )
-    return environment.get_template("page.html.j2").render(
-        name=summary.get("paper_name") or summary["environment"],
-        facts=tables.facts(summary),
-        verdict=tables.verdict(summary),
-        splits=splits,
-        headline_columns=tables.HEADLINE_COLUMNS,
-        seed_columns=tables.SEED_COLUMNS,
-        notes=tables.notes(summary),
-        comparison=comparison.titled(summary),
-        comparison_notes=comparison.notes(summary),
-        sections=sections,
-        protocol=summary.get("protocol") or "The summary does not say how the scores were measured.",
-        settings=tables.settings(summary.get("config") or {}),
-        files=[p["file"] for section in sections for p in section["pictures"] if not p["missing"]],
+        return environment.get_template("page.html.j2").render(page=self, sections=sections, rendered=_html)
+
+    def write(self, out: Path, markdown: str = "report.md") -> None:
+        """Write `report.html` and the Markdown into `out`, beside the pictures."""
+        (out / "report.html").write_text(self.html(), encoding="utf-8")
+        (out / markdown).write_text(self.markdown(), encoding="utf-8")
+
+
+def _text(table: Table) -> str:
+    return f"{table.title}\n{table.frame.to_string(line_width=WIDTH)}"
+
+
+def _markdown(table: Table) -> str:
+    frame = table.frame.reset_index(names="")
+    rule = ["---", *["---:"] * (frame.shape[1] - 1)]
+    cells = [list(frame.columns), rule, *frame.to_numpy().tolist()]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|").replace("*", "\\*") for cell in row) + " |" for row in cells]
+    return f"## {table.title}\n\n" + "\n".join(lines)
+
+
+def _html(frame: pd.DataFrame) -> Any:
+    return markupsafe.Markup(frame.to_html(border=0))  # pandas escapes the cells
+
+
+def draw(results: Results, sections: Sequence[str], out: Path) -> list[Picture]:
+    """Every figure of some sections, in their order, as a file in `out`."""
+    return [picture(name, results, out) for section in sections for name in FIGURES if FIGURES[name].section == section]
+
+
+def run_page(results: Results, out: Path) -> Page:
+    """The report of a run or a sweep; its pictures are drawn into `out`."""
+    found = [
+        Table(f"Return on {title}", frame) for title, frame in tables.split_tables(results, tables.headline).items()
+    ]
+    if len(frame := tables.diagnostics(results)):
+        found.append(Table("Diagnostics, mean (lowest to highest seed)", frame))
+    tasks = tables.split_tables(results, tables.per_task).items()
+    appendix = [Table(f"Return on each of the {title} (last epoch)", frame) for title, frame in tasks]
+    appendix.append(Table("What it took", tables.cost(results)))
+    return Page(
+        title=results.title,
+        verdict=tables.verdict(results),
+        facts=tables.facts(results),
+        protocol=results.run["protocol"],
+        tables=found,
+        notes=tables.notes(results),
+        pictures=draw(results, SECTIONS, out),
+        appendix=[table for table in appendix if len(table.frame)],
+        settings=dict(tables.settings(results.run["config"])),
     )

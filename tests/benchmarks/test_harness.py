@@ -173,7 +173,7 @@ def test_unused_share_of_a_run(tmp_path):
         unused_share(summary(wall_seconds=None), cpus=2)
     with pytest.raises(OrchestrationError, match="not the summary"):
         of_folder(tmp_path, cpus=2)
-    (tmp_path / "summary.json").write_text(json.dumps(summary()))
+    (tmp_path / "run.json").write_text(json.dumps(summary()))
     assert of_folder(tmp_path, cpus=2)["wall_seconds"] == 100
 
 

@@ -1,13 +1,13 @@
 """Every environment's smoke pipeline through one real embedded Ray, to the report; and what a second run reuses."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from actors.artefacts import load_policy, snapshot_of
+from actors.artefacts import load_policy, read_json, snapshot_of
 from actors.store import Store
 from mbml import envs
 from mbml.data import validate
@@ -15,9 +15,9 @@ from mbml.methods import METHODS
 from mbml.settings import changed
 from pipeline.plan import plan
 from pipeline.presets import preset
-from pipeline.report.page import write_report
+from pipeline.report.page import run_page
+from pipeline.results import cube, gather
 from pipeline.scheduler import execute
-from pipeline.summarise import summarise
 
 COMPARED = tuple(name for name in METHODS if name != "metagenrl")
 
@@ -53,21 +53,37 @@ def test_a_second_run_reuses_everything(everything):
 @pytest.mark.parametrize("env", envs.FAMILIES)
 def test_the_report_of_every_environment(everything, env, tmp_path):
     plans, store, outcome, _ = everything
-    summary = summarise(plans[env], store, outcome)
-    page = write_report(summary, tmp_path)
-    assert page.stat().st_size > 50_000
-    written = json.loads((tmp_path / "summary.json").read_text())
+    results = gather(plans[env], store, outcome)
+    page = run_page(results, tmp_path)
+    page.write(tmp_path)
+    assert (tmp_path / "report.html").stat().st_size > 50_000
     config = plans[env].config
-    assert written["environment"] == env
-    steps = list(range(config.distill.snapshot_every, config.distill.steps + 1, config.distill.snapshot_every))
-    for run in written["evaluation"]:
-        assert run["step"] == steps
-        assert [len(scores) for scores in run["test"]] == [config.test_tasks] * len(steps)
-        assert [len(scores) for scores in run["train"]] == [config.train_tasks] * len(steps)
-    for name in ("random", "zero_action", "best_blind_teacher", "nearest_teacher"):
-        assert len(written["references"]["test"][name]) == config.test_tasks
-    assert len(written["references"]["train"]["sac"]) == config.train_tasks
-    assert (written["reward_swap"] is None) == (envs.get(env).reward is None)
+    assert results.run["environment"] == env
+    for method in results.methods("score"):
+        for split, tasks in (("test", config.test_tasks), ("train", config.train_tasks)):
+            steps, scores = results.scores(method, split)
+            assert steps.tolist() == [10, 20]
+            assert scores.shape == (len(config.distill_seeds), 2, tasks)
+    for name in ("random", "zero_action", "blind_teacher", "blind_teacher_bound", "nearest_teacher", "best_teacher"):
+        assert len(results.references("test")[name]) == config.test_tasks
+    for name in ("sac", "own_teacher"):
+        assert len(results.references("train")[name]) == config.train_tasks
+    assert results.rows("swap_follows_reward").empty == (envs.get(env).reward is None)
+
+
+def test_references_are_fresh_returns_of_teachers_chosen_on_the_training_tasks(everything):
+    plans, store, outcome, _ = everything
+    jobs = plans["umaze_goal"]
+    results = gather(jobs, store, outcome)
+    found = read_json(store.fetch(*jobs.artefacts["references"][0]) / "references.json")
+    teachers = {split: np.array(found[split]["teachers"]) for split in ("train", "test")}  # [teacher, task]
+    own, test = results.references("train")["own_teacher"], results.references("test")
+    np.testing.assert_array_equal(own, np.diagonal(teachers["train"]))
+    np.testing.assert_array_equal(test["blind_teacher"], teachers["test"][teachers["train"].mean(axis=1).argmax()])
+    np.testing.assert_array_equal(test["blind_teacher_bound"], teachers["test"][teachers["test"].mean(axis=1).argmax()])
+    np.testing.assert_array_equal(test["best_teacher"], teachers["test"].max(axis=0))
+    _, table = cube(results.rows("teacher_return", split="test"), "index", "task")
+    np.testing.assert_array_equal(table, teachers["test"])
 
 
 @pytest.mark.parametrize("env", envs.FAMILIES)
@@ -96,42 +112,43 @@ def test_methods_share_data_and_teachers_but_not_students(everything):
 
 def test_every_method_is_probed(everything):
     plans, store, outcome, _ = everything
-    summary = summarise(plans["umaze_goal"], store, outcome)
-    assert [row["method"] for row in summary["probes"]] == [m for m in COMPARED for _ in (0, 1)]
-    for row in summary["probes"]:
-        assert len(row["identification"]) == 3
-        assert all(0 <= share <= 1 for share in row["identification"])
-        assert {name: len(values) for name, values in row["foreign_contexts"].items()} == {"nearest": 2, "farthest": 2}
-        assert (row["last_trajectory"] is not None) == (row["method"] == "batch_pearl")
+    results = gather(plans["umaze_goal"], store, outcome)
+    assert results.methods("identified") == results.methods("foreign_nearest") == list(COMPARED)
+    (_, _), shares = cube(results.rows("identified", method="full"), "seed", "index")
+    assert shares.shape == (2, 3)
+    assert ((shares >= 0) & (shares <= 1)).all()
+    assert results.methods("last_trajectory") == ["batch_pearl"]
     # The maze never terminates, so PEARL's own protocol is the return of the last episode, under other draws of z: the
     # probe plays the unseen tasks alone.
-    pearl = next(row for row in summary["probes"] if row["method"] == "batch_pearl")
-    scored = next(row for row in summary["evaluation"] if row["method"] == "batch_pearl")
-    assert pearl["last_trajectory"] == pytest.approx([returns[-1] for returns in scored["test_episodes"]], rel=1e-3)
+    where = {"method": "batch_pearl", "seed": 0, "split": "test"}
+    last = results.rows("episode_return", index=3, **where)["value"].tolist()
+    assert results.rows("last_trajectory", **where)["value"].tolist() == pytest.approx(last, rel=1e-3)
 
 
 def test_the_error_of_the_reward_models_is_followed_with_and_without_an_ensemble(everything):
     plans, store, outcome, _ = everything
-    found = {row["method"]: row for row in summarise(plans["umaze_goal"], store, outcome)["relabelling"]}
-    assert set(found) == {"full", "no_triplet", "ground_truth", "no_ensemble"}
+    results = gather(plans["umaze_goal"], store, outcome)
+    assert set(results.methods("relabel_share")) == {"full", "no_triplet", "ground_truth", "no_ensemble"}
+    errors = {}
     for method in ("full", "no_ensemble"):
-        assert [row["step"] for row in found[method]["training"]] == list(range(4, 41, 4))
-        errors = [tuple(row["error"]) for row in found[method]["training"]]
-        assert all(len(error) == 3 for error in errors)
-        assert len(set(errors)) == len(errors)  # the models as they were then, not as they are now
-    assert all(row["kept"] == 1.0 for row in found["no_ensemble"]["training"])
-    assert found["no_ensemble"]["training"] != found["full"]["training"]
-    assert found["ground_truth"]["training"] is None
-    assert [share for row in found["no_ensemble"]["share"] for share in row if share is not None] == [1.0] * 6
+        rows = results.rows("relabel_training_error", method=method)
+        (steps, tasks), errors[method] = cube(rows, "step", "task")
+        assert steps.tolist() == list(range(4, 41, 4))
+        assert len(tasks) == 3
+        assert len(np.unique(errors[method], axis=0)) == 10  # the models as they were then, not as they are now
+    assert (errors["full"] != errors["no_ensemble"]).any()
+    assert (results.rows("relabel_training_kept", method="no_ensemble")["value"] == 1.0).all()
+    assert results.rows("relabel_training_error", method="ground_truth").empty
+    assert results.rows("relabel_share", method="no_ensemble")["value"].tolist() == [1.0] * 6
 
 
 def test_single_task_rivals(everything):
     plans, store, outcome, _ = everything
-    (curve,) = summarise(plans["ant_dir"], store, outcome)["metagenrl"]
-    assert curve["task"] == 0
-    assert curve["step"] == [4, 8]
-    cheetah = summarise(plans["half_cheetah_vel"], store, outcome)["references"]["train"]
-    assert len(cheetah["rllib_bc"]) == len(cheetah["bcq"]) == 3
+    curve = gather(plans["ant_dir"], store, outcome).rows("return", method="metagenrl")
+    assert curve["task"].tolist() == [0, 0]
+    assert curve["step"].tolist() == [4, 8]
+    cheetah = gather(plans["half_cheetah_vel"], store, outcome).references("train")
+    assert len(cheetah["rllib_bc"]) == len(cheetah["own_teacher"]) == 3
 
 
 def test_one_processor_gives_the_same_bits_as_two(everything, tmp_path):

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow.parquet
 import pytest
 
 from actors.artefacts import read_json
@@ -17,6 +16,7 @@ from pipeline.config import Place
 from pipeline.figures import draw
 from pipeline.plan import plan
 from pipeline.presets import preset
+from pipeline.results import Results
 from pipeline.run import run as run_pipeline
 from pipeline.sweep import run_sweep
 from pipeline.sweep_config import load_sweep, runnable, sweep_defaults
@@ -72,10 +72,9 @@ def test_every_trial_and_evaluation_is_a_row(place, rivals):
         for split in ("test", "train"):
             wanted = sum(scores[split]["score"]) / len(scores[split]["score"])
             assert float(row[f"{split}_mean"]) == pytest.approx(wanted)
-    assert pyarrow.parquet.read_table(place.folder / "rivals" / "results.parquet").num_rows == len(rows)
-    tasks = pyarrow.parquet.read_table(place.folder / "rivals" / "tasks.parquet").to_pylist()
-    assert len(tasks) == len(rows) * (2 + 3)  # unseen and training tasks
-    for name in ("report.html", "report.md", "summary.json", "comparison.png", "learning.png"):
+    results = Results.load(place.folder / "rivals")
+    assert len(results.rows("score")) == len(rows) * (2 + 3)  # unseen and training tasks
+    for name in ("report.html", "report.md", "run.json", "comparison.png", "learning.png"):
         assert (place.folder / "rivals" / name).stat().st_size > 1000
 
 
@@ -94,7 +93,7 @@ def test_a_sweep_makes_only_what_is_missing(place, rivals):
     assert code == 0
     assert [run.trained for run in jobs.runs if run.variant.label == "margin=2"] == shared
     assert place.created(shared + data) == before
-    assert {row["distill.margin"] for row in place.rows("margins")} == {"2", "4"}
+    assert {float(row["distill.margin"]) for row in place.rows("margins")} == {2, 4}
     again = [reference for run in jobs.runs for reference in run.artefacts()]
     made = place.created(again)
     assert place.sweep("margins", MARGINS)[0] == 0
@@ -153,7 +152,7 @@ def test_figures_are_drawn_from_what_stands_and_say_what_is_missing(place, rival
     drawn = {path.name for path in (tmp_path / "figures").glob("*.png")}
     assert "figure-04.png" in drawn
     assert "figure-06.png" in drawn  # of the ablations only `full` stands
-    missing = next(line for line in said if line.startswith("figure 5:"))
+    missing = next(line for line in said if line.startswith("figure-05:"))
     assert "MetaGenRL" in missing
 
 

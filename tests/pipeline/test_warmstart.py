@@ -1,7 +1,5 @@
 """The warm-start experiment through a real embedded Ray: arms, steps that are counted, reuse, options, bad input."""
 
-import csv
-import json
 from dataclasses import replace
 
 import pytest
@@ -11,6 +9,7 @@ from mbml import envs
 from pipeline.__main__ import main
 from pipeline.plan import plan_warmstart
 from pipeline.presets import preset
+from pipeline.results import Results
 
 ARMS = {"sac", "sac_two_batches", "warm_full", "warm_no_ensemble"}
 
@@ -32,15 +31,15 @@ def warmstart(folder, *options, out="out"):
 
 
 def rows(folder, out="out"):
-    with (folder / out / "results.csv").open() as file:
-        return list(csv.DictReader(file))
+    results = Results.load(folder / out)
+    return results.rows("return", split="test")
 
 
 def test_every_arm_has_a_curve_on_every_unseen_task(folder):
     place, code = folder
     assert code == 0
-    found = {(row["arm"], row["task"]) for row in rows(place)}
-    assert found == {(arm, str(task)) for arm in ARMS for task in range(2)}
+    found = set(rows(place)[["method", "task"]].itertuples(index=False, name=None))
+    assert found == {(arm, task) for arm in ARMS for task in range(2)}
     for number in ("08", "12", "13"):
         assert (place / "out" / f"figure-{number}.png").stat().st_size > 10_000
     text = (place / "out" / "report.md").read_text()
@@ -51,24 +50,19 @@ def test_every_arm_has_a_curve_on_every_unseen_task(folder):
 def test_every_environment_step_is_counted(folder):
     place, _ = folder
     warm = smoke().warmstart
-    for row in rows(place):
-        cold = row["arm"].startswith("sac")
-        assert int(row["initial_steps"]) == (0 if cold else warm.initial_steps)
-    for arm in ARMS:
-        steps = sorted({int(row["environment_steps"]) for row in rows(place) if row["arm"] == arm})
-        before = 0 if arm.startswith("sac") else warm.initial_steps
+    for arm, curves in rows(place).groupby("method"):
+        steps = sorted(set(curves["step"]))
+        before = 0 if str(arm).startswith("sac") else warm.initial_steps
         assert steps[0] == before  # the policy before any learning
         assert steps[-1] == before + warm.online.steps
 
 
 def test_arms_start_from_what_they_should(folder):
     place, _ = folder
-    summary = json.loads((place / "out" / "summary.json").read_text())
-    for arm in summary["warmstart"]:
-        assert (arm["policy_return"] is None) == arm["arm"].startswith("sac")
-    start = {
-        arm["arm"]: [curve["return"][0] for curve in arm["curves"]] for arm in summary["warmstart"] if arm["seed"] == 0
-    }
+    results = Results.load(place / "out")
+    assert set(results.methods("policy_return")) == {arm for arm in ARMS if not arm.startswith("sac")}
+    first = rows(place).sort_values("step").groupby(["method", "seed", "task"]).first()["value"]
+    start = {arm: first.loc[arm, 0].tolist() for arm in ARMS}
     assert start["warm_full"] != start["sac"]
     # The two cold arms draw the same random policy.
     assert start["sac"] == start["sac_two_batches"]
@@ -84,7 +78,7 @@ def test_a_second_run_makes_nothing_again_and_takes_the_options(folder, capsys):
     assert "Report: " in capsys.readouterr().out.splitlines()[-1]
     one, other = ((place / out / "figure-08.png").read_bytes() for out in ("out", "again"))
     assert one != other
-    assert rows(place) == rows(place, "again")
+    assert rows(place).equals(rows(place, "again"))
 
 
 def test_the_paper_presets_numbers():

@@ -1,8 +1,8 @@
-"""Makes the synthetic summary available to the tests of this folder."""
+"""Makes the made-up results available to the tests of this folder."""
 
 import importlib.util
 import pathlib
-from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 
@@ -10,11 +10,11 @@ _FILE = pathlib.Path(__file__).with_name("synthetic.py")
 
 
 @pytest.fixture(scope="session")
-def make_summary() -> Callable[..., dict]:
-    """The function `summary(train, test, seeds, methods)` of synthetic.py."""
-    spec = importlib.util.spec_from_file_location("synthetic_summary", _FILE)
+def synthetic() -> ModuleType:
+    """The module synthetic.py, with its functions `results` and `warmstart`."""
+    spec = importlib.util.spec_from_file_location("synthetic_results", _FILE)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.summary
+    return module

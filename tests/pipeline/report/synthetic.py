@@ -1,98 +1,118 @@
-"""A small made-up summary in the format that a run writes."""
+"""Small made-up results in the shape that a run writes: they rise, level off and differ between tasks."""
 
 import numpy as np
 
-REFERENCES = {"random": 60.0, "zero_action": 62.0, "best_blind_teacher": 130.0, "nearest_teacher": 190.0}
-METHODS = {
-    "full": 170.0,
-    "no_triplet": 120.0,
-    "no_relabelling": 150.0,
-    "neither": 90.0,
-    "ground_truth": 180.0,
-    "no_ensemble": 140.0,
-    "contextual_bcq": 110.0,
-    "batch_pearl": 70.0,
+from pipeline.results import Results, table_of, tidy
+
+REFERENCES = {
+    "random": 60.0,
+    "zero_action": 62.0,
+    "blind_teacher": 130.0,
+    "nearest_teacher": 190.0,
+    "blind_teacher_bound": 140.0,
+    "best_teacher": 210.0,
 }
-LOSSES = {
-    "contextual_bcq": ("vae_loss", "critic_loss", "actor_loss", "kl"),
-    "batch_pearl": ("q_loss", "kl", "v_loss", "policy_loss", "entropy"),
-}
+METHODS = {"full": 170.0, "no_triplet": 120.0, "neither": 90.0, "no_ensemble": 140.0, "contextual_bcq": 110.0}
+STEPS = [500 * n for n in range(1, 7)]
 
 
-def summary(train: int = 3, test: int = 4, seeds: int = 1, methods: tuple[str, ...] = ("full",)) -> dict:
-    """Numbers with the shape of a UmazeGoal run: they rise, level off and differ between tasks."""
+def results(
+    methods: tuple[str, ...] = ("full",), seeds: int = 2, train: int = 3, test: int = 4, noise: float = 8.0
+) -> Results:
+    """Scores, references, curves, losses and probes; parameters are goals in a plane."""
     make = np.random.default_rng(0)
     counts = {"train": train, "test": test}
     goals = {split: make.uniform(-2, 2, (count, 2)) for split, count in counts.items()}
-    step = [500 * n for n in range(1, 7)]
-    runs = [(method, seed) for method in methods for seed in range(seeds)]
-    square = make.uniform(0.2, 1, (train, train)) + np.diag([np.nan] * train)
-
-    def curve(level: float) -> np.ndarray:
-        return level - (level - 60) * np.exp(-np.arange(1, 7) / 2) + make.normal(0, 8, 6)
-
-    def scores(method: str, split: str) -> list[list[float]]:
-        tasks = METHODS.get(method, 160.0) + make.normal(0, 35, counts[split])
-        return np.stack([curve(level) for level in tasks], axis=1).tolist()
-
-    def episodes(split: str) -> list[list[float]]:
-        rise = np.array([90, 130, 160, 165, 170])
-        return (rise + make.normal(0, 25, (counts[split], 5))).tolist()
-
-    def losses(method: str, seed: int) -> dict:
-        names = LOSSES.get(method, ("loss_q", "loss_kl", "loss_g", "loss_xi"))
-        own = {name: np.exp(-curve(200) / 60).tolist() for name in names}
-        triplet = (2 + make.normal(0, 0.1, 6)).tolist() if method == "full" else None
-        return {"method": method, "seed": seed, "step": step, **own, "loss_triplet": triplet}
-
-    def probe(method: str, seed: int) -> dict:
-        rise = np.clip(METHODS.get(method, 160.0) / 200 * np.array([0.6, 0.8, 0.9, 0.95, 1]), 0, 1)
-        near = METHODS.get(method, 160.0) + make.normal(0, 10, test)
-        return {
-            "method": method,
-            "seed": seed,
-            "identification": (rise + make.normal(0, 0.02, 5)).clip(0, 1).tolist(),
-            "foreign_contexts": {"nearest": near.tolist(), "farthest": (near - make.uniform(5, 60)).tolist()},
-            "last_trajectory": (near + 5).tolist() if method == "batch_pearl" else None,
-        }
-
-    def relabelling(method: str) -> dict:
-        errors = np.exp(-np.arange(1, 11) / 4)[:, None] * make.uniform(0.5, 1.5, train) / 10
-        return {
-            "method": method,
-            "share": square.tolist(),
-            "error_eligible": (square / 10).tolist(),
-            "error_all": (square / 6).tolist(),
-            "reward_std": [0.2] * train,
-            "threshold": 0.02,
-            "error_note": "Root mean square error in units of reward.",
-            "training": [
-                {"step": 100 * (n + 1), "error": [None, *row[1:]] if n == 0 else row, "kept": 0.1 * (n + 1)}
-                for n, row in enumerate(errors.tolist())
-            ],
-        }
-
-    evaluation = [
-        {
-            "method": method,
-            "seed": seed,
-            "step": step,
-            "test": scores(method, "test"),
-            "train": scores(method, "train"),
-            "test_episodes": episodes("test"),
-            "train_episodes": episodes("train"),
-        }
-        for method, seed in runs
-    ]
-    references = {
-        split: {name: (level + make.normal(0, 10, count)).tolist() for name, level in REFERENCES.items()}
-        for split, count in counts.items()
-    }
-    references["train"] |= {
-        "sac": (240 + make.normal(0, 15, train)).tolist(),
-        "bcq": (225 + make.normal(0, 15, train)).tolist(),
-    }
-    return {
+    offset = {split: make.normal(0, 15, count) for split, count in counts.items()}
+    rise = 1 - np.exp(-np.arange(1, 7) / 2)[:, None]
+    parts = []
+    for split, count in counts.items():
+        tasks = list(range(count))
+        for name, level in REFERENCES.items():
+            parts.append(tidy("reference", "task", level + offset[split], method=name, split=split, task=tasks))
+        teachers = 100 + make.normal(0, 20, (count, train))
+        parts.append(
+            tidy(
+                "teacher_return",
+                "task index",
+                teachers,
+                method="teacher",
+                split=split,
+                task=tasks,
+                index=list(range(train)),
+            )
+        )
+    tasks = list(range(train))
+    for name, level in (("sac", 240.0), ("own_teacher", 225.0)):
+        parts.append(tidy("reference", "task", level + offset["train"], method=name, split="train", task=tasks))
+    for name, level in (("sac", 240.0), ("teacher", 225.0)):
+        parts.append(
+            tidy(
+                "return",
+                "task step",
+                level * rise.T + offset["train"][:, None],
+                method=name,
+                split="train",
+                task=tasks,
+                step=STEPS,
+            )
+        )
+    parts += [tidy("selected", "", 220.0, method="teacher", split="train", task=task, step=2500) for task in tasks]
+    for method in methods:
+        level = METHODS.get(method, 160.0)
+        square = make.uniform(0.2, 1, (train, train)) + np.diag([np.nan] * train)
+        at = {"method": method, "split": "train", "task": tasks}
+        for metric in ("share", "error_eligible", "error_all"):
+            parts.append(tidy(f"relabel_{metric}", "task index", square, index=tasks, **at))
+        for n in range(1, 6):
+            parts.append(
+                tidy("relabel_training_error", "task", np.exp(-n) * make.uniform(0.5, 1.5, train), step=100 * n, **at)
+            )
+            parts.append(tidy("relabel_training_kept", "", 0.1 * n, step=100 * n, method=method))
+        for seed in range(seeds):
+            where = {"method": method, "seed": seed}
+            for name in ("loss_q", "loss_kl", "vae_loss" if method == "contextual_bcq" else "loss_triplet"):
+                parts.append(
+                    tidy(
+                        f"training/{name}", "step", np.exp(-np.arange(6) / 3) * make.uniform(1, 2), step=STEPS, **where
+                    )
+                )
+            for split, count in counts.items():
+                own, spread = {"split": split, "task": list(range(count)), **where}, noise * np.sqrt(count)
+                scores = level * rise + offset[split] + make.normal(0, spread, (6, count))
+                parts.append(
+                    tidy("score", "step task", scores, split=split, step=STEPS, task=list(range(count)), **where)
+                )
+                episodes = np.array([90, 130, 160, 165, 170]) + make.normal(0, noise, (count, 5))
+                parts.append(tidy("episode_return", "task index", episodes, index=list(range(1, 6)), **own))
+                means = goals[split][:, None] @ np.eye(2, 3) + make.normal(0, 0.1, (count, 4, 3))
+                for dimension in range(3):
+                    parts.append(
+                        tidy(f"posterior_{dimension}", "task index", means[..., dimension], index=list(range(4)), **own)
+                    )
+            answers = {"follows_reward": 0.33 + 0.05 * seed, "follows_state_action": 0.19, "other": 0.48 - 0.05 * seed}
+            for name, share in (answers | {"own_identified": 0.95}).items():
+                parts.append(tidy(f"swap_{name}", "", share, **where))
+            parts.append(
+                tidy("identified", "index", [0.5, 0.7, 0.9 - 0.1 * seed], split="train", index=[1, 2, 3], **where)
+            )
+            for name, drop in (("nearest", 0), ("farthest", 30)):
+                parts.append(
+                    tidy(
+                        f"foreign_{name}",
+                        "task",
+                        level - drop + offset["test"],
+                        split="test",
+                        task=list(range(test)),
+                        **where,
+                    )
+                )
+    for seed in range(seeds):
+        parts.append(
+            tidy("return", "step", -100 * rise[:, 0], method="metagenrl", split="train", task=0, seed=seed, step=STEPS)
+        )
+    changes = {m: {"distill.margin": float(m.partition("=")[2])} if "=" in m else {} for m in methods}
+    run = {
         "environment": "umaze_goal",
         "paper_name": "UmazeGoal-M",
         "preset": "laptop",
@@ -100,106 +120,68 @@ def summary(train: int = 3, test: int = 4, seeds: int = 1, methods: tuple[str, .
         "horizon": 300,
         "parameter": "goal (x, y) in metres",
         "protocol": "Five episodes a task; the score is the mean return of the last three.",
-        "config": {"collect": {"steps": 30000, "hidden": [128, 128]}, "distill": {"margin": 2.0}},
+        "config": {"collect": {"steps": 30000, "hidden": [128, 128]}, "evaluate": {"skipped_episodes": 2}},
         "tasks": {
             split: [
-                {"index": index, "label": f"({x:.2f}, {y:.2f})", "features": [x, y]}
-                for index, (x, y) in enumerate(goal.tolist())
+                {"index": i, "label": f"({x:.2f}, {y:.2f})", "features": [x, y]}
+                for i, (x, y) in enumerate(goal.tolist())
             ]
             for split, goal in goals.items()
         },
-        "collect": {
-            "curves": [
-                {"task": task, "step": [5000 * n for n in range(1, 7)], "return": curve(240).tolist()}
-                for task in range(train)
-            ]
-        },
-        "bcq": {
-            "curves": [
-                {"task": task, "iteration": [1000 * n for n in range(1, 7)], "return": curve(225).tolist()}
-                for task in range(train)
-            ],
-            "selected": [{"task": task, "iteration": 5000, "return": 220.0} for task in range(train)],
-        },
-        "variants": [
-            {"label": method, "method": method, "changes": {}}
-            if method in METHODS
-            else {"label": method, "method": "full", "changes": {"distill.margin": float(method.partition("=")[2])}}
-            for method in methods
-        ],
-        "relabel": relabelling(methods[0]),
-        "relabelling": [relabelling(method) for method in methods if method not in LOSSES],
-        "metagenrl": [
-            {"seed": seed, "task": 0, "step": [10 * n for n in range(1, 7)], "return": (-curve(300)).tolist()}
-            for seed in range(seeds)
-        ],
-        "probes": [probe(method, seed) for method, seed in runs],
-        "distill": [losses(method, seed) for method, seed in runs],
-        "evaluation": evaluation,
-        "references": references | {"best_blind_teacher_task": 1},
-        "headline": [
-            headline(row, split, epoch) for row in evaluation for split in counts for epoch in ("last", "best")
-        ],
-        "posteriors": [
-            {
-                "method": method,
-                "seed": seed,
-                "split": [split for split, count in counts.items() for _ in range(4 * count)],
-                "task": [task for count in counts.values() for task in range(count) for _ in range(4)],
-                "mean": (
-                    np.concatenate([np.repeat(goals[split], 4, axis=0) for split in counts]) @ make.normal(0, 1, (2, 5))
-                    + make.normal(0, 0.3, (4 * (train + test), 5))
-                ).tolist(),
-            }
-            for method, seed in runs
-        ],
-        "reward_swap": [
-            {
-                "method": method,
-                "seed": seed,
-                "follows_reward": 0.33 + 0.05 * seed,
-                "follows_state_action": 0.19,
-                "other": 0.48 - 0.05 * seed,
-                "own_identified": 0.95,
-                "pairs": train * (train - 1),
-            }
-            for method, seed in runs
-        ],
+        "variants": [{"label": m, "method": "full" if "=" in m else m, "changes": changes[m]} for m in methods],
+        "relabelling": {m: {"threshold": 0.02, "error_note": "Root mean square error."} for m in methods},
         "cost": [
-            {
-                "stage": stage,
-                "jobs": 2,
-                "reused": reused,
-                "wall_seconds": wall,
-                "work_seconds": 2 * wall,
-                "peak_memory_mb": memory,
-            }
-            for stage, reused, wall, memory in (
-                ("collect", 0, 330.0, 410.0),
-                ("bcq", 2, 140.0, 650.0),
-                ("relabel", 0, 41.0, 900.0),
-                ("distill", 0, 180.0, 1200.0),
-                ("evaluate", 0, 7.0, 380.0),
-            )
+            {"stage": stage, "jobs": 2, "reused": reused, "wall_seconds": 330.0, "peak_memory_mb": 410.0}
+            for stage, reused in (("collect", 0), ("teach", 2))
         ],
         "wall_seconds": 845.0,
     }
+    return Results(table_of(parts), run)
 
 
-def headline(row: dict, split: str, epoch: str) -> dict:
-    """A row whose interval is made up, so that a test can tell a copied number from a computed one."""
-    means = np.mean(row[split], axis=1)
-    index = int(np.argmax(means)) if epoch == "best" else len(means) - 1
-    scores = np.array(row[split][index])
-    return {
-        "method": row["method"],
-        "seed": row["seed"],
-        "split": split,
-        "epoch": epoch,
-        "step": row["step"][index],
-        "mean": float(scores.mean()),
-        "iqm": float(np.median(scores)),
-        "low": float(scores.mean() - 12),
-        "high": float(scores.mean() + 12),
-        "std_over_tasks": float(scores.std()),
+ARMS = {  # steps before, return before RL, steps of the rise, share of the level
+    "sac": (0, 0.0, 90.0, 1.0),
+    "sac_two_batches": (0, 0.0, 110.0, 0.95),
+    "warm_full": (100, 500.0, 60.0, 1.05),
+    "warm_no_ensemble": (100, 300.0, 80.0, 1.0),
+}
+
+
+def warmstart(
+    arms: tuple[str, ...] = tuple(ARMS), seeds: int = 3, tasks: int = 6, shift: float = 0.0, noise: float = 25.0
+) -> Results:
+    """Curves of the warm-start experiment, and of SAC on two training tasks."""
+    make = np.random.default_rng(0)
+    levels = make.normal(900, 120, tasks)
+    parts = []
+    for arm in arms:
+        initial, start, rise, share = ARMS[arm]
+        step = [initial, *range(initial + 130, initial + 460, 30)]
+        after = np.maximum(np.array(step) - initial - 100, 0)
+        for seed in range(seeds):
+            where = {"method": arm, "seed": seed, "split": "test", "task": list(range(tasks))}
+            curves = share * levels[:, None] - (share * levels[:, None] - start) * np.exp(-after / rise)
+            parts.append(
+                tidy("return", "task step", curves + make.normal(0, noise, curves.shape) + shift, step=step, **where)
+            )
+            if initial:
+                parts.append(tidy("policy_return", "task", curves[:, 0] + 50 + shift, **where))
+    return curves_of(parts, {arm: ARMS[arm][0] for arm in arms}, tasks, 100)
+
+
+def curves_of(parts: list, initial: dict[str, int], tasks: int, warmup: int = 0) -> Results:
+    """Results of arms whose curves are `parts`."""
+    training = np.array([[0.0, 300.0, 700.0], [0.0, 311.0, 700.0]])
+    parts = [
+        *parts,
+        tidy("return", "task step", training, method="sac", split="train", task=[4, 7], step=[0, 200, 400]),
+    ]
+    names = {"environment": "ant_dir", "paper_name": "AntDir", "preset": "tiny", "seed": 0, "parameter": "direction"}
+    run = names | {
+        "horizon": 200,
+        "config": {},
+        "tasks": {"test": [{"index": i, "label": f"t{i}", "features": [i]} for i in range(tasks)], "train": []},
+        "arms": {name: {"initial_steps": steps, "warmup_steps": warmup} for name, steps in initial.items()},
+        "variants": [],
     }
+    return Results(table_of(parts), run)

@@ -1,92 +1,81 @@
-import base64
+import dataclasses
 import json
 import re
 
 import pytest
 
-from pipeline.report import comparison, page
-from pipeline.report.sections import SECTIONS
-from pipeline.report.summary import SummaryError
-
-NAMES = [picture.name for section in SECTIONS for picture in section.pictures]
+from pipeline.publish import publish
+from pipeline.report.drawing import FIGURES
+from pipeline.report.page import SECTIONS, run_page
+from pipeline.results import Results
 
 
 @pytest.fixture(scope="module")
-def written(make_summary, tmp_path_factory):
-    """A report of one run, written once."""
-    return page.write_report(make_summary(), tmp_path_factory.mktemp("report") / "new")
+def published(synthetic, tmp_path_factory):
+    out, said = tmp_path_factory.mktemp("report"), []
+    publish(synthetic.results(("full", "no_triplet")), out, said.append)
+    return out, "\n".join(said)
 
 
-def test_page_summary_and_every_picture_are_written(written):
-    assert written.name == "report.html"
-    assert sorted(path.name for path in written.parent.iterdir()) == sorted(
-        ["report.html", "summary.json", *(f"{name}.png" for name in NAMES)]
-    )
+def test_everything_is_left_beside_the_page(published):
+    out, _ = published
+    pictures = {f"{name}.png" for name, entry in FIGURES.items() if entry.section in SECTIONS}
+    others = {"results.parquet", "run.json", "results.csv", "curves.jsonl", "report.html", "report.md", "tensorboard"}
+    assert {path.name for path in out.iterdir()} == pictures | others
 
 
-def test_summary_is_strict_json(written, make_summary):
-    def refuse(word: str) -> None:
-        raise AssertionError(word)
-
-    read = json.loads((written.parent / "summary.json").read_text(), parse_constant=refuse)
-    assert read["headline"] == make_summary()["headline"]
-    assert read["relabel"]["share"][0][0] is None
+def test_the_page_holds_its_pictures_and_asks_for_nothing_else(published):
+    page = (published[0] / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 12
+    assert not re.search(r'(src|href)="(?!data:)', page)
 
 
-def test_page_holds_the_pictures_and_asks_for_nothing_else(written):
-    html = written.read_text(encoding="utf-8")
-    inlined = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
-    assert [base64.b64decode(png) for png in inlined] == [
-        (written.parent / f"{name}.png").read_bytes() for name in NAMES
-    ]
-    assert "<script" not in html
-    assert not re.search(r'(src|href)="(?!data:)', html)
+def test_page_markdown_and_terminal_say_the_same(published):
+    out, said = published
+    verdict = "beats random (by"
+    for text in ((out / "report.html").read_text(), (out / "report.md").read_text(), said):
+        assert verdict in " ".join(text.split())
+        for words in (
+            "task-blind teacher",
+            "Five episodes a task",
+            "own rollouts identified",
+            "laptop",
+            "5 min 30 s",
+            "410 MB",
+        ):
+            assert words in " ".join(text.split())
+    assert "![Task by task](per_task.png)" in (out / "report.md").read_text()
+    assert max(map(len, said.splitlines())) <= 101
 
 
-def test_page_starts_with_what_was_run_and_the_result(written):
-    html = written.read_text(encoding="utf-8")
-    top = html[html.index("<body>") : html.index("<img")]
-    for needed in ("umaze_goal", "laptop", "On unseen tasks, full reaches", "own BCQ", "optimistic"):
-        assert needed in top
+def test_the_markdown_begins_with_the_verdict(published):
+    lines = [line for line in (published[0] / "report.md").read_text().splitlines() if line]
+    assert lines[0] == "# UmazeGoal-M"
+    assert any(line.startswith("**On unseen tasks full") for line in lines[1:3])
 
 
-def test_page_shows_tasks_protocol_and_configuration(written, make_summary):
-    html = written.read_text(encoding="utf-8")
-    summary = make_summary()
-    for needed in (summary["tasks"]["test"][3]["label"], summary["protocol"], "collect.steps", "30000"):
-        assert needed in html
+def test_curves_and_events_hold_scores_losses_and_returns(published):
+    out, _ = published
+    lines = [json.loads(line) for line in (out / "curves.jsonl").read_text().splitlines()]
+    tags = {line["tag"] for line in lines}
+    assert {"full/seed-0/score/test", "full/seed-1/training/loss_q", "sac/return/train/task-002"} <= tags
+    results = Results.load(out)
+    expected = results.scores("full", "test")[1][0].mean(axis=1)
+    assert [line["value"] for line in lines if line["tag"] == "full/seed-0/score/test"] == pytest.approx(expected)
+    (events,) = (out / "tensorboard").iterdir()
+    assert b"full/seed-0/score/test" in events.read_bytes()
 
 
-def test_only_a_comparison_is_set_side_by_side(written, make_summary, tmp_path, monkeypatch):
-    assert "Side by side" not in written.read_text(encoding="utf-8")
-    summary = make_summary(seeds=2, methods=("full", "neither"))
-    monkeypatch.setattr(page, "SECTIONS", ())  # the pictures have tests of their own
-    html = page.write_report(summary, tmp_path).read_text(encoding="utf-8")
-    assert html.count("Side by side") == 1
-    for title, columns, rows in comparison.titled(summary):
-        assert title in html
-        for cell in [*columns, *(cell for row in rows for cell in row)]:
-            assert cell.replace("'", "&#39;") in html
+def test_missing_numbers_are_left_out_with_a_sentence(synthetic, tmp_path):
+    results = synthetic.results()
+    bare = dataclasses.replace(results, table=results.rows("score", split="test"), run=results.run | {"cost": []})
+    page = run_page(bare, tmp_path).html()
+    assert "Left out: " in page
+    assert "beats no reference with certainty" in page
 
 
-def test_missing_parts_are_left_out_with_a_sentence(tmp_path):
-    (tmp_path / "reward_swap.png").write_bytes(b"from an earlier report")
-    html = page.write_report({"environment": "ant_dir"}, tmp_path).read_text(encoding="utf-8")
-    assert "The reward-swap test was not run." in html
-    assert "<img" not in html
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "summary.json"]
-
-
-def test_text_from_the_summary_is_escaped(tmp_path):
-    summary = {"environment": "ant_dir", "protocol": "<b>bold</b>", "config": {"x": "<script>"}}
-    html = page.write_report(summary, tmp_path).read_text(encoding="utf-8")
-    assert "&lt;b&gt;bold" in html
-    assert "<script" not in html
-
-
-def test_a_contradictory_summary_writes_nothing(make_summary, tmp_path):
-    summary = make_summary()
-    summary["tasks"]["train"].pop()
-    with pytest.raises(SummaryError, match="training tasks"):
-        page.write_report(summary, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+def test_names_are_escaped(synthetic, tmp_path):
+    results = synthetic.results(("full", "<b>full</b>"))
+    page = run_page(results, tmp_path).html()
+    assert "<b>full</b>" not in page
+    assert "&lt;b&gt;full" in page

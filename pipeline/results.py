@@ -1,0 +1,320 @@
+"""From the artefacts of a finished run to its results: one tidy table and one dictionary, and nothing else.
+
+Everything that reads a `Plan`, a store or a file of an artefact for the report stands here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from actors.artefacts import read_json, read_lines, tasks_of
+from actors.stage import Ref
+from actors.store import Store
+from mbml import envs
+from mbml.evaluate import nearest_tasks
+from pipeline.scheduler import Outcome
+
+if TYPE_CHECKING:
+    from pipeline.plan import Plan, Trained
+
+SPLITS = {"test": "unseen tasks", "train": "training tasks"}
+COLUMNS = {
+    "method": "str",
+    "seed": "Int64",
+    "split": "str",
+    "task": "Int64",
+    "step": "Int64",
+    "index": "Int64",
+    "metric": "str",
+    "value": "float64",
+}
+METRICS = {
+    "score": "returns of a multi-task policy under the protocol",
+    "episode_return": "returns of single episodes at the last evaluation (index: episode, from 1)",
+    "reference": "returns of the references on a task",
+    "teacher_return": "returns of every teacher on every task (index: the teacher's task)",
+    "return": "learning curves of learners on one task (steps: environment steps, updates or rounds)",
+    "selected": "the checkpoints that became teachers, with the return that chose them",
+    "training/": "losses and other numbers of a learner over its training",
+    "posterior_": "task posteriors (posterior_3: dimension 3 of the mean; index: context)",
+    "swap_": "the reward-swap test",
+    "identified": "the share of training tasks identified from own rollouts (index: episodes in the context)",
+    "foreign_": "returns with contexts from other tasks",
+    "last_trajectory": "returns under PEARL's own protocol",
+    "relabel_": "relabelling tables (task: labelled for, index: transitions of) and their error over training",
+    "policy_return": "returns of the multi-task policy that a warm start begins from",
+    "imitation_loss": "losses of its imitation",
+}
+"""Every metric of the table, or how its name begins, and what it is. "seed" is the multi-task learner's; data, teachers
+and references, which all seeds share, have none."""
+
+
+class ResultsError(ValueError):
+    """Results that contradict themselves or cannot be read."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """The tidy table (`COLUMNS`), and what is no number of a method: environment, protocol, configuration, cost."""
+
+    table: pd.DataFrame
+    run: dict[str, Any]
+
+    def save(self, out: Path) -> None:
+        """Write `results.parquet` and `run.json`."""
+        self.table.to_parquet(out / "results.parquet", index=False)
+        (out / "run.json").write_text(json.dumps(self.run, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Results:
+        """What `save` wrote; raises ResultsError where it is missing or damaged."""
+        try:
+            return cls(pd.read_parquet(folder / "results.parquet"), json.loads((folder / "run.json").read_text()))
+        except (OSError, ValueError) as error:
+            raise ResultsError(f"{folder} holds no readable results.parquet and run.json ({error}).") from None
+
+    def rows(self, metric: str, **where: Any) -> pd.DataFrame:
+        """The rows of a metric; `where` gives values of other columns."""
+        table = self.table[self.table["metric"] == metric]
+        for column, value in where.items():
+            table = table[table[column] == value]
+        return table
+
+    def methods(self, metric: str, **where: Any) -> list[str]:
+        """Methods with rows of a metric, in the order of the variants, then of the table."""
+        found = list(self.rows(metric, **where)["method"].unique())
+        order = [variant["label"] for variant in self.run.get("variants", [])]
+        return [name for name in order if name in found] + [name for name in found if name not in order]
+
+    def tasks(self, split: str) -> list[int]:
+        """Task indices of a split."""
+        return [task["index"] for task in self.run["tasks"].get(split, [])]
+
+    def labels(self, split: str) -> list[str]:
+        """Short names of the tasks of a split."""
+        return [task["label"] for task in self.run["tasks"].get(split, [])]
+
+    def scores(self, method: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Steps `[steps]` that all seeds of a method share, and its scores there `[seeds, steps, tasks]`."""
+        (_, steps, _), values = cube(self.rows("score", method=method, split=split), "seed", "step", "task")
+        shared = np.isfinite(values).all(axis=(0, 2))
+        if not shared.any():
+            raise ResultsError(f"The seeds of {method} share no step at which all {SPLITS[split]} were scored.")
+        return steps[shared], values[:, shared]
+
+    def references(self, split: str) -> dict[str, np.ndarray]:
+        """Returns `[tasks]` of every reference on a split."""
+        rows, tasks = self.rows("reference", split=split), self.tasks(split)
+        return {name: cube(rows[rows["method"] == name], "task", task=tasks)[1] for name in rows["method"].unique()}
+
+    @property
+    def title(self) -> str:
+        """The environment as the paper calls it, where it is one of the paper's."""
+        return self.run.get("paper_name") or self.run["environment"]
+
+
+def cube(rows: pd.DataFrame, *axes: str, **levels: Sequence[int]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Values as an array with one axis per column of `axes`, NaN where there is no row, and the levels of each axis.
+
+    Raises ResultsError where two rows stand for one value.
+    """
+    if rows.duplicated(list(axes)).any():
+        raise ResultsError(f"Two results stand for the same {', '.join(axes)}: {rows.iloc[0].to_dict()}.")
+    ranges = [np.asarray(levels.get(axis, np.unique(rows[axis].to_numpy(float))), int) for axis in axes]
+    values = np.full([len(level) for level in ranges], np.nan)
+    places = [pd.Index(level).get_indexer(rows[axis].to_numpy(int)) for axis, level in zip(axes, ranges, strict=True)]
+    kept = np.all([place >= 0 for place in places], axis=0)
+    values[tuple(place[kept] for place in places)] = rows["value"].to_numpy()[kept]
+    return ranges, values
+
+
+def tidy(metric: str, axes: str, values: Any, **columns: Any) -> pd.DataFrame:
+    """Rows of one metric from nested lists of numbers; `axes` names the columns that are their axes, outermost first.
+
+    A column of an axis is a list, the others are constant. Raises ResultsError where lengths do not agree.
+    """
+    array, names = np.asarray(values, dtype=np.float64), axes.split()
+    levels = [columns[name] for name in names]
+    if array.shape != tuple(map(len, levels)):
+        raise ResultsError(f"{metric}: values of shape {array.shape} do not fit {axes or 'a single number'}.")
+    index = pd.MultiIndex.from_product(levels, names=names) if names else pd.RangeIndex(1)
+    constant = {name: column for name, column in columns.items() if name not in names}
+    frame = pd.DataFrame({"value": array.ravel()}, index=index).reset_index(drop=not names)
+    return frame.assign(metric=metric, **constant)
+
+
+def table_of(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """The tidy table of its parts; rows without a value are left out."""
+    table = pd.concat(list(parts), ignore_index=True).reindex(columns=list(COLUMNS))
+    return table[table["value"].notna()].astype(COLUMNS).reset_index(drop=True)
+
+
+def gather(plan: Plan, store: Store, outcome: Outcome | None = None) -> Results:
+    """Read every artefact of a finished run; `outcome` adds what it cost.
+
+    Raises StoreError when an artefact is missing.
+    """
+    config, artefacts = plan.config, plan.artefacts
+
+    def folders(references: Iterable[Ref]) -> list[Path]:
+        return [store.fetch(*reference) for reference in references]
+
+    teachers = folders(artefacts["teach"])
+    (references,) = folders(artefacts["references"])
+    sac = _curves(folders(artefacts["collect"]), method="sac", split="train")
+    parts = [
+        sac,
+        _curves(teachers, method="teacher", split="train"),
+        *_references(plan, references / "references.json"),
+    ]
+    parts.append(_last(sac).assign(metric="reference"))
+    for choice in (row for folder in teachers for row in read_json(folder / "selected.json")):
+        where = {"method": "teacher", "split": "train", "task": choice["task"]}
+        parts.append(tidy("selected", "", choice["return"], step=choice.get("step", choice.get("iteration")), **where))
+    rllib = [row["return"] for folder in folders(artefacts["rllib"]) for row in read_json(folder / "returns.json")]
+    for name, row in zip(config.rllib.algorithms, np.reshape(rllib, (-1, len(plan.train))), strict=True):
+        parts.append(tidy("reference", "task", row, method=f"rllib_{name}", split="train", task=plan.train))
+    for seed, folder in zip(config.distill_seeds, folders(artefacts.get("metagenrl", [])), strict=False):
+        parts.append(_curves([folder], method="metagenrl", split="train", seed=seed))
+    notes: dict[str, Any] = {}
+    for run in plan.runs:
+        evaluations = {step: store.fetch(*found) for step, found in run.evaluations.items()}
+        parts += _learner(run, store.fetch(*run.trained), evaluations, store.fetch(*run.probes))
+        if run.relabel and run.variant.label not in notes:
+            tables, notes[run.variant.label] = _relabelling(plan, run, store.fetch(*run.relabel))
+            parts += tables
+    about = _about(plan, outcome) | {"protocol": config.evaluate.protocol(), "relabelling": notes}
+    return Results(table_of(parts), about)
+
+
+def gather_warmstart(plan: Plan, store: Store, outcome: Outcome | None = None) -> Results:
+    """The curves of every arm of the warm-start experiment, and those of SAC on the training tasks.
+
+    Raises StoreError when an artefact is missing.
+    """
+    parts = [_curves([store.fetch(*ref) for ref in plan.artefacts["collect"]], method="sac", split="train")]
+    for arm in plan.arms:
+        where: dict[str, Any] = {"method": arm.name, "seed": arm.seed, "split": "test"}
+        folders = [store.fetch(*reference) for reference in arm.jobs]
+        curves = _curves(folders, **where)
+        parts.append(curves.assign(step=curves["step"] + arm.initial_steps))
+        for metric in ("policy_return", "imitation_loss") if arm.initial_steps else ():
+            values = [value for folder in folders for value in read_json(folder / "start.json")[metric]]
+            parts.append(tidy(metric, "task", values, task=plan.test, **where))
+    warmup = plan.config.warmstart.online.warmup_steps
+    arms = {arm.name: {"initial_steps": arm.initial_steps, "warmup_steps": warmup} for arm in plan.arms}
+    return Results(table_of(parts), _about(plan, outcome) | {"arms": arms})
+
+
+def _about(plan: Plan, outcome: Outcome | None) -> dict[str, Any]:
+    config, family = plan.config, envs.get(plan.config.env)
+    tasks = {}
+    for split, indices in (("train", plan.train), ("test", plan.test)):
+        found = tasks_of(config.env, split, indices)
+        described = zip(found, family.features(found), strict=True)
+        tasks[split] = [{"index": t.index, "label": t.label, "features": row.tolist()} for t, row in described]
+    return {
+        "environment": config.env,
+        "paper_name": family.title,
+        "preset": config.preset,
+        "seed": config.seed,
+        "horizon": config.horizon or family.horizon,
+        "parameter": family.parameter,
+        "tasks": tasks,
+        "variants": [asdict(variant) for variant in plan.variants],
+        "config": asdict(config),
+        "cost": [asdict(stage) for stage in outcome.cost] if outcome else [],
+        "wall_seconds": outcome.wall_seconds if outcome else None,
+    }
+
+
+def _curves(folders: list[Path], **where: Any) -> pd.DataFrame:
+    """Learning curves in artefacts: returns, and what else their lines hold as "training/<name>"."""
+    lines = pd.DataFrame([line for folder in folders for line in read_lines(folder / "curves.jsonl")])
+    rows = lines.rename(columns={"iteration": "step"}).melt(["task", "step"], var_name="metric")
+    return rows.assign(metric=rows["metric"].where(rows["metric"] == "return", "training/" + rows["metric"]), **where)
+
+
+def _last(curves: pd.DataFrame) -> pd.DataFrame:
+    """The return at the end of each task's curve."""
+    returns = curves[curves["metric"] == "return"].sort_values("step")
+    return returns.groupby("task", as_index=False).tail(1)
+
+
+def _references(plan: Plan, file: Path) -> list[pd.DataFrame]:
+    """References on both splits: those measured, and those that are choices among the teachers.
+
+    `teachers` holds returns `[teacher, task]` in fresh episodes. The task-blind teacher is chosen on the training
+    tasks; the one chosen on the unseen tasks themselves, and the best teacher of each task, are upper bounds.
+    """
+    found, environment = read_json(file), plan.config.env
+    tables = {split: np.array(found[split]["teachers"]) for split in SPLITS}
+    blind, bound = (int(tables[split].mean(axis=1).argmax()) for split in ("train", "test"))
+    tasks = {split: tasks_of(environment, split, getattr(plan, split)) for split in SPLITS}
+    nearest = nearest_tasks(envs.get(environment), tasks["test"], tasks["train"])
+    parts = []
+    for split, table in tables.items():
+        measured = {name: row for name, row in found[split].items() if name not in ("task", "teachers")}
+        levels = measured | {"blind_teacher": table[blind]}
+        if split == "train":
+            levels["own_teacher"] = np.diagonal(table)
+        else:
+            levels["nearest_teacher"] = table[nearest, np.arange(table.shape[1])]
+            levels["blind_teacher_bound"] = table[bound]
+        levels["best_teacher"] = table.max(axis=0)
+        where: dict[str, Any] = {"split": split, "task": found[split]["task"]}
+        parts += [tidy("reference", "task", row, method=name, **where) for name, row in levels.items()]
+        parts.append(tidy("teacher_return", "index task", table, method="teacher", index=plan.train, **where))
+    return parts
+
+
+def _learner(run: Trained, trained: Path, evaluations: dict[int, Path], probes: Path) -> list[pd.DataFrame]:
+    """Losses, evaluations and probes of one multi-task learner."""
+    where: dict[str, Any] = {"method": run.variant.label, "seed": run.seed}
+    parts, scores = [], {}
+    if losses := read_lines(trained / "losses.jsonl"):
+        rows = pd.DataFrame(losses).melt(["step"], var_name="metric").assign(**where)
+        parts.append(rows.assign(metric="training/" + rows["metric"]))
+    for step, folder in evaluations.items():
+        scores = read_json(folder / "scores.json")
+        for split in [split for split in SPLITS if split in scores]:
+            at = where | {"split": split, "task": scores[split]["task"]}
+            parts.append(tidy("score", "task", scores[split]["score"], step=step, **at))
+    probe = read_json(probes / "probes.json")
+    for split in [split for split in SPLITS if split in scores]:
+        tasks, episodes = scores[split]["task"], np.array(scores[split]["episodes"])
+        number = list(range(1, episodes.shape[1] + 1))
+        parts.append(tidy("episode_return", "task index", episodes, split=split, task=tasks, index=number, **where))
+    contexts = {"train": probe["posterior_mean"], "test": [[mean] for mean in scores["test"]["posterior_mean"]]}
+    for split, means in contexts.items():
+        tasks = probe["train"] if split == "train" else scores["test"]["task"]
+        for dimension, values in enumerate(np.moveaxis(np.array(means), -1, 0)):  # [tasks, contexts]
+            at = where | {"split": split, "task": tasks, "index": list(range(values.shape[1]))}
+            parts.append(tidy(f"posterior_{dimension}", "task index", values, **at))
+    parts += [tidy(f"swap_{name}", "", value, **where) for name, value in (probe["reward_swap"] or {}).items()]
+    share = probe["identification"]
+    parts.append(tidy("identified", "index", share, split="train", index=list(range(1, len(share) + 1)), **where))
+    own = {f"foreign_{name}": values for name, values in (probe["foreign_contexts"] or {}).items()}
+    for metric, values in (own | {"last_trajectory": probe["last_trajectory"]}).items():
+        if values is not None:
+            parts.append(tidy(metric, "task", values, split="test", task=scores["test"]["task"], **where))
+    return parts
+
+
+def _relabelling(plan: Plan, run: Trained, folder: Path) -> tuple[list[pd.DataFrame], dict[str, Any]]:
+    """The tables that a variant learned from, and the words that belong to them."""
+    found = read_json(folder / "diagnostics.json")
+    where: dict[str, Any] = {"method": run.variant.label, "split": "train", "task": plan.train}
+    names = [name for name in ("share", "error_eligible", "error_all") if found.get(name) is not None]
+    parts = [tidy(f"relabel_{name}", "task index", found[name], index=plan.train, **where) for name in names]
+    for row in found["training"] or []:
+        parts.append(tidy("relabel_training_error", "task", row["error"], step=row["step"], **where))
+        parts.append(tidy("relabel_training_kept", "", row["kept"], step=row["step"], method=run.variant.label))
+    return parts, {"threshold": found["threshold"], "error_note": found["error_note"]}
