@@ -28,9 +28,8 @@ def draw(config: RunConfig, place: Place, out: Path, log: Log) -> int:
     for name in dict.fromkeys(entry.sweep for entry in entries):
         sweep = load_sweep(name)
         with suppress(ValueError):  # not run here, or not possible in this environment
-            changed = sweep_defaults(sweep, config)
-            jobs = plan(changed, runnable(sweep, changed, lambda line: None))
-            found[name] = sweep_results(sweep, jobs, store)
+            swept = sweep_defaults(sweep, config)
+            found[name] = sweep_results(sweep, plan(swept, runnable(sweep, swept, lambda line: None)), store)
     command = f"make sweep SWEEP={{}} ENV={config.env}".format
     if not found:
         names = list(dict.fromkeys(entry.sweep for entry in entries))

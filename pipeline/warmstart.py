@@ -21,7 +21,8 @@ def run(config: RunConfig, place: Place, out: Path, log: Log, *, axis: str, comp
 
     def finish(store: Store, outcome: Outcome) -> str:
         results = gather_warmstart(jobs, store, outcome)
-        publish(replace(results, run=results.run | {"axis": axis, "comparison": comparison}), out, log, warmstart_page)
+        shown = replace(results, run=results.run | {"axis": axis, "comparison": comparison})
+        publish(shown, out, log, warmstart_page)
         return f"Report: {out / 'report.html'}"
 
     return carry_out(title_of(config), config, jobs.jobs.values(), place, out, log, finish)

@@ -18,8 +18,8 @@ from mbml.evaluate import (
 
 
 @dataclass(frozen=True)
-class Evaluate:
-    """The protocol with one snapshot on the tasks of both splits."""
+class Protocol:
+    """What is played: the tasks of both splits, by a protocol."""
 
     env: str
     horizon: int
@@ -27,21 +27,20 @@ class Evaluate:
     test: tuple[int, ...]
     config: EvaluateConfig
     seed: int
+
+
+@dataclass(frozen=True)
+class Evaluate(Protocol):
+    """A snapshot of the multi-task learner `trained`."""
+
     trained: Ref
-    """A multi-task learner."""
     step: int
 
 
 @dataclass(frozen=True)
-class References:
-    """Random, zero action and every teacher on the tasks of both splits."""
+class References(Protocol):
+    """Random, zero action and every teacher."""
 
-    env: str
-    horizon: int
-    train: tuple[int, ...]
-    test: tuple[int, ...]
-    config: EvaluateConfig
-    seed: int
     teach: tuple[Ref, ...]
 
 

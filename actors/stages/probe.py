@@ -10,8 +10,9 @@ from torch import Generator, Tensor
 
 from actors.artefacts import layout_of, load_policy, load_rows, snapshot_of, tasks_of, truth_table, write_json
 from actors.stage import Ref, Run, stage
+from actors.stages.evaluate import Protocol
 from mbml import envs
-from mbml.evaluate import EvaluateConfig, evaluate_last_trajectory
+from mbml.evaluate import evaluate_last_trajectory
 from mbml.policy import ContextPolicy
 from mbml.probes import identification, known_tasks, own_posteriors, returns_under, reward_swap
 from mbml.rows import gather_rows, sample_indices
@@ -23,15 +24,9 @@ _ROWS = 10_000
 
 
 @dataclass(frozen=True)
-class Probe:
-    """The last snapshot of a multi-task policy, and the batches that it learned from."""
+class Probe(Protocol):
+    """The last snapshot of the multi-task learner `trained`, and the batches that it learned from."""
 
-    env: str
-    horizon: int
-    train: tuple[int, ...]
-    test: tuple[int, ...]
-    config: EvaluateConfig
-    seed: int
     trained: Ref
     step: int
     last_trajectory: bool

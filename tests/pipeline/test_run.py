@@ -73,9 +73,9 @@ def test_the_report_of_every_environment(everything, env, tmp_path):
 
 def test_references_are_fresh_returns_of_teachers_chosen_on_the_training_tasks(everything):
     plans, store, outcome, _ = everything
-    plan = plans["umaze_goal"]
-    results = gather(plan, store, outcome)
-    found = read_json(store.fetch(*plan.artefacts["references"][0]) / "references.json")
+    jobs = plans["umaze_goal"]
+    results = gather(jobs, store, outcome)
+    found = read_json(store.fetch(*jobs.artefacts["references"][0]) / "references.json")
     teachers = {split: np.array(found[split]["teachers"]) for split in ("train", "test")}  # [teacher, task]
     own, test = results.references("train")["own_teacher"], results.references("test")
     np.testing.assert_array_equal(own, np.diagonal(teachers["train"]))
