@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -184,10 +185,10 @@ class BCQ(TeacherLearner):
 
     def update(self, rows: Tensor) -> dict[str, Tensor]:
         """One iteration: VAE, critics, perturbation, targets, on rows `[T, batch, row]`; losses per task `[T]`."""
-        batch = self.layout.split(rows)
-        pair = self.layout.pair(rows)
+        config, batch, pair = self.config, self.layout.split(rows), self.layout.pair(rows)
 
-        vae_loss = self._vae_loss(batch.observation, batch.action, pair)
+        decode = partial(self._decode, batch.observation)
+        vae_loss = variational_loss(self.encoder(pair), batch.action, decode, config.kl_weight, self.generator)
         step(self.vae_optimiser, vae_loss.sum())
 
         target = self._td_target(batch.next_observation, batch.reward, batch.terminated)
@@ -199,16 +200,10 @@ class BCQ(TeacherLearner):
         step(self.perturbation_optimiser, actor_loss.sum())
 
         for target_network, online in self._targets():
-            soft_update(target_network, online, self.config.tau)
+            soft_update(target_network, online, config.tau)
         self.steps_done += 1
         losses = {"vae_loss": vae_loss, "critic_loss": critic_loss, "actor_loss": actor_loss}
         return {name: loss.detach() for name, loss in losses.items()}
-
-    def _vae_loss(self, observation: Tensor, action: Tensor, pair: Tensor) -> Tensor:
-        def decode(latent: Tensor) -> Tensor:
-            return torch.tanh(self.decoder(torch.cat([observation, latent], -1)))
-
-        return variational_loss(self.encoder(pair), action, decode, self.config.kl_weight, self.generator)
 
     @torch.no_grad()
     def _td_target(self, observation: Tensor, reward: Tensor, terminated: Tensor) -> Tensor:
@@ -229,7 +224,9 @@ class BCQ(TeacherLearner):
         return -self.critics(pair, frozen=True, first=self.tasks).mean((1, 2))
 
     def _generate(self, observation: Tensor) -> Tensor:
-        latent = clamped_latents((*observation.shape[:2], self.latent_size), self.generator)
+        return self._decode(observation, clamped_latents((*observation.shape[:2], self.latent_size), self.generator))
+
+    def _decode(self, observation: Tensor, latent: Tensor) -> Tensor:
         return torch.tanh(self.decoder(torch.cat([observation, latent], -1)))
 
     def teachers(self) -> BCQTeachers:
