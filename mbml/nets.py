@@ -10,8 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mbml.fused import Trace, backward_trace, forward_trace, perceptrons, worth_it
-from mbml.products import affine
+from mbml.fused import Trace, backward_trace, forward_trace
 
 Initialisation = Literal["rlkit", "torch"]
 
@@ -82,9 +81,7 @@ class StackedMLP(nn.Module):
             weights, biases = [w.detach() for w in weights], [b.detach() for b in biases]
         if stack < self.stack:
             weights, biases = [w[:stack] for w in weights], [b[:stack] for b in biases]
-        if worth_it(x, weights):
-            return perceptrons(x, weights, biases)
-        return batched_perceptrons(x, weights, biases)
+        return perceptrons(x, weights, biases)
 
     def trace(self, x: Tensor) -> tuple[Tensor, Trace]:
         """The outputs of `forward` without a graph, and what the two methods below need for the gradients."""
@@ -101,9 +98,7 @@ class StackedMLP(nn.Module):
 
     def input_gradient(self, trace: Trace, gradient: Tensor, columns: slice = slice(None)) -> Tensor:
         """Gradient `[T, B, columns]` in each member's inputs, given that in the outputs `[T, B, out]`."""
-        found = backward_trace(trace, gradient, self.layers[0], columns=columns)
-        assert found is not None
-        return found
+        return backward_trace(trace, gradient, self.layers[0])[..., columns]
 
     def save(self) -> dict[str, Any]:
         """Shapes and weights; `load` rebuilds the network from it."""
@@ -116,8 +111,8 @@ class StackedMLP(nn.Module):
         return cls.of(*([saved[f"{kind}.{layer}"].clone() for layer in layers] for kind in ("weights", "biases")))
 
 
-def batched_perceptrons(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
-    """Outputs `[T, B, out]` of inputs `[T or a divisor, B, in]`: the plain form of `perceptrons`."""
+def perceptrons(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+    """Outputs `[T, B, out]` of inputs `[T or a divisor, B, in]` for weights `[T, in, out]` and biases `[T, 1, out]`."""
     stack, last = weights[0].shape[0], len(weights) - 1
     if len(x) == 1:
         x = x.expand(stack, -1, -1)
@@ -126,9 +121,9 @@ def batched_perceptrons(x: Tensor, weights: Sequence[Tensor], biases: Sequence[T
     for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         if stack == 1:
             # Squeezed, because the gradient of an index is a tensor of zeros with the part copied into it.
-            x = affine(x.squeeze(0), weight.squeeze(0), bias.squeeze(0)).unsqueeze(0)
+            x = torch.addmm(bias.squeeze(0), x.squeeze(0), weight.squeeze(0)).unsqueeze(0)
         else:
-            x = affine(x, weight, bias)
+            x = torch.baddbmm(bias, x, weight)
         if layer < last:
             x = torch.relu_(x)
     return x

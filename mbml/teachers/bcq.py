@@ -9,17 +9,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mbml.fused import perceptrons
 from mbml.nets import StackedMLP, adam, soft_update, step
-from mbml.products import affine
 from mbml.rows import RowLayout
 from mbml.settings import Count, NotNegative, Positive, Share, Widths
 from mbml.teachers.contract import TeacherEntry, TeacherLearner, Teachers
 
 PERTURBATION = 0.05
 LATENT_CLAMP = 0.5
-_LARGE = 1 << 24
-"""Multiplications in a layer from which `perceptrons` makes up for its calls when acting."""
 
 
 @dataclass(frozen=True)
@@ -62,21 +58,13 @@ def perturbed(action: Tensor, perturbation: Tensor) -> Tensor:
 def candidate_outputs(network: StackedMLP, observation: Tensor, own: Tensor, embedding: Tensor | None = None) -> Tensor:
     """Outputs `[T, n * candidates, out]` of a network of `s | own`, or of `s | own | z`.
 
-    Candidates differ in `own` `[T, n * candidates, d]` alone. What they share, `observation` `[T, n, d_s]` and
-    `embedding` `[T, n, Z]`, goes through the first layer once for all of them.
+    Candidates differ in `own` `[T, n * candidates, d]` alone and share `observation` `[T, n, d_s]` and `embedding`
+    `[T, n, Z]`.
     """
-    (first, *weights), (bias, *biases) = network.layers
-    begin, end = observation.shape[-1], observation.shape[-1] + own.shape[-1]
-    shared = torch.baddbmm(bias, observation, first[:, :begin])
-    if embedding is not None:
-        shared.baddbmm_(embedding, first[:, end:])
-    x = shared.repeat_interleave(own.shape[1] // shared.shape[1], dim=1)
-    x.baddbmm_(own, first[:, begin:end])
-    if x.is_cpu and x.shape[1] * x.shape[2] ** 2 >= _LARGE:
-        return perceptrons(x.relu_(), weights, biases)
-    for weight, bias in zip(weights, biases, strict=True):
-        x = affine(x.relu_(), weight, bias)
-    return x
+    candidates = own.shape[1] // observation.shape[1]
+    shared = [observation] if embedding is None else [observation, embedding]
+    observation, *rest = (part.repeat_interleave(candidates, dim=1) for part in shared)
+    return network(torch.cat([observation, own, *rest], -1))
 
 
 def select_action(

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mbml.nets import StackedMLP, batched_perceptrons
+from mbml.nets import StackedMLP, perceptrons
 from mbml.rows import RowLayout
 from mbml.teachers.bcq import BCQ, BCQConfig, candidate_outputs, clamped_latents, perturbed, select_action
 from tests.mbml.toys import (
@@ -58,7 +58,7 @@ def test_what_candidates_share_goes_through_the_first_layer_once(hidden, number,
     s_repeated, *z_repeated = (part.repeat_interleave(3, dim=1) for part in shared)
     with torch.no_grad():
         found = candidate_outputs(network, s, own, *shared[1:])
-        expected = batched_perceptrons(
+        expected = perceptrons(
             torch.cat([s_repeated, own, *z_repeated], -1), list(network.weights), list(network.biases)
         )
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
