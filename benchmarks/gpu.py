@@ -121,9 +121,19 @@ class Times:
     """Milliseconds per update of a problem; None where it was not measured."""
 
     problem: Problem
+    cpu_alone: float | None = None
+    """On one thread, which is what an actor gets unless it is told otherwise."""
     cpu: float | None = None
+    """On as many threads as torch takes."""
     gpu: float | None = None
     graph: float | None = None
+
+    def ratio(self) -> float | None:
+        """The faster way on the CPU over the faster one on the GPU."""
+        on_cpu, on_gpu = (
+            [t for t in times if t is not None] for times in ((self.cpu_alone, self.cpu), (self.gpu, self.graph))
+        )
+        return min(on_cpu) / min(on_gpu) if on_cpu and on_gpu else None
 
 
 @dataclass
@@ -147,12 +157,26 @@ class Results:
     failures: list[str] = field(default_factory=list)
 
 
-def timed(problem: Problem, device: str, options: Options, *, graphs: bool = False) -> float:
-    """Milliseconds per update, the median over single updates on a CPU and over blocks of them on a GPU."""
-    on_gpu = device == "cuda"
-    _, step = problem.build(device, options.rows, graphs=graphs)
-    for _ in range(_WARM_UP[device]):
+def timed(problem: Problem, device: str, options: Options, *, graphs: bool = False, threads: int = 0) -> float:
+    """Milliseconds per update, the median over single updates on a CPU and over blocks of them on a GPU.
+
+    With `threads`, torch has so many.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        _, step = problem.build(device, options.rows, graphs=graphs)
+        return _median(step, device == "cuda", options)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _median(step: Step, on_gpu: bool, options: Options) -> float:
+    end = time.perf_counter() + options.seconds
+    for _ in range(_WARM_UP["cuda" if on_gpu else "cpu"]):
         step()
+        if time.perf_counter() > end:
+            break
     block, found = _BLOCK if on_gpu else 1, []
     end = time.perf_counter() + options.seconds
     while not found or (len(found) * block < options.updates and time.perf_counter() < end):
@@ -210,8 +234,13 @@ _COMPARISONS = {
     "graph": (("cuda", "cuda"), torch.float32, True),
 }
 """Fields of `Agreement`: devices, precision, and whether the second captures."""
-_WAYS = {"cpu": ("cpu", False), "gpu": ("cuda", False), "graph": ("cuda", True)}
-"""Fields of `Times`: device, and whether updates are captured."""
+_WAYS = {
+    "cpu_alone": ("cpu", False, 1),
+    "cpu": ("cpu", False, 0),
+    "gpu": ("cuda", False, 0),
+    "graph": ("cuda", True, 0),
+}
+"""Fields of `Times`: device, whether updates are captured, and torch's threads."""
 
 
 def problems(options: Options) -> list[Problem]:
@@ -260,10 +289,11 @@ def measure(options: Options, machine: dict[str, str], log: Callable[[str], None
     for problem in everything:
         line = Times(problem)
         results.times.append(line)
-        for name, (device, graphs) in _WAYS.items():
+        for name, (device, graphs, threads) in _WAYS.items():
             if (device == "cuda" and not on_gpu) or (graphs and not _captures(problem)):
                 continue
-            setattr(line, name, attempt(name, problem, partial(timed, problem, device, options, graphs=graphs)))
+            given = partial(timed, problem, device, options, graphs=graphs, threads=threads)
+            setattr(line, name, attempt(name, problem, given))
         write(results)
     return results
 
@@ -277,15 +307,15 @@ def _captures(problem: Problem) -> bool:
 
 def markdown(results: Results) -> str:
     """The tables, what they were measured on, and what failed."""
-    head = ["size", "learner", "tasks", "CPU", "GPU, plain", "GPU, graph", "CPU / GPU"]
-    lines = [_line(head), _line(["---", "---", *["---:"] * 5])]
+    cpus = "CPU, 1 thread", f"CPU, {torch.get_num_threads()} threads"
+    head = ["size", "learner", "tasks", *cpus, "GPU, plain", "GPU, graph", "CPU / GPU"]
+    lines = [_line(head), _line(["---", "---", *["---:"] * 6])]
     for one in results.times:
-        best = min((value for value in (one.gpu, one.graph) if value is not None), default=None)
-        ratio = None if best is None or one.cpu is None else one.cpu / best
-        cells = [_cell(value) for value in (one.cpu, one.gpu, one.graph, ratio)]
+        cells = [_cell(value) for value in (one.cpu_alone, one.cpu, one.gpu, one.graph, one.ratio())]
         lines.append(_line([one.problem.size, f"`{one.problem.learner}`", str(one.problem.tasks), *cells]))
     about = ", ".join(f"{name} {value}" for name, value in results.machine.items())
-    lines += ["", f"Milliseconds per update, medians, measured on {about}."]
+    ratio = "CPU / GPU compares the faster of both."
+    lines += ["", f"Milliseconds per update, medians, measured on {about}. {ratio}"]
     if results.agreements:
         head = ["size", "learner", "GPU to CPU, float64", "GPU to CPU, float32", "graph to plain, float32"]
         lines += ["", _line(head), _line(["---", "---", "---:", "---:", "---:"])]

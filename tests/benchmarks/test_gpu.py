@@ -43,6 +43,17 @@ def test_every_learner_is_compared_in_both_precisions(learner):
     assert torch.get_default_dtype() == torch.float32
 
 
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_what_an_update_tells_is_in_the_precision_of_its_networks(learner):
+    """Otherwise a comparison in double precision would compare roundings to single."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        _, step = Problem(learner, "smoke", 4 if learner == "full" else 2).build("cpu", rows=60)
+        assert {value.dtype for value in step().values()} == {torch.float64}
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_another_result_is_seen(monkeypatch):
     problem, calls, built = Problem("sac", "smoke", 2), [], Problem.build
 
@@ -60,11 +71,11 @@ def test_another_result_is_seen(monkeypatch):
 
 
 def test_the_table_names_what_is_missing_and_what_failed():
-    times = Times(Problem("iql", "paper", 10), cpu=120.0, gpu=6.0, graph=2.0)
+    times = Times(Problem("iql", "paper", 10), cpu_alone=500.0, cpu=120.0, gpu=6.0, graph=2.0)
     agreement = Agreement(Problem("iql", "paper", 2), float64=1e-15, float32=2e-7)
     found = Results({"CPU": "a processor", "GPU": "a card"}, Options(), [times], [agreement], ["paper iql: broken"])
     text = markdown(found)
-    assert "| paper | `iql` | 10 | 120 | 6.00 | 2.00 | 60.0 |" in text
+    assert "| paper | `iql` | 10 | 500 | 120 | 6.00 | 2.00 | 60.0 |" in text
     assert "| paper | `iql` | 1.0e-15 | 2.0e-07 | - |" in text
     assert "GPU a card" in text
     assert "- failed: paper iql: broken" in text
@@ -79,7 +90,7 @@ def test_the_script_without_a_gpu(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"tests.txt", "gpu.md", "gpu.json"}
     times = json.loads((tmp_path / "gpu.json").read_text())["times"]
     assert [line["problem"]["learner"] for line in times] == list(LEARNERS)
-    assert all(line["cpu"] > 0 and line["gpu"] is None for line in times)
+    assert all(line["cpu"] > 0 and line["cpu_alone"] > 0 and line["gpu"] is None for line in times)
 
 
 def test_bad_input_is_one_sentence(capsys, tmp_path):
