@@ -84,7 +84,12 @@ def test_the_table_names_what_is_missing_and_what_failed():
 def test_the_script_without_a_gpu(tmp_path):
     tiny = ["--sizes", "smoke", "--updates", "2", "--rows", "60", "--seconds", "0.1", "--cpu-only"]
     command = ["bash", "benchmarks/gpu.sh", str(tmp_path), *tiny]
-    environment = {"PATH": "/usr/bin:/bin", "TESTS": "tests/mbml/test_gpu.py", "OMP_NUM_THREADS": "1"}
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "TESTS": "tests/mbml/test_gpu.py",
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"tests.txt", "gpu.md", "gpu.json"}
