@@ -47,7 +47,7 @@ class Options:
     profile: bool = False
     """Profile this project in the chosen rows (without --only: in all where that tells something), beside nobody."""
     publish: bool = False
-    """Measure nothing; put the table, and the profile, that are in --out into benchmarks/README.md."""
+    """Measure nothing; put the tables and the profile that are in --out into benchmarks/README.md."""
     orchestration: Path | None = None
     """Measure nothing; say what share of the CPU time of the run whose report is in this folder no job used."""
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from benchmarks.measure import Measured, Result
 from benchmarks.registry import Row
 
-PUBLISHED = ("table", "profile")
+PUBLISHED = ("table", "profile", "gpu")
 """Files NAME.md of a measurement, and their places in the README: `<!-- NAME -->` to `<!-- /NAME -->`."""
 _HEAD = ("what", "who", "median", "min to max", "compared")
 

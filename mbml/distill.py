@@ -182,7 +182,7 @@ class MultiTaskLearner(Learner):
         # z's context: all M own and up to M random eligible relabelled transitions
         chosen = random_subset(eligible.flatten(1), size, generator)
         belief = encoder.belief(own_statistics.sum(1) + _masked_sum(chosen, relabelled_statistics.flatten(1, 2)))
-        metrics = {"eligible_share": eligible.float().mean()}
+        metrics = {"eligible_share": eligible.mean(dtype=own_statistics.dtype)}
         if self.config.triplet != "relabelled":
             return _Contexts(belief, None, metrics)
 
@@ -197,7 +197,7 @@ class MultiTaskLearner(Learner):
         per_pair = pair_triplet_losses(encoder, triplets, self.config.margin)
         valid = triplets.valid
         metrics["loss_triplet_valid"] = (per_pair.detach() * valid).sum() / valid.sum().clamp_min(1)
-        metrics["valid_pairs"] = valid.float().mean()
+        metrics["valid_pairs"] = valid.mean(dtype=own_statistics.dtype)
         return _Contexts(belief, triplet_loss(per_pair), metrics)
 
     def _own_transitions(self, count: int) -> tuple[Tensor, Tensor]:

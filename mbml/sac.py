@@ -179,7 +179,7 @@ class SAC(Learner):
         first, second = values.chunk(2)
         loss = alpha * drawn.log_density - torch.minimum(first, second)
         # The lesser of both takes the whole gradient.
-        weight = (first <= second).float()
+        weight = (first <= second).to(values.dtype)
         gradient = torch.cat([weight, 1 - weight]) / -observation.shape[1]
         actions = slice(self.layout.observation_size, self.layout.pair_size)
         to_action = self.critics.input_gradient(to_values, gradient, actions).unflatten(0, (2, -1)).sum(0)

@@ -25,17 +25,23 @@ def make_learner(
     observation_size: int, action_size: int, width: int, depths: Sequence[int], tasks: int, rows: int, eligible: float
 ) -> MultiTaskLearner:
     """The full model with students of `width` and the defaults otherwise; a share `eligible` of all labels counts."""
-    layout, generator = RowLayout(observation_size, action_size), seeded(3)
+    layout = RowLayout(observation_size, action_size)
     value, decoder, perturbation = ((width,) * depth for depth in depths)
     student = StudentConfig(value_hidden=value, decoder_hidden=decoder, perturbation_hidden=perturbation)
     teachers = BCQ(BCQConfig(), layout, tasks, seeded(4)).teachers()
-    mask = torch.rand(tasks, tasks, rows, generator=generator) < eligible
-    mask[torch.arange(tasks), torch.arange(tasks)] = False
-    labels = torch.randn(tasks, tasks, rows, generator=generator)
-    tables = RelabelTables(pool_indices(tasks, rows, 0, generator), labels, mask)
+    tables = random_tables(tasks, rows, eligible)
     config = DistillConfig(student=student)
     data = random_rows(tasks, rows, layout)
     return MultiTaskLearner(config, layout, data, teachers, tables, seeded(5), seeded(6))
+
+
+def random_tables(tasks: int, rows: int, eligible: float) -> RelabelTables:
+    """Standard normal labels of all rows for all tasks, of which a share `eligible` counts."""
+    generator = seeded(3)
+    mask = torch.rand(tasks, tasks, rows, generator=generator) < eligible
+    mask[torch.arange(tasks), torch.arange(tasks)] = False
+    labels = torch.randn(tasks, tasks, rows, generator=generator)
+    return RelabelTables(pool_indices(tasks, rows, 0, generator), labels, mask)
 
 
 def plain_twin(learner: MultiTaskLearner) -> PlainDistiller:

@@ -1,7 +1,8 @@
 """A stand-in for a device that is not there.
 
 Tensors on `meta` have shapes and types but no values, so a learner that reads a value back fails; `OnlyMeta` adds what
-a GPU refuses too: a tensor on the CPU inside an update. What a GPU computes, and whether it does, is not tested.
+a GPU refuses too: a tensor on the CPU inside an update. What a GPU computes, and whether it does, only one can tell:
+`test_gpu.py`, `test_capture.py` and `benchmarks/gpu.sh`, where there is one.
 """
 
 from __future__ import annotations
