@@ -37,7 +37,7 @@ class Probe(Protocol):
 @stage(version=1)
 def probe(spec: Probe, run: Run) -> dict[str, Any]:
     """Leaves `probes.json`, with every probe that the environment allows."""
-    family, layout, rows = envs.get(spec.env), layout_of(spec.env), load_rows(run.paths(spec.collect), spec.train)
+    layout, rows = layout_of(spec.env), load_rows(run.paths(spec.collect), spec.train)
     kept = torch.arange(0, rows.shape[1], max(1, rows.shape[1] // _ROWS))
     rows = gather_rows(rows, kept.repeat(len(rows), 1))
     policy = load_policy(snapshot_of(run.inputs[spec.trained], spec.step))
@@ -47,17 +47,16 @@ def probe(spec: Probe, run: Run) -> dict[str, Any]:
     truth = truth_table(spec.env, train, rows)
     swap = None if truth is None else reward_swap(policy, rows, truth, layout, generator)
     known = known_tasks(policy, rows, layout, _CONTEXT_SIZE, generator)
-    common = (spec.horizon, spec.config, spec.seed)
     found = {
         "train": list(spec.train),
         "posterior_mean": posteriors.mean.tolist(),
         "reward_swap": swap,
-        "identification": identification(policy, known, family, train, *common),
+        "identification": identification(policy, known, spec.of(train)),
         "foreign_contexts": _foreign_contexts(spec, policy, rows, generator),
         "last_trajectory": None,
     }
     if spec.last_trajectory:
-        found["last_trajectory"] = evaluate_last_trajectory(policy, family, unseen, *common).tolist()
+        found["last_trajectory"] = evaluate_last_trajectory(policy, spec.of(unseen)).tolist()
     write_json(run.out / "probes.json", found)
     return swap or {}
 
@@ -81,6 +80,5 @@ def _foreign_contexts(
     for name, source in (("nearest", distance.argmin(1)), ("farthest", distance.argmax(1))):
         contexts = layout.context(sample[source]).clone()
         contexts[..., -1] = truth[everyone, source]
-        returns = returns_under(policy, contexts, family, unseen, spec.horizon, spec.config.repeats, spec.seed)
-        found[name] = returns.tolist()
+        found[name] = returns_under(policy, contexts, spec.of(unseen)).tolist()
     return found

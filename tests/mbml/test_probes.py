@@ -6,7 +6,7 @@ import torch
 
 from mbml import envs
 from mbml.encoders import ENCODERS, Belief
-from mbml.evaluate import EvaluateConfig, make_envs
+from mbml.evaluate import EvaluateConfig, Evaluation, make_envs
 from mbml.policy import AdaptivePolicy
 from mbml.probes import identification, known_tasks, nearest_known, own_posteriors, returns_under, reward_swap
 from mbml.seeding import generator_of, seed_of
@@ -99,7 +99,8 @@ def test_identification_from_own_rollouts():
     """In the maze the mean reward of a rollout that stays near the start tells the goals apart."""
     distribution = envs.get("umaze_goal")
     tasks = [distribution.tasks("train")[i] for i in (1, 5, 3)]
-    config, horizon = EvaluateConfig(episodes=3, repeats=2), 20
+    horizon = 20
+    evaluation = Evaluation(distribution, tasks, horizon, EvaluateConfig(episodes=3, repeats=2), 0)
     policy = reader(-1, UMAZE)
     # What it will see in each task, from rollouts of its own.
     rewards = []
@@ -110,9 +111,9 @@ def test_identification_from_own_rollouts():
         total = sum(stack.step(agent.act(stack.observation)).reward.item() for _ in range(horizon))
         rewards.append([total / horizon])
     known = Belief(torch.tensor(rewards), torch.full((3, 1), 1e-4))
-    assert identification(policy, known, distribution, tasks, horizon, config, 0) == [1.0, 1.0, 1.0]
+    assert identification(policy, known, evaluation) == [1.0, 1.0, 1.0]
     swapped = Belief(known.mean[[1, 0, 2]], known.variance)
-    assert identification(policy, swapped, distribution, tasks, horizon, config, 0) == pytest.approx([1 / 3] * 3)
+    assert identification(policy, swapped, evaluation) == pytest.approx([1 / 3] * 3)
 
 
 def test_returns_under_given_contexts():
@@ -123,7 +124,7 @@ def test_returns_under_given_contexts():
         for network in (policy.encoder.body, policy.value_network, policy.decoder, policy.perturbation):
             network.weights[-1].mul_(200)
     contexts = UMAZE.context(random_rows(3, 5, UMAZE))
-    found = returns_under(policy, contexts, distribution, tasks, 15, 2, 9)
+    found = returns_under(policy, contexts, Evaluation(distribution, tasks, 15, EvaluateConfig(repeats=2), 9))
     generator = generator_of(9, "contexts", "policy")
     beliefs = [naive_posterior(layers_of(policy.encoder.body), list(contexts[i]), 3) for i in range(3)]
     noise = torch.randn(6, 3, generator=generator)
