@@ -8,6 +8,7 @@ from typing import NamedTuple
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.spaces import flatdim
 from torch import Tensor
 
 from mbml.envs import SimulationDiverged
@@ -34,9 +35,7 @@ class EnvStack:
 
     def __init__(self, envs: Sequence[gymnasium.Env]) -> None:
         self.envs = list(envs)
-        size = envs[0].observation_space.shape
-        assert size is not None
-        self._observation = np.zeros((len(envs), *size), dtype=np.float32)
+        self._observation = np.zeros((len(envs), flatdim(envs[0].observation_space)), dtype=np.float32)
 
     def __len__(self) -> int:
         return len(self.envs)
