@@ -137,10 +137,8 @@ class DatasetWriter:
 class Dataset:
     """Tasks of one family from one or more directories; rows stay on disk until they are touched. Made by `open`."""
 
-    environment: str
-    observation_size: int
-    action_size: int
-    horizon: int
+    header: Mapping[str, Any]
+    """What all directories share: `environment`, `observation_size`, `action_size` and `horizon`."""
     _tasks: Mapping[int, tuple[Path, TaskMeta]]
     """Directory and entry in meta.json of each task."""
 
@@ -156,17 +154,17 @@ class Dataset:
             raise DatasetError("Dataset.open needs at least one directory.")
         metas = [(path, _read_meta(path)) for path in map(Path, roots)]
         first, meta = metas[0]
-        same: dict[str, Any] = {name: meta[name] for name in _SAME}
+        header: dict[str, Any] = {name: meta[name] for name in _SAME}
         tasks: dict[int, tuple[Path, TaskMeta]] = {}
         for path, meta in metas:
-            for name, wanted in same.items():
+            for name, wanted in header.items():
                 if meta[name] != wanted:
                     raise DatasetError(f"{path} has {name} {meta[name]}, but {first} has {wanted}.")
             for task in meta["tasks"]:
                 if (index := task["index"]) in tasks:
                     raise DatasetError(f"Task {index} is in both {tasks[index][0]} and {path}; keep one.")
                 tasks[index] = path, task
-        return cls(**same, _tasks=tasks)
+        return cls(header, tasks)
 
     @property
     def task_indices(self) -> tuple[int, ...]:
@@ -191,8 +189,8 @@ class Dataset:
         flags as bits, so those are copied: two bytes a row). Raises DatasetError as `task` does.
         """
         root, task = self._find(index)
-        sizes = self.observation_size, self.action_size
-        return [_read_shard(root, shard, *sizes) for shard in task["shards"]]
+        schema = _schema(self.header["observation_size"], self.header["action_size"])
+        return [_read_shard(root / shard["file"], shard["rows"], schema) for shard in task["shards"]]
 
     def _find(self, index: int) -> tuple[Path, TaskMeta]:
         if index not in self._tasks:
@@ -206,19 +204,18 @@ def validate(root: str | Path, checksums: bool = True) -> None:
     Checked: meta.json and its counts; each shard's SHA-256 (unless `checksums` is False), columns and row
     count; all numbers finite; and the order of rows (`mbml.transitions.check_episodes`).
     """
-    root = Path(root)
-    meta = _read_meta(root)
-    sizes = meta["observation_size"], meta["action_size"]
-    for task in meta["tasks"]:
-        shards = []
-        for shard in task["shards"]:
-            path = root / shard["file"]
-            if checksums and _sha256(path) != shard["sha256"]:
+    dataset = Dataset.open(root)
+    for index in dataset.task_indices:
+        task = dataset.meta(index)
+        paths = [str(Path(root, shard["file"])) for shard in task["shards"]]
+        for path, shard in zip(paths, task["shards"], strict=True):
+            if checksums and _sha256(Path(path)) != shard["sha256"]:
                 raise DatasetError(f"{path} has another SHA-256 than meta.json says: it is changed or damaged.")
-            shards.append((str(path), _read_shard(root, shard, *sizes)))
-            check_finite(shards[-1][1], str(path))
-        if (said := task["episodes"]) != (found := check_episodes(shards, meta["horizon"])):
-            raise DatasetError(f"{root / 'meta.json'} gives task {task['index']} {said} episodes; it has {found}.")
+        shards = list(zip(paths, dataset.shards(index), strict=True))
+        for path, batch in shards:
+            check_finite(batch, path)
+        if (said := task["episodes"]) != (found := check_episodes(shards, dataset.header["horizon"])):
+            raise DatasetError(f"{Path(root, 'meta.json')} gives task {index} {said} episodes; it has {found}.")
 
 
 def _schema(observation_size: int, action_size: int) -> pa.Schema:
@@ -244,23 +241,20 @@ def to_arrow(column: np.ndarray) -> pa.Array:
     return flat if column.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, column.shape[1])
 
 
-def _read_shard(root: Path, shard: ShardMeta, observation_size: int, action_size: int) -> TransitionBatch:
-    path = root / shard["file"]
+def _read_shard(path: Path, size: int, schema: pa.Schema) -> TransitionBatch:
     try:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         table.validate()
     except (OSError, pa.ArrowException) as error:
         raise DatasetError(f"{path} is not a readable Arrow IPC file ({error}).") from error
-    if not table.schema.equals(_schema(observation_size, action_size)):
+    if table.schema != schema:
         columns = ", ".join(f"{field.name} {field.type}" for field in table.schema)
         raise DatasetError(f"{path} has the wrong columns: {columns}.")
-    batches = table.to_batches()
-    rows = [len(batch) for batch in batches]
-    if rows != [shard["rows"]]:
-        raise DatasetError(f"{path} must be one record batch of {shard['rows']} rows; it has batches of {rows}.")
+    if (rows := [len(chunk) for chunk in table["step"].chunks]) != [size]:
+        raise DatasetError(f"{path} must be one record batch of {size} rows; it has batches of {rows}.")
     if any(column.null_count for column in table.columns):
         raise DatasetError(f"{path} has nulls; every value must be there.")
-    return TransitionBatch(**{name: _to_numpy(batches[0].column(name)) for name in DTYPES})
+    return TransitionBatch(**{name: _to_numpy(table[name].chunk(0)) for name in DTYPES})
 
 
 def _to_numpy(column: pa.Array) -> np.ndarray:

@@ -12,23 +12,21 @@ from mbml.encoders import Belief, Encoder
 from mbml.evaluate import Evaluation
 from mbml.policy import ContextPolicy
 from mbml.rollout import run_episode
-from mbml.rows import RowLayout, Rows, gather_rows, sample_indices
+from mbml.rows import Rows, gather_rows, sample_indices
 from mbml.seeding import generator_of
 
 
 @torch.no_grad()
-def own_posteriors(
-    policy: ContextPolicy, rows: Rows, layout: RowLayout, size: int, contexts: int, generator: torch.Generator
-) -> Belief:
+def own_posteriors(policy: ContextPolicy, rows: Rows, size: int, contexts: int, generator: torch.Generator) -> Belief:
     """Posteriors `[K, contexts, Z]` of random contexts of `size` own transitions, from rows `[K, P, row]`."""
     indices = sample_indices(len(rows), contexts * size, rows.shape[1], generator)
-    context = layout.context(gather_rows(rows, indices))
+    context = policy.layout.context(gather_rows(rows, indices))
     return policy.encoder.infer(context.unflatten(1, (contexts, size)))
 
 
-def known_tasks(policy: ContextPolicy, rows: Rows, layout: RowLayout, size: int, generator: torch.Generator) -> Belief:
+def known_tasks(policy: ContextPolicy, rows: Rows, size: int, generator: torch.Generator) -> Belief:
     """One posterior `[K, Z]` for each task, from a context of `size` transitions of its own rows."""
-    return Belief(*(part[:, 0] for part in own_posteriors(policy, rows, layout, size, 1, generator)))
+    return Belief(*(part[:, 0] for part in own_posteriors(policy, rows, size, 1, generator)))
 
 
 def nearest_known(encoder: Encoder, context: Belief, known: Belief) -> Tensor:
@@ -39,13 +37,7 @@ def nearest_known(encoder: Encoder, context: Belief, known: Belief) -> Tensor:
 
 @torch.no_grad()
 def reward_swap(
-    policy: ContextPolicy,
-    rows: Rows,
-    truth: Tensor,
-    layout: RowLayout,
-    generator: torch.Generator,
-    size: int = 128,
-    repeats: int = 4,
+    policy: ContextPolicy, rows: Rows, truth: Tensor, generator: torch.Generator, size: int = 128, repeats: int = 4
 ) -> dict[str, float]:
     """Give the encoder task j's transitions with task i's true rewards: does the posterior follow i or j?
 
@@ -54,11 +46,11 @@ def reward_swap(
     `own_identified` is the share of own contexts that are nearest to their own task.
     """
     tasks = len(rows)
-    known, everyone = known_tasks(policy, rows, layout, size, generator), torch.arange(tasks)
+    known, everyone = known_tasks(policy, rows, size, generator), torch.arange(tasks)
     contexts = []
     for _ in range(repeats):
         indices = sample_indices(tasks, size, rows.shape[1], generator)
-        context = layout.context(gather_rows(rows, indices)).repeat(tasks, 1, 1, 1)
+        context = policy.layout.context(gather_rows(rows, indices)).repeat(tasks, 1, 1, 1)
         context[..., -1] = truth[:, everyone.unsqueeze(1), indices]
         contexts.append(nearest_known(policy.encoder, policy.encoder.infer(context), known))
     nearest, foreign = torch.stack(contexts), ~torch.eye(tasks, dtype=torch.bool)  # [repeats, K, K]

@@ -57,8 +57,7 @@ class EnvStack:
 
     def step(self, action: Tensor, active: np.ndarray | None = None) -> Step:
         """Step every (active) environment with its row of `action` `[n, d_a]`."""
-        number = len(self)
-        actions = action.numpy()
+        number, actions = len(self), action.numpy()
         reward = np.zeros(number, dtype=np.float32)
         terminated, truncated, diverged = np.zeros((3, number), dtype=bool)
         for i in range(number) if active is None else np.flatnonzero(active):
@@ -91,8 +90,8 @@ def run_episode(
     all have. With `playing` `[n]` only the environments that it marks take part; the others are left as they are and
     return 0.
     """
-    envs.reset(None if playing is None else np.flatnonzero(playing).tolist())
     active = np.ones(len(envs), dtype=bool) if playing is None else playing.copy()
+    envs.reset(np.flatnonzero(active).tolist())
     returns = np.zeros(len(envs))
     observation = envs.observation
     while active.any():

@@ -48,7 +48,7 @@ def world():
 @pytest.mark.parametrize(("column", "winner"), [(-1, "follows_reward"), (0, "follows_state_action")])
 def test_reward_swap_of_encoders_that_read_one_column(column, winner, kind):
     rows, truth = world()
-    found = reward_swap(reader(column, kind=kind), rows, truth, LAYOUT, seeded(), size=32, repeats=2)
+    found = reward_swap(reader(column, kind=kind), rows, truth, seeded(), size=32, repeats=2)
     shares = {name: found[name] for name in ("follows_reward", "follows_state_action", "other")}
     assert shares == {name: float(name == winner) for name in shares}
     assert found["own_identified"] == 1.0
@@ -58,9 +58,9 @@ def test_reward_swap_of_encoders_that_read_one_column(column, winner, kind):
 def test_reward_swap_of_an_encoder_that_reads_something_else():
     rows, truth = world()
     rows[..., 3] = 10 * torch.arange(K).roll(0).unsqueeze(1)  # an action column, the same signal as the state
-    assert reward_swap(reader(3), rows, truth, LAYOUT, seeded(), size=32)["follows_state_action"] == 1.0
+    assert reward_swap(reader(3), rows, truth, seeded(), size=32)["follows_state_action"] == 1.0
     rows[..., 3] = 0
-    found = reward_swap(reader(3), rows, truth, LAYOUT, seeded(), size=32)  # every context looks the same
+    found = reward_swap(reader(3), rows, truth, seeded(), size=32)  # every context looks the same
     assert found["own_identified"] == pytest.approx(1 / K)
     assert found["follows_reward"] + found["follows_state_action"] + found["other"] == pytest.approx(1.0)
 
@@ -68,7 +68,7 @@ def test_reward_swap_of_an_encoder_that_reads_something_else():
 def test_own_posteriors():
     rows, _ = world()
     student = reader(-1)
-    q = own_posteriors(student, rows, LAYOUT, 6, 3, seeded(2))
+    q = own_posteriors(student, rows, 6, 3, seeded(2))
     assert q.mean.shape == (K, 3, 1)
     indices = torch.randint(P, (K, 18), generator=seeded(2))
     for j in range(K):
@@ -81,7 +81,7 @@ def test_own_posteriors():
 
 def test_known_tasks_and_the_nearest_of_them():
     rows, _ = world()
-    known = known_tasks(reader(-1), rows, LAYOUT, 50, seeded())
+    known = known_tasks(reader(-1), rows, 50, seeded())
     assert known.mean.shape == (K, 1)
     assert known.mean.squeeze(1).tolist() == pytest.approx([0, 10, 20, 30], abs=1)
     generator = seeded(5)
