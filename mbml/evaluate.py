@@ -85,11 +85,11 @@ class Evaluation:
         generator = generator_of(self.seed, "evaluate", "policy")
         return AdaptivePolicy(policy, generator, len(self.tasks) * self.config.repeats)
 
-    def play(self, agent: AdaptivePolicy, budget: float = math.inf) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Episodes of an agent that learns about its tasks, the first under the z that it has.
+    def play(self, agent: AdaptivePolicy, budget: float = math.inf) -> Iterator[np.ndarray]:
+        """The returns `[n]` of one episode after another of an agent that learns about its tasks.
 
-        After each one, its returns and the steps spent so far, both `[n]`. Environments whose `budget` of steps is
-        spent wait and keep their last return; there are no more episodes when it is in all of them.
+        The first is under the z that it has. Environments whose `budget` of steps is spent wait and keep their last
+        return; there are no more episodes when it is in all of them.
         """
         envs = self.envs("evaluate")
         spent, returns = np.zeros(len(envs), dtype=int), np.zeros(len(envs))
@@ -100,7 +100,7 @@ class Evaluation:
 
         while (playing := spent < budget).any():
             returns = np.where(playing, run_episode(envs, agent.act, observe, playing), returns)
-            yield returns, spent
+            yield returns
             agent.begin_episode()
 
 
@@ -109,7 +109,7 @@ def evaluate_student(
 ) -> Scores:
     """Run the protocol on all tasks at once; `report` hears how many episodes are done."""
     agent, returns = evaluation.stranger(policy), []
-    for result, _ in islice(evaluation.play(agent), evaluation.config.episodes):
+    for result in islice(evaluation.play(agent), evaluation.config.episodes):
         returns.append(result)
         report(len(returns))
     shape = len(evaluation.tasks), evaluation.config.repeats
@@ -117,21 +117,16 @@ def evaluate_student(
     return Scores(table, agent.belief().mean.view(*shape, -1)[:, 0].numpy())
 
 
-def evaluate_last_trajectory(
-    policy: ContextPolicy, evaluation: Evaluation, report: Callable[[int], None] = lambda episodes: None
-) -> np.ndarray:
+def evaluate_last_trajectory(policy: ContextPolicy, evaluation: Evaluation) -> np.ndarray:
     """Return of the last trajectory per task `[n]`, mean over repeats: PEARL's own protocol.
 
     Every task is given trajectories until `config.episodes` horizons of steps are spent in it, z as in
-    `evaluate_student`; tasks that have spent theirs wait. `report` hears how many horizons are spent in all tasks.
-    The random numbers are those of `evaluate_student`: where nothing terminates, this is its last episode.
+    `evaluate_student`; tasks that have spent theirs wait. The random numbers are those of `evaluate_student`: where
+    nothing terminates, this is its last episode.
     """
-    config, family = evaluation.config, evaluation.family
-    longest, last = evaluation.horizon or family.horizon, np.empty(0)
-    for returns, spent in evaluation.play(evaluation.stranger(policy), config.episodes * longest):
-        last = returns
-        report(int(spent.min()) // longest)
-    return last.reshape(-1, config.repeats).mean(1)
+    budget = evaluation.config.episodes * (evaluation.horizon or evaluation.family.horizon)
+    *_, last = evaluation.play(evaluation.stranger(policy), budget)
+    return last.reshape(-1, evaluation.config.repeats).mean(1)
 
 
 def counted_score(returns: np.ndarray, config: EvaluateConfig) -> np.ndarray:

@@ -130,9 +130,9 @@ def test_the_last_trajectory_of_one_task_that_can_end_early(make):
 def test_where_nothing_terminates_the_last_trajectory_is_the_last_episode(make):
     name, config = "umaze_goal", EvaluateConfig(repeats=2)
     policy, distribution = make(name), envs.get(name)
-    tasks, heard = distribution.tasks("test")[:3], []
-    score = evaluate_last_trajectory(policy, Evaluation(distribution, tasks, 12, config, 0), heard.append)
-    returns = evaluate_student(policy, Evaluation(distribution, tasks, 12, config, 0)).returns
+    evaluation, heard = Evaluation(distribution, distribution.tasks("test")[:3], 12, config, 0), []
+    score = evaluate_last_trajectory(policy, evaluation)
+    returns = evaluate_student(policy, evaluation, heard.append).returns
     assert np.array_equal(score, returns[:, :, -1].mean(1))
     assert heard == [1, 2, 3, 4, 5]
 
@@ -146,12 +146,14 @@ def test_tasks_that_have_spent_their_steps_wait_for_the_others():
     tasks = distribution.tasks("test")[:3]
     alone = [naive_protocol(policy, name, t, 3, lambda lengths: sum(lengths) >= budget) for t in tasks]
     assert len({len(lengths) for _, lengths, _ in alone}) > 1
-    heard = []
-    score = evaluate_last_trajectory(policy, Evaluation(distribution, tasks, HORIZON[name], CONFIG, 3), heard.append)
+    evaluation = Evaluation(distribution, tasks, HORIZON[name], CONFIG, 3)
+    score = evaluate_last_trajectory(policy, evaluation)
     np.testing.assert_allclose(score, [returns[-1] for returns, *_ in alone], rtol=2e-3)
-    rounds = range(1, max(len(lengths) for _, lengths, _ in alone) + 1)
-    assert heard == [min(sum(lengths[:n]) for _, lengths, _ in alone) // HORIZON[name] for n in rounds]
-    assert heard[-1] == 5
+    rounds = list(evaluation.play(evaluation.stranger(policy), budget))
+    assert len(rounds) == max(len(lengths) for _, lengths, _ in alone)
+    for number, played in enumerate(rounds):
+        expected = [returns[min(number, len(returns) - 1)] for returns, *_ in alone]
+        np.testing.assert_allclose(played, expected, rtol=2e-3)
 
 
 def test_repeats_and_tasks_keep_their_places():
