@@ -109,13 +109,11 @@ class MappedRows:
                 for column, part in zip(shards[0], parts, strict=True):
                     torch.index_select(column, 0, index, out=part)
                 continue
-            start = 0
             for columns in shards:
-                local = index - start
-                where = ((local >= 0) & (local < len(columns[0]))).nonzero().squeeze(1)
+                inside = (index >= 0) & (index < len(columns[0]))
                 for column, part in zip(columns, parts, strict=True):
-                    part.index_copy_(0, where, column.index_select(0, local[where]))
-                start += len(columns[0])
+                    part[inside] = column[index[inside]]
+                index = index - len(columns[0])
         return rows
 
 

@@ -17,6 +17,7 @@ from mbml.envs.mujoco_env import MujocoTaskEnv
 from mbml.registry import PRESETS, Entry
 
 SPLITS = ("train", "test", "ood")
+_FLOATS = (np.float16, np.float32, np.float64)
 
 Parameter = Any  # np.ndarray [p] or a mapping of names to arrays, all float64 and read-only
 Reward = Callable[[np.ndarray, np.ndarray, np.ndarray, Parameter], np.ndarray]
@@ -112,10 +113,8 @@ class Family(Entry):
         seen, acted = env.observation_space, env.action_space
         if not isinstance(seen, Box) or seen.dtype == np.uint8 or len(seen.shape) > 2:
             raise FamilyError(f"{self.name} is observed as {seen}; observations must be a Box of numbers, no image.")
-        if not isinstance(acted, Box) or np.dtype(acted.dtype).kind != "f" or not acted.is_bounded():
-            raise FamilyError(f"{self.name} has the actions {acted}; they must be a bounded Box of floats.")
-        if len(acted.shape) != 1:
-            raise FamilyError(f"{self.name} has actions of shape {acted.shape}; they must have one dimension.")
+        if not isinstance(acted, Box) or acted.dtype not in _FLOATS or len(acted.shape) != 1 or not acted.is_bounded():
+            raise FamilyError(f"{self.name} has the actions {acted}; they must be a bounded Box of floats in a row.")
         if len(seen.shape) != 1:
             env = wrappers.FlattenObservation(env)
         if seen.dtype != np.float32:
