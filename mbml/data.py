@@ -83,8 +83,8 @@ class DatasetWriter:
             if (value := getattr(self, name)) < 1:
                 raise DatasetError(f"{name} is {value}; it must be at least 1.")
         self.collection = _jsonable(dict(self.collection), "collection")
-        self._tasks: dict[int, TaskMeta] = {}
-        (Path(self.root) / "meta.json").unlink(missing_ok=True)
+        self._root, self._tasks = Path(self.root), dict[int, TaskMeta]()
+        (self._root / "meta.json").unlink(missing_ok=True)
 
     def add_task(
         self, index: int, batch: TransitionBatch, *, parameter: Any, label: str, shard_rows: int = 1_000_000
@@ -106,12 +106,12 @@ class DatasetWriter:
             raise DatasetError(f"Task {index} has no rows; a task needs at least one transition.")
         check_finite(batch, f"Task {index}")
         parameter = _jsonable(parameter, f"parameter of task {index}")
-        root, folder = Path(self.root), f"task={index:03d}"
-        shutil.rmtree(root / folder, ignore_errors=True)  # shards of an earlier, unfinished attempt
+        folder = f"task={index:03d}"
+        shutil.rmtree(self._root / folder, ignore_errors=True)  # shards of an earlier, unfinished attempt
         shards = []
         for number, start in enumerate(range(0, len(batch), shard_rows)):
             file, part = f"{folder}/part-{number:04d}.arrow", batch.rows(start, start + shard_rows)
-            shards.append(ShardMeta(file=file, rows=len(part), sha256=_write_shard(root / file, part)))
+            shards.append(ShardMeta(file=file, rows=len(part), sha256=_write_shard(self._root / file, part)))
         episodes = 1 + int(np.count_nonzero(np.diff(batch.episode)))
         self._tasks[index] = TaskMeta(
             index=int(index), label=str(label), parameter=parameter, rows=len(batch), episodes=episodes, shards=shards
@@ -122,7 +122,7 @@ class DatasetWriter:
         tasks = [self._tasks[index] for index in sorted(self._tasks)]
         same = {name: getattr(self, name) for name in _SAME}
         meta = Meta(schema_version=1, **same, collection=dict(self.collection), tasks=tasks, totals=_totals(tasks))
-        with replacing(Path(self.root) / "meta.json") as path:
+        with replacing(self._root / "meta.json") as path:
             path.write_text(json.dumps(meta, indent=1) + "\n")
 
     def __enter__(self) -> "DatasetWriter":
@@ -172,8 +172,10 @@ class Dataset:
         return tuple(sorted(self._tasks))
 
     def meta(self, index: int) -> TaskMeta:
-        """The task's entry of meta.json: index, label, parameter, rows, episodes, shards."""
-        return self._find(index)[1]
+        """The task's entry of meta.json: index, label, parameter, rows, episodes, shards; DatasetError without one."""
+        if index not in self._tasks:
+            raise DatasetError(f"There is no task {index}; this dataset has tasks {list(self.task_indices)}.")
+        return self._tasks[index][1]
 
     def task(self, index: int) -> TransitionBatch:
         """All transitions of one task, in order: its only shard, or a copy of several together.
@@ -188,14 +190,9 @@ class Dataset:
         The float and integer columns are read-only views of the memory map, which they keep alive (Arrow keeps
         flags as bits, so those are copied: two bytes a row). Raises DatasetError as `task` does.
         """
-        root, task = self._find(index)
+        task, (root, _) = self.meta(index), self._tasks[index]
         schema = _schema(self.header["observation_size"], self.header["action_size"])
         return [_read_shard(root / shard["file"], shard["rows"], schema) for shard in task["shards"]]
-
-    def _find(self, index: int) -> tuple[Path, TaskMeta]:
-        if index not in self._tasks:
-            raise DatasetError(f"There is no task {index}; this dataset has tasks {list(self.task_indices)}.")
-        return self._tasks[index]
 
 
 def validate(root: str | Path, checksums: bool = True) -> None:
@@ -228,10 +225,10 @@ def _schema(observation_size: int, action_size: int) -> pa.Schema:
 def _write_shard(path: Path, batch: TransitionBatch) -> str:
     """Write one shard and return its SHA-256."""
     schema = _schema(batch.observation.shape[1], batch.action.shape[1])
-    columns = [to_arrow(getattr(batch, name)) for name in DTYPES]
+    columns = pa.record_batch([to_arrow(getattr(batch, name)) for name in DTYPES], schema=schema)
     with replacing(path) as temporary:
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            writer.write_batch(pa.record_batch(columns, schema=schema))
+            writer.write_batch(columns)
         return _sha256(temporary)
 
 
