@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,18 +21,10 @@ from typing_extensions import TypedDict  # pydantic takes that of typing from Py
 
 from mbml.serialise import replacing
 from mbml.settings import Count, Whole
-from mbml.transitions import (
-    DTYPES,
-    DatasetError,
-    TransitionBatch,
-    check_episodes,
-    check_finite,
-    concatenate,
-)
+from mbml.transitions import DTYPES, VECTORS, DatasetError, TransitionBatch, check_episodes, check_finite, concatenate
 
 __all__ = ["Dataset", "DatasetError", "DatasetWriter", "TransitionBatch", "validate"]
 
-SCHEMA_VERSION = 1
 _SAME = ("environment", "observation_size", "action_size", "horizon")
 
 
@@ -68,6 +60,7 @@ class Meta(TypedDict):
     totals: dict[str, int]
 
 
+@dataclass
 class DatasetWriter:
     """Writes one dataset directory; a context manager that completes it on a normal exit only.
 
@@ -75,26 +68,23 @@ class DatasetWriter:
     again, and tasks that are not added again are no longer part of it.
     """
 
-    def __init__(
-        self,
-        root: str | Path,
-        *,
-        environment: str,
-        observation_size: int,
-        action_size: int,
-        horizon: int,
-        collection: Mapping[str, Any],
-    ):
-        """`horizon` is the time limit in steps; `collection` (JSON) says how the data came about."""
-        sizes = {"observation_size": observation_size, "action_size": action_size, "horizon": horizon}
-        for name, value in sizes.items():
-            if value < 1:
+    root: str | Path
+    _: KW_ONLY
+    environment: str
+    observation_size: int
+    action_size: int
+    horizon: int
+    """The time limit in steps."""
+    collection: Mapping[str, Any]
+    """How the data came about, as JSON."""
+
+    def __post_init__(self) -> None:
+        for name in ("observation_size", "action_size", "horizon"):
+            if (value := getattr(self, name)) < 1:
                 raise DatasetError(f"{name} is {value}; it must be at least 1.")
-        self.root = Path(root)
-        self._meta: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "environment": environment, **sizes}
-        self._meta["collection"] = _jsonable(dict(collection), "collection")
-        self._tasks: dict[int, TaskMeta] = {}
-        (self.root / "meta.json").unlink(missing_ok=True)
+        self.collection = _jsonable(dict(self.collection), "collection")
+        self._root, self._tasks = Path(self.root), dict[int, TaskMeta]()
+        (self._root / "meta.json").unlink(missing_ok=True)
 
     def add_task(
         self, index: int, batch: TransitionBatch, *, parameter: Any, label: str, shard_rows: int = 1_000_000
@@ -107,33 +97,32 @@ class DatasetWriter:
             DatasetError: the task is there already or is empty, a shape or dtype is wrong, or a number is not
                 finite. (The order of rows is `validate`'s business.)
         """
-        index = int(index)
         if index < 0 or index in self._tasks:
             raise DatasetError(f"Task {index} cannot be added: an index is 0 or more and is used once.")
         if shard_rows < 1:
             raise DatasetError(f"shard_rows is {shard_rows}; it must be at least 1.")
-        batch.check(self._meta["observation_size"], self._meta["action_size"])
+        batch.check(self.observation_size, self.action_size)
         if len(batch) == 0:
             raise DatasetError(f"Task {index} has no rows; a task needs at least one transition.")
         check_finite(batch, f"Task {index}")
         parameter = _jsonable(parameter, f"parameter of task {index}")
         folder = f"task={index:03d}"
-        shutil.rmtree(self.root / folder, ignore_errors=True)  # shards of an earlier, unfinished attempt
+        shutil.rmtree(self._root / folder, ignore_errors=True)  # shards of an earlier, unfinished attempt
         shards = []
         for number, start in enumerate(range(0, len(batch), shard_rows)):
-            file = f"{folder}/part-{number:04d}.arrow"
-            part = batch.rows(start, start + shard_rows)
-            shards.append(ShardMeta(file=file, rows=len(part), sha256=_write_shard(self.root / file, part)))
+            file, part = f"{folder}/part-{number:04d}.arrow", batch.rows(start, start + shard_rows)
+            shards.append(ShardMeta(file=file, rows=len(part), sha256=_write_shard(self._root / file, part)))
         episodes = 1 + int(np.count_nonzero(np.diff(batch.episode)))
         self._tasks[index] = TaskMeta(
-            index=index, label=str(label), parameter=parameter, rows=len(batch), episodes=episodes, shards=shards
+            index=int(index), label=str(label), parameter=parameter, rows=len(batch), episodes=episodes, shards=shards
         )
 
     def close(self) -> None:
         """Write meta.json, which completes the dataset."""
         tasks = [self._tasks[index] for index in sorted(self._tasks)]
-        meta = self._meta | {"tasks": tasks, "totals": _totals(tasks)}
-        with replacing(self.root / "meta.json") as path:
+        same = {name: getattr(self, name) for name in _SAME}
+        meta = Meta(schema_version=1, **same, collection=dict(self.collection), tasks=tasks, totals=_totals(tasks))
+        with replacing(self._root / "meta.json") as path:
             path.write_text(json.dumps(meta, indent=1) + "\n")
 
     def __enter__(self) -> "DatasetWriter":
@@ -148,11 +137,8 @@ class DatasetWriter:
 class Dataset:
     """Tasks of one family from one or more directories; rows stay on disk until they are touched. Made by `open`."""
 
-    paths: tuple[Path, ...]
-    environment: str
-    observation_size: int
-    action_size: int
-    horizon: int
+    header: Mapping[str, Any]
+    """What all directories share: `environment`, `observation_size`, `action_size` and `horizon`."""
     _tasks: Mapping[int, tuple[Path, TaskMeta]]
     """Directory and entry in meta.json of each task."""
 
@@ -166,19 +152,19 @@ class Dataset:
         """
         if not roots:
             raise DatasetError("Dataset.open needs at least one directory.")
-        paths = tuple(map(Path, roots))
-        metas = [_read_meta(path) for path in paths]
-        same: dict[str, Any] = {name: metas[0][name] for name in _SAME}
+        metas = [(path, _read_meta(path)) for path in map(Path, roots)]
+        first, meta = metas[0]
+        header: dict[str, Any] = {name: meta[name] for name in _SAME}
         tasks: dict[int, tuple[Path, TaskMeta]] = {}
-        for path, meta in zip(paths, metas, strict=True):
-            for name, wanted in same.items():
+        for path, meta in metas:
+            for name, wanted in header.items():
                 if meta[name] != wanted:
-                    raise DatasetError(f"{path} has {name} {meta[name]}, but {paths[0]} has {wanted}.")
+                    raise DatasetError(f"{path} has {name} {meta[name]}, but {first} has {wanted}.")
             for task in meta["tasks"]:
                 if (index := task["index"]) in tasks:
                     raise DatasetError(f"Task {index} is in both {tasks[index][0]} and {path}; keep one.")
                 tasks[index] = path, task
-        return cls(paths, **same, _tasks=tasks)
+        return cls(header, tasks)
 
     @property
     def task_indices(self) -> tuple[int, ...]:
@@ -186,8 +172,10 @@ class Dataset:
         return tuple(sorted(self._tasks))
 
     def meta(self, index: int) -> TaskMeta:
-        """The task's entry of meta.json: index, label, parameter, rows, episodes, shards."""
-        return self._find(index)[1]
+        """The task's entry of meta.json: index, label, parameter, rows, episodes, shards; DatasetError without one."""
+        if index not in self._tasks:
+            raise DatasetError(f"There is no task {index}; this dataset has tasks {list(self.task_indices)}.")
+        return self._tasks[index][1]
 
     def task(self, index: int) -> TransitionBatch:
         """All transitions of one task, in order: its only shard, or a copy of several together.
@@ -202,14 +190,9 @@ class Dataset:
         The float and integer columns are read-only views of the memory map, which they keep alive (Arrow keeps
         flags as bits, so those are copied: two bytes a row). Raises DatasetError as `task` does.
         """
-        root, task = self._find(index)
-        sizes = self.observation_size, self.action_size
-        return [_read_shard(root, shard, *sizes) for shard in task["shards"]]
-
-    def _find(self, index: int) -> tuple[Path, TaskMeta]:
-        if index not in self._tasks:
-            raise DatasetError(f"There is no task {index}; this dataset has tasks {list(self.task_indices)}.")
-        return self._tasks[index]
+        task, (root, _) = self.meta(index), self._tasks[index]
+        schema = _schema(self.header["observation_size"], self.header["action_size"])
+        return [_read_shard(root / shard["file"], shard["rows"], schema) for shard in task["shards"]]
 
 
 def validate(root: str | Path, checksums: bool = True) -> None:
@@ -218,36 +201,34 @@ def validate(root: str | Path, checksums: bool = True) -> None:
     Checked: meta.json and its counts; each shard's SHA-256 (unless `checksums` is False), columns and row
     count; all numbers finite; and the order of rows (`mbml.transitions.check_episodes`).
     """
-    root = Path(root)
-    meta = _read_meta(root)
-    sizes = meta["observation_size"], meta["action_size"]
-    for task in meta["tasks"]:
-        shards = []
-        for shard in task["shards"]:
-            path = root / shard["file"]
-            if checksums and _sha256(path) != shard["sha256"]:
+    dataset = Dataset.open(root)
+    for index in dataset.task_indices:
+        task = dataset.meta(index)
+        paths = [str(Path(root, shard["file"])) for shard in task["shards"]]
+        for path, shard in zip(paths, task["shards"], strict=True):
+            if checksums and _sha256(Path(path)) != shard["sha256"]:
                 raise DatasetError(f"{path} has another SHA-256 than meta.json says: it is changed or damaged.")
-            shards.append((str(path), _read_shard(root, shard, *sizes)))
-            check_finite(shards[-1][1], str(path))
-        said, found = task["episodes"], check_episodes(shards, meta["horizon"])
-        if said != found:
-            raise DatasetError(f"{root / 'meta.json'} gives task {task['index']} {said} episodes; it has {found}.")
+        shards = list(zip(paths, dataset.shards(index), strict=True))
+        for path, batch in shards:
+            check_finite(batch, path)
+        if (said := task["episodes"]) != (found := check_episodes(shards, dataset.header["horizon"])):
+            raise DatasetError(f"{Path(root, 'meta.json')} gives task {index} {said} episodes; it has {found}.")
 
 
 def _schema(observation_size: int, action_size: int) -> pa.Schema:
-    observation, action = (pa.list_(pa.float32(), size) for size in (observation_size, action_size))
-    flag, count = pa.bool_(), pa.int32()
-    types = (observation, action, observation, pa.float32(), flag, flag, count, count)
-    return pa.schema(list(zip(DTYPES, types, strict=True)))
+    types = {name: pa.from_numpy_dtype(dtype) for name, dtype in DTYPES.items()}
+    for name, size in zip(VECTORS, (observation_size, action_size, observation_size), strict=True):
+        types[name] = pa.list_(types[name], size)
+    return pa.schema(types)
 
 
 def _write_shard(path: Path, batch: TransitionBatch) -> str:
     """Write one shard and return its SHA-256."""
     schema = _schema(batch.observation.shape[1], batch.action.shape[1])
-    columns = [to_arrow(getattr(batch, name)) for name in DTYPES]
+    columns = pa.record_batch([to_arrow(getattr(batch, name)) for name in DTYPES], schema=schema)
     with replacing(path) as temporary:
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            writer.write_batch(pa.record_batch(columns, schema=schema))
+            writer.write_batch(columns)
         return _sha256(temporary)
 
 
@@ -257,30 +238,26 @@ def to_arrow(column: np.ndarray) -> pa.Array:
     return flat if column.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, column.shape[1])
 
 
-def _read_shard(root: Path, shard: ShardMeta, observation_size: int, action_size: int) -> TransitionBatch:
-    path = root / shard["file"]
+def _read_shard(path: Path, size: int, schema: pa.Schema) -> TransitionBatch:
     try:
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
-        for batch in batches:
-            batch.validate()
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        table.validate()
     except (OSError, pa.ArrowException) as error:
         raise DatasetError(f"{path} is not a readable Arrow IPC file ({error}).") from error
-    if not reader.schema.equals(_schema(observation_size, action_size)):
-        columns = ", ".join(f"{field.name} {field.type}" for field in reader.schema)
+    if table.schema != schema:
+        columns = ", ".join(f"{field.name} {field.type}" for field in table.schema)
         raise DatasetError(f"{path} has the wrong columns: {columns}.")
-    rows = [batch.num_rows for batch in batches]
-    if rows != [shard["rows"]]:
-        raise DatasetError(f"{path} must be one record batch of {shard['rows']} rows; it has batches of {rows}.")
-    if any(column.null_count for column in batches[0].columns):
+    if (rows := [len(chunk) for chunk in table["step"].chunks]) != [size]:
+        raise DatasetError(f"{path} must be one record batch of {size} rows; it has batches of {rows}.")
+    if any(column.null_count for column in table.columns):
         raise DatasetError(f"{path} has nulls; every value must be there.")
-    return TransitionBatch(**{name: _to_numpy(batches[0].column(name)) for name in DTYPES})
+    return TransitionBatch(**{name: _to_numpy(table[name].chunk(0)) for name in DTYPES})
 
 
 def _to_numpy(column: pa.Array) -> np.ndarray:
     """A view where Arrow's layout allows one: everything but booleans, which Arrow keeps as bits."""
     if isinstance(column, pa.FixedSizeListArray):
-        return column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), column.type.list_size)
+        return column.flatten().to_numpy().reshape(len(column), -1)
     return column.to_numpy(zero_copy_only=column.type != pa.bool_())
 
 
@@ -289,10 +266,8 @@ def _read_meta(root: Path) -> Meta:
     path = root / "meta.json"
     try:
         meta = TypeAdapter(Meta).validate_json(path.read_bytes(), strict=True)
-    except FileNotFoundError:
-        raise DatasetError(f"{path} is missing, so {root} is not a complete dataset.") from None
     except OSError as error:
-        raise DatasetError(f"{path} cannot be read ({error}).") from error
+        raise DatasetError(f"{path} is missing or unreadable, so {root} is no complete dataset ({error}).") from None
     except ValidationError as error:
         fault = error.errors()[0]
         place = ".".join(map(str, fault["loc"]))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -57,81 +59,74 @@ def make_envs(distribution: Family, tasks: Sequence[Task], horizon: int | None, 
     return EnvStack([distribution.environment(task, horizon) for task in tasks for _ in range(copies)])
 
 
-def evaluate_student(
-    policy: ContextPolicy,
-    distribution: Family,
-    tasks: Sequence[Task],
-    horizon: int | None,
-    config: EvaluateConfig,
-    seed: int,
-    report: Callable[[int], None] = lambda episodes: None,
-    watch: Callable[[AdaptivePolicy], None] = lambda agent: None,
-) -> Scores:
-    """Run the protocol on all tasks at once; `report` hears how many episodes are done, `watch` sees the agent then.
+@dataclass(frozen=True)
+class Evaluation:
+    """What is played: `tasks` of a family, `horizon` steps an episode (None: the family's), by a protocol.
 
-    Environments and policy draw from `seed` alone. All tasks share the policy's generator, so the same `tasks` must be
-    given for the same numbers.
+    All random numbers come from `seed`. All tasks share the generator of the policy, so the same `tasks` must be given
+    for the same numbers.
     """
-    envs, agent = _strangers(policy, distribution, tasks, horizon, config.repeats, seed)
 
-    def observe(observation: Tensor, action: Tensor, step: Step, active: Tensor) -> None:
-        agent.observe(observation, action, step.next_observation, step.reward, active)
+    family: Family
+    tasks: Sequence[Task]
+    horizon: int | None
+    config: EvaluateConfig
+    seed: int
 
-    returns = []
-    for episode in range(config.episodes):
-        if episode:
+    def envs(self, purpose: str) -> EnvStack:
+        """`config.repeats` seeded environments of each task, task by task."""
+        repeats = range(self.config.repeats)
+        envs = make_envs(self.family, self.tasks, self.horizon, len(repeats))
+        envs.seed([seed_of(self.seed, purpose, t.split, t.index, r) for t in self.tasks for r in repeats])
+        return envs
+
+    def stranger(self, policy: ContextPolicy) -> AdaptivePolicy:
+        """An agent for the environments of all tasks, which knows nothing about any of them yet."""
+        generator = generator_of(self.seed, "evaluate", "policy")
+        return AdaptivePolicy(policy, generator, len(self.tasks) * self.config.repeats)
+
+    def play(self, agent: AdaptivePolicy, budget: float = math.inf) -> Iterator[np.ndarray]:
+        """The returns `[n]` of one episode after another of an agent that learns about its tasks.
+
+        The first is under the z that it has. Environments whose `budget` of steps is spent wait and keep their last
+        return; there are no more episodes when it is in all of them.
+        """
+        envs = self.envs("evaluate")
+        spent, returns = np.zeros(len(envs), dtype=int), np.zeros(len(envs))
+
+        def observe(observation: Tensor, action: Tensor, step: Step, active: Tensor) -> None:
+            agent.observe(observation, action, step.next_observation, step.reward, active)
+            np.add(spent, active.numpy(), out=spent)
+
+        while (playing := spent < budget).any():
+            returns = np.where(playing, run_episode(envs, agent.act, observe, playing), returns)
+            yield returns
             agent.begin_episode()
-        returns.append(run_episode(envs, agent.act, observe))
-        report(episode + 1)
-        watch(agent)
-    shape = (len(tasks), config.repeats)
-    table = np.stack(returns, -1).reshape(*shape, config.episodes)
+
+
+def evaluate_student(
+    policy: ContextPolicy, evaluation: Evaluation, report: Callable[[int], None] = lambda episodes: None
+) -> Scores:
+    """Run the protocol on all tasks at once; `report` hears how many episodes are done."""
+    agent, returns = evaluation.stranger(policy), []
+    for result in islice(evaluation.play(agent), evaluation.config.episodes):
+        returns.append(result)
+        report(len(returns))
+    shape = len(evaluation.tasks), evaluation.config.repeats
+    table = np.stack(returns, -1).reshape(*shape, len(returns))
     return Scores(table, agent.belief().mean.view(*shape, -1)[:, 0].numpy())
 
 
-def evaluate_last_trajectory(
-    policy: ContextPolicy,
-    distribution: Family,
-    tasks: Sequence[Task],
-    horizon: int | None,
-    config: EvaluateConfig,
-    seed: int,
-    report: Callable[[int], None] = lambda episodes: None,
-) -> np.ndarray:
+def evaluate_last_trajectory(policy: ContextPolicy, evaluation: Evaluation) -> np.ndarray:
     """Return of the last trajectory per task `[n]`, mean over repeats: PEARL's own protocol.
 
     Every task is given trajectories until `config.episodes` horizons of steps are spent in it, z as in
-    `evaluate_student`; tasks that have spent theirs wait. `report` hears how many horizons are spent in all tasks.
-    The random numbers are those of `evaluate_student`: where nothing terminates, this is its last episode.
+    `evaluate_student`; tasks that have spent theirs wait. The random numbers are those of `evaluate_student`: where
+    nothing terminates, this is its last episode.
     """
-    envs, agent = _strangers(policy, distribution, tasks, horizon, config.repeats, seed)
-    longest = distribution.horizon if horizon is None else horizon
-    spent, last = np.zeros(len(envs), dtype=int), np.zeros(len(envs))
-
-    def observe(observation: Tensor, action: Tensor, step: Step, active: Tensor) -> None:
-        agent.observe(observation, action, step.next_observation, step.reward, active)
-        np.add(spent, active.numpy(), out=spent)
-
-    while (playing := spent < config.episodes * longest).any():
-        if spent.any():
-            agent.begin_episode()
-        last = np.where(playing, run_episode(envs, agent.act, observe, playing), last)
-        report(int(spent.min()) // longest)
-    return last.reshape(len(tasks), config.repeats).mean(1)
-
-
-def _strangers(
-    policy: ContextPolicy,
-    distribution: Family,
-    tasks: Sequence[Task],
-    horizon: int | None,
-    repeats: int,
-    seed: int,
-) -> tuple[EnvStack, AdaptivePolicy]:
-    """Seeded environments of all tasks and an agent that knows nothing about any of them yet."""
-    envs = make_envs(distribution, tasks, horizon, repeats)
-    envs.seed([seed_of(seed, "evaluate", t.split, t.index, r) for t in tasks for r in range(repeats)])
-    return envs, AdaptivePolicy(policy, generator_of(seed, "evaluate", "policy"), tasks=len(envs))
+    budget = evaluation.config.episodes * (evaluation.horizon or evaluation.family.horizon)
+    *_, last = evaluation.play(evaluation.stranger(policy), budget)
+    return last.reshape(-1, evaluation.config.repeats).mean(1)
 
 
 def counted_score(returns: np.ndarray, config: EvaluateConfig) -> np.ndarray:
@@ -145,67 +140,35 @@ def evaluate_actor(act: Callable[[Tensor], Tensor], envs: EnvStack, episodes: in
     return np.mean([run_episode(envs, act) for _ in range(episodes)], axis=0)
 
 
-def evaluate_teachers(
-    teachers: Teachers,
-    distribution: Family,
-    tasks: Sequence[Task],
-    horizon: int | None,
-    config: EvaluateConfig,
-    seed: int,
-) -> np.ndarray:
+def evaluate_teachers(teachers: Teachers, evaluation: Evaluation) -> np.ndarray:
     """Mean return `[K, n]` of every teacher on every task: how far one gets without inferring anything.
 
     Its random numbers are not those under which a checkpoint was chosen as a task's teacher, so that on the training
     tasks the diagonal is a fresh evaluation of each task's own teacher.
     """
-    number = teachers.tasks
-    envs = make_envs(distribution, list(tasks) * number, horizon)
+    tasks, number, seed = evaluation.tasks, teachers.tasks, evaluation.seed
+    envs = make_envs(evaluation.family, [*tasks] * number, evaluation.horizon)
     generator = generator_of(seed, "references", "teachers")
 
     def act(observation: Tensor) -> Tensor:
         return teachers.act(observation.view(number, len(tasks), -1), generator).flatten(0, 1)
 
     seeds = [seed_of(seed, "references", t.split, t.index, k) for k in range(number) for t in tasks]
-    return evaluate_actor(act, envs, config.reference_episodes, seeds).reshape(number, len(tasks))
+    return evaluate_actor(act, envs, evaluation.config.reference_episodes, seeds).reshape(number, len(tasks))
 
 
-def blind_teacher(table: np.ndarray) -> int:
-    """Position of the one teacher that is best over all tasks of a table `[K, n]` of `evaluate_teachers`.
-
-    From the training tasks' table it is a choice that can be made beforehand; from that of the unseen tasks it is one
-    in hindsight, which no policy is owed to beat.
-    """
-    return int(table.mean(1).argmax())
-
-
-def own_teachers(training: np.ndarray) -> np.ndarray:
-    """Fresh evaluation `[K]` of each training task's own teacher, from the training tasks' table `[K, K]`."""
-    return training.diagonal().copy()
-
-
-def evaluate_simple_references(
-    distribution: Family,
-    tasks: Sequence[Task],
-    horizon: int | None,
-    config: EvaluateConfig,
-    seed: int,
-) -> dict[str, np.ndarray]:
+def evaluate_simple_references(evaluation: Evaluation) -> dict[str, np.ndarray]:
     """Mean return `[n]` of uniformly random actions and of zero action."""
-    envs = make_envs(distribution, tasks, horizon)
-    seeds = [seed_of(seed, "references", t.split, t.index) for t in tasks]
-    generator = generator_of(seed, "references", "random")
-    size = distribution.action_size
-
-    def random(observation: Tensor) -> Tensor:
-        return torch.rand(len(observation), size, generator=generator) * 2 - 1
-
-    def zero(observation: Tensor) -> Tensor:
-        return torch.zeros(len(observation), size)
-
-    return {
-        "random": evaluate_actor(random, envs, config.reference_episodes, seeds),
-        "zero_action": evaluate_actor(zero, envs, config.reference_episodes, seeds),
+    envs = make_envs(evaluation.family, evaluation.tasks, evaluation.horizon)
+    seeds = [seed_of(evaluation.seed, "references", t.split, t.index) for t in evaluation.tasks]
+    generator = generator_of(evaluation.seed, "references", "random")
+    shape = len(envs), evaluation.family.action_size
+    policies = {
+        "random": lambda observation: torch.rand(shape, generator=generator) * 2 - 1,
+        "zero_action": lambda observation: torch.zeros(shape),
     }
+    episodes = evaluation.config.reference_episodes
+    return {name: evaluate_actor(act, envs, episodes, seeds) for name, act in policies.items()}
 
 
 def nearest_tasks(distribution: Family, tasks: Sequence[Task], train: Sequence[Task]) -> np.ndarray:

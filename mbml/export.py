@@ -39,7 +39,7 @@ def export_parquet(batch: TransitionBatch, path: str | Path, *, shuffle_seed: in
     Raises:
         DatasetError: the batch is empty, or its shapes or dtypes are wrong.
     """
-    batch.check()
+    batch.check(batch.observation.shape[-1], batch.action.shape[-1])
     if len(batch) == 0:
         raise DatasetError("The batch has no rows; an export needs at least one transition.")
     columns = rllib_columns(batch)

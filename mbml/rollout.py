@@ -8,6 +8,7 @@ from typing import NamedTuple
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.spaces import flatdim
 from torch import Tensor
 
 from mbml.envs import SimulationDiverged
@@ -34,9 +35,7 @@ class EnvStack:
 
     def __init__(self, envs: Sequence[gymnasium.Env]) -> None:
         self.envs = list(envs)
-        size = envs[0].observation_space.shape
-        assert size is not None
-        self._observation = np.zeros((len(envs), *size), dtype=np.float32)
+        self._observation = np.zeros((len(envs), flatdim(envs[0].observation_space)), dtype=np.float32)
 
     def __len__(self) -> int:
         return len(self.envs)
@@ -58,8 +57,7 @@ class EnvStack:
 
     def step(self, action: Tensor, active: np.ndarray | None = None) -> Step:
         """Step every (active) environment with its row of `action` `[n, d_a]`."""
-        number = len(self)
-        actions = action.numpy()
+        number, actions = len(self), action.numpy()
         reward = np.zeros(number, dtype=np.float32)
         terminated, truncated, diverged = np.zeros((3, number), dtype=bool)
         for i in range(number) if active is None else np.flatnonzero(active):
@@ -92,8 +90,8 @@ def run_episode(
     all have. With `playing` `[n]` only the environments that it marks take part; the others are left as they are and
     return 0.
     """
-    envs.reset(None if playing is None else np.flatnonzero(playing).tolist())
     active = np.ones(len(envs), dtype=bool) if playing is None else playing.copy()
+    envs.reset(np.flatnonzero(active).tolist())
     returns = np.zeros(len(envs))
     observation = envs.observation
     while active.any():

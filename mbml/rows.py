@@ -83,23 +83,16 @@ class MappedRows:
         """
         lengths = {sum(map(len, shards)) for shards in tasks}
         if len(lengths) > 1:
-            raise DatasetError(
-                f"The batches have {min(lengths)} to {max(lengths)} transitions; all tasks need the same number."
-            )
-        first = tasks[0][0]
-        sizes = [getattr(first, name).shape[1] for name in VECTORS]
-        self._widths = [*sizes, 2]
+            found = f"{min(lengths)} to {max(lengths)} transitions"
+            raise DatasetError(f"The batches have {found}; all tasks need the same number.")
+        # Of each task, shard by shard: observations, actions and next observations.
+        self._shards = [[[_view(getattr(shard, name)) for name in VECTORS] for shard in shards] for shards in tasks]
+        self._widths = [*(column.shape[1] for column in self._shards[0][0]), 2]
         self.shape = torch.Size((len(tasks), lengths.pop(), sum(self._widths)))
         self.scalars = torch.empty(*self.shape[:2], 2)  # reward | terminated
-        # Of each task, shard by shard: the first row's number; observations, actions and next observations.
-        self._shards: list[list[tuple[int, list[Tensor]]]] = [[] for _ in tasks]
-        for scalars, views, shards in zip(self.scalars, self._shards, tasks, strict=True):
-            start = 0
-            for shard in shards:
-                views.append((start, [_view(getattr(shard, name)) for name in VECTORS]))
-                own = scalars[start : start + len(shard)]
-                own[:, 0], own[:, 1] = _view(shard.reward), _view(shard.terminated)
-                start += len(shard)
+        for own, shards in zip(self.scalars, tasks, strict=True):
+            for column, name in enumerate(("reward", "terminated")):
+                own[:, column] = torch.cat([_view(getattr(shard, name)) for shard in shards])
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -113,14 +106,14 @@ class MappedRows:
         for task, index, *parts in zip(chosen, indices, *vectors, strict=True):
             shards = self._shards[task]
             if len(shards) == 1:
-                for column, part in zip(shards[0][1], parts, strict=True):
+                for column, part in zip(shards[0], parts, strict=True):
                     torch.index_select(column, 0, index, out=part)
                 continue
-            for start, columns in shards:
-                local = index - start
-                where = ((local >= 0) & (local < len(columns[0]))).nonzero().squeeze(1)
+            for columns in shards:
+                inside = (index >= 0) & (index < len(columns[0]))
                 for column, part in zip(columns, parts, strict=True):
-                    part.index_copy_(0, where, column.index_select(0, local[where]))
+                    part[inside] = column[index[inside]]
+                index = index - len(columns[0])
         return rows
 
 
@@ -153,11 +146,9 @@ def resident(rows: Rows, device: torch.device | str) -> Rows:
     """
     if torch.device(device).type == "cpu":
         return rows
-    number, available, width = rows.shape
-    result = torch.empty(number, available, width, device=device)
-    everything = torch.arange(available).unsqueeze(0)
-    for task in range(number):
-        result[task] = gather_rows(rows, everything, torch.tensor([task]))[0]
+    result, everything = torch.empty(rows.shape, device=device), torch.arange(rows.shape[1]).unsqueeze(0)
+    for task, own in enumerate(result):
+        own.copy_(gather_rows(rows, everything, torch.tensor([task]))[0])
     return result
 
 

@@ -70,8 +70,10 @@ def load_tree(path: str | Path, *, mapped: bool = False) -> Any:
     Raises:
         SerialiseError: the file is missing, damaged or was not written by `save_tree`.
     """
-    if not Path(path).is_file():
-        raise SerialiseError(f"{path} is not there; it should be a file written by save_tree.")
+
+    def decoded(node: dict[str, Any]) -> Any:
+        return tensors[node["tensor"]] if "tensor" in node else dict(node["dict"])
+
     try:
         with safe_open(path, framework="pt") as file:
             structure = (file.metadata() or {}).get(_METADATA_KEY)
@@ -83,48 +85,31 @@ def load_tree(path: str | Path, *, mapped: bool = False) -> Any:
     if structure is None:
         raise SerialiseError(f"{path} is a safetensors file without a tree; it should be written by save_tree.")
     try:
-        return _decode(json.loads(structure), tensors)
+        return json.loads(structure, object_hook=decoded)
     except (ValueError, KeyError, TypeError) as error:
         raise SerialiseError(f"{path} has damaged metadata: its tree does not match its tensors.") from error
 
 
 def _encode(node: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
     """JSON for `node`: scalars and lists as they are, {"dict": [[key, value], ...]}, {"tensor": its name}."""
+    where = place or "the root"
     if isinstance(node, torch.Tensor):
+        if node.layout != torch.strided or node.is_quantized or node.dtype in _NOT_IN_SAFETENSORS:
+            kind = f"{node.dtype}, {node.layout}"
+            raise SerialiseError(f"The tensor at {where} ({kind}) does not fit a safetensors file.")
         # The running number keeps names unique whatever the keys are; the place is for people.
         name = f"{len(tensors)}{place}"
-        tensors[name] = _plain(node, place)
+        # A copy that shares memory with nothing, which is all that safetensors accepts.
+        tensors[name] = node.detach().cpu().clone(memory_format=torch.contiguous_format)
         return {"tensor": name}
     if isinstance(node, Mapping):
         for key in node:
             if not isinstance(key, str | int) or isinstance(key, bool):
-                raise SerialiseError(f"A key at {place or 'the root'} is {key!r}; keys must be str or int.")
+                raise SerialiseError(f"A key at {where} is {key!r}; keys must be str or int.")
         return {"dict": [[key, _encode(value, f"{place}.{key}", tensors)] for key, value in node.items()]}
     if isinstance(node, list | tuple):
         return [_encode(value, f"{place}.{index}", tensors) for index, value in enumerate(node)]
     if node is None or isinstance(node, bool | int | float | str):
         return node
-    raise SerialiseError(
-        f"The value at {place or 'the root'} is a {type(node).__module__}.{type(node).__qualname__}; "
-        "a tree holds only dicts, lists, torch tensors, numbers, strings, booleans and None."
-    )
-
-
-def _plain(tensor: torch.Tensor, place: str) -> torch.Tensor:
-    """A contiguous CPU copy that shares memory with nothing, which is all that safetensors accepts."""
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.dtype in _NOT_IN_SAFETENSORS:
-        raise SerialiseError(
-            f"The tensor at {place or 'the root'} ({tensor.dtype}, {tensor.layout}) does not fit a "
-            "safetensors file; convert it to a dense real or complex64 tensor."
-        )
-    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-
-
-def _decode(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    if isinstance(node, list):
-        return [_decode(value, tensors) for value in node]
-    if not isinstance(node, dict):
-        return node
-    if "tensor" in node:
-        return tensors[node["tensor"]]
-    return {key: _decode(value, tensors) for key, value in node["dict"]}
+    kind = f"{type(node).__module__}.{type(node).__qualname__}"
+    raise SerialiseError(f"The value at {where} is a {kind}; a tree holds only dicts, lists, tensors and JSON scalars.")

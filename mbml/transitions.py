@@ -5,21 +5,16 @@ bootstrapped through. A row may carry both when the environment ends exactly at 
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-DTYPES = {
-    "observation": np.float32,
-    "action": np.float32,
-    "next_observation": np.float32,
-    "reward": np.float32,
-    "terminated": np.bool_,
-    "truncated": np.bool_,
-    "episode": np.int32,
-    "step": np.int32,
-}
 VECTORS = ("observation", "action", "next_observation")
+DTYPES = {
+    **dict.fromkeys((*VECTORS, "reward"), np.float32),
+    **dict.fromkeys(("terminated", "truncated"), np.bool_),
+    **dict.fromkeys(("episode", "step"), np.int32),
+}
 _ROWS_AT_ONCE = 16_384  # bounds the memory of a check, not its result
 
 
@@ -47,23 +42,15 @@ class TransitionBatch:
         """Rows start:stop as views."""
         return TransitionBatch(**{name: getattr(self, name)[start:stop] for name in DTYPES})
 
-    def check(self, observation_size: int | None = None, action_size: int | None = None) -> None:
-        """Raise DatasetError unless shapes and dtypes are as declared above, and the sizes as given."""
+    def check(self, observation_size: int, action_size: int) -> None:
+        """Raise DatasetError unless shapes and dtypes are as declared above, of these sizes."""
+        widths = dict(zip(VECTORS, (observation_size, action_size, observation_size), strict=True))
         for name, dtype in DTYPES.items():
-            column = getattr(self, name)
-            dimensions = 2 if name in VECTORS else 1
-            if not isinstance(column, np.ndarray) or column.dtype != dtype or column.ndim != dimensions:
-                array = isinstance(column, np.ndarray)
-                found = f"{column.dtype} {column.shape}" if array else type(column).__name__
-                wanted = f"a {dimensions}-D numpy array of {np.dtype(dtype)}"
-                raise DatasetError(f"{name} is {found}; it must be {wanted}.")
-        rows = {name: len(getattr(self, name)) for name in DTYPES}
-        if len(set(rows.values())) != 1:
-            raise DatasetError(f"The columns have different numbers of rows: {rows}.")
-        size = observation_size or self.observation.shape[1]
-        for name, wanted in zip(VECTORS, (size, action_size or self.action.shape[1], size), strict=True):
-            if (width := getattr(self, name).shape[1]) != wanted:
-                raise DatasetError(f"{name} has {width} columns; it must have {wanted}.")
+            column, shape = getattr(self, name), (len(self), *([widths[name]] if name in widths else []))
+            array = isinstance(column, np.ndarray)
+            found = f"{column.dtype} {column.shape}" if array else type(column).__name__
+            if found != (wanted := f"{np.dtype(dtype)} {shape}"):
+                raise DatasetError(f"{name} is {found}; it must be a numpy array of {wanted}.")
 
 
 def concatenate(batches: list[TransitionBatch]) -> TransitionBatch:
@@ -96,32 +83,27 @@ def check_episodes(shards: Iterable[tuple[str, TransitionBatch]], horizon: int) 
     episodes: set[int] = set()
     for where, batch in shards:
         for start, rows in _pieces(batch):
-            outside = (rows.step < 0) | (rows.step >= horizon)
-            _refuse(outside, where, start, f"step is not in 0..{horizon - 1}, below the horizon")
-            missed = (rows.step == horizon - 1) & ~rows.truncated
-            _refuse(missed, where, start, f"truncated is not set at the time limit of {horizon} steps")
-            if last is None:
-                _refuse(rows.step[:1] != 0, where, start, "step is not 0 on the first row of a task")
-                episodes.add(int(rows.episode[0]))
-                start += 1
-            else:
-                rows = concatenate([last, rows])
-            last = rows.rows(len(rows) - 1, len(rows))
-            later = rows.rows(1, len(rows))
-            for bad, fault in _faults(rows.rows(0, len(rows) - 1), later):
+            if last is None:  # a row of another episode, after which one must begin
+                last = replace(rows.rows(0, 1), episode=rows.episode[:1] - 1)
+            for bad, fault in _faults(concatenate([last, rows]).rows(0, len(rows)), rows, horizon):
                 _refuse(bad, where, start, fault)
-            for row in np.flatnonzero(later.step == 0):
-                number = int(later.episode[row])
+            for row in np.flatnonzero(rows.step == 0):
+                number = int(rows.episode[row])
                 if number in episodes:
                     raise DatasetError(f"{where}, row {start + row}: episode {number} comes back after another.")
                 episodes.add(number)
+            last = rows.rows(len(rows) - 1, len(rows))
     return len(episodes)
 
 
-def _faults(earlier: TransitionBatch, later: TransitionBatch) -> Iterator[tuple[np.ndarray, str]]:
+def _faults(earlier: TransitionBatch, later: TransitionBatch, horizon: int) -> Iterator[tuple[np.ndarray, str]]:
     """What can be wrong with a row of `later` after the row of `earlier` that came just before it: where, and what."""
+    outside = (later.step < 0) | (later.step >= horizon)
+    yield outside, f"step is not in 0..{horizon - 1}, below the horizon"
+    missed = (later.step == horizon - 1) & ~later.truncated
+    yield missed, f"truncated is not set at the time limit of {horizon} steps"
     inside = earlier.episode == later.episode
-    yield ~inside & (later.step != 0), "step does not restart at 0 with a new episode"
+    yield ~inside & (later.step != 0), "step is not 0 on the first row of an episode"
     yield inside & (later.step != earlier.step + 1), "step does not increase by one within an episode"
     ended = earlier.terminated | earlier.truncated
     yield inside & ended, "the row before is terminated or truncated, but its episode goes on"

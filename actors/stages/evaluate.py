@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from actors.artefacts import load_policy, load_teachers, snapshot_of, tasks_of, write_json
 from actors.stage import Ref, Run, stage
 from mbml import envs
+from mbml.envs import Task
 from mbml.evaluate import (
     EvaluateConfig,
+    Evaluation,
     counted_score,
     evaluate_simple_references,
     evaluate_student,
@@ -27,6 +30,10 @@ class Protocol:
     test: tuple[int, ...]
     config: EvaluateConfig
     seed: int
+
+    def of(self, tasks: Sequence[Task]) -> Evaluation:
+        """The same of these tasks."""
+        return Evaluation(envs.get(self.env), tasks, self.horizon, self.config, self.seed)
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,7 @@ def evaluate(spec: Evaluate, run: Run) -> dict[str, Any]:
     def report(done: int) -> None:
         run.report(done, spec.config.episodes, "episodes")
 
-    scores = evaluate_student(policy, envs.get(spec.env), tasks, spec.horizon, spec.config, spec.seed, report)
+    scores = evaluate_student(policy, spec.of(tasks), report)
     score = counted_score(scores.returns, spec.config)
     result: dict[str, Any] = {"step": spec.step}
     start = 0
@@ -78,9 +85,8 @@ def references(spec: References, run: Run) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for done, (split, indices) in enumerate({"test": spec.test, "train": spec.train}.items()):
         tasks = tasks_of(spec.env, split, indices)
-        common = (envs.get(spec.env), tasks, spec.horizon, spec.config, spec.seed)
-        simple = {name: value.tolist() for name, value in evaluate_simple_references(*common).items()}
-        table = evaluate_teachers(teachers, *common).tolist()
+        simple = {name: value.tolist() for name, value in evaluate_simple_references(spec.of(tasks)).items()}
+        table = evaluate_teachers(teachers, spec.of(tasks)).tolist()
         result[split] = {"task": list(indices), **simple, "teachers": table}
         run.report(done + 1, 2, "splits")
     write_json(run.out / "references.json", result)

@@ -14,7 +14,7 @@ from benchmarks.ours.learners import seeded
 from benchmarks.peers.protocol import Measure, rate
 from mbml import envs
 from mbml.envs import Task
-from mbml.evaluate import EvaluateConfig, evaluate_student, make_envs
+from mbml.evaluate import EvaluateConfig, Evaluation, evaluate_student, make_envs
 from mbml.rows import RowLayout
 from mbml.students import StudentConfig, make_student
 
@@ -51,7 +51,7 @@ def evaluate(environment: str, horizon: int, width: int, depth: int, episodes: i
     student, tasks = make_student(config, layout, seeded()), distribution.tasks("test")
 
     def once(chosen: Sequence[Task]) -> None:
-        evaluate_student(student, clocked, chosen, horizon, EvaluateConfig(episodes=episodes), seed=0)
+        evaluate_student(student, Evaluation(clocked, chosen, horizon, EvaluateConfig(episodes=episodes), seed=0))
 
     once(tasks[:1])
 

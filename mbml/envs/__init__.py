@@ -35,12 +35,10 @@ def get(name: str) -> Family:
     """
     if ":" in name:
         return _outside(name)
-    if name not in FAMILIES:
-        raise UnknownName(
-            f"There is no environment {name!r}; choose one of {', '.join(FAMILIES)}, or give a family of your own as "
-            "module:attribute."
-        )
-    return FAMILIES[name]
+    try:
+        return FAMILIES[name]
+    except UnknownName as error:
+        raise UnknownName(f"{str(error)[:-1]}, or give a family of your own as module:attribute.") from None
 
 
 @cache

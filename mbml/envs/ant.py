@@ -4,14 +4,13 @@ Contact costs are zero and contact forces are not observed, as in the authors' d
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
 from mbml.envs.family import family
-from mbml.envs.mujoco_env import MujocoTaskEnv, paper_tasks
+from mbml.envs.mujoco_env import MujocoTaskEnv, effort_of, motion, paper_tasks
 from mbml.envs.sizes import LOCOMOTION
-
-GOAL_CONTROL_WEIGHT = 0.1
 
 
 class AntDirEnv(MujocoTaskEnv):
@@ -20,22 +19,13 @@ class AntDirEnv(MujocoTaskEnv):
     """
 
     model_file = "ant.xml"
+    unobserved = 2
 
-    def __init__(self, parameter: np.ndarray) -> None:
-        super().__init__(parameter)
-        angle = float(parameter[0])
-        self._direction = math.cos(angle), math.sin(angle)
-        self._torso = self.data.xpos[self.model.body("torso").id, :2]
-
-    def _layout(self) -> list[np.ndarray]:
-        return [self.data.qpos[2:], self.data.qvel]
-
-    def _location(self) -> list[float]:
-        return self._torso.tolist()
+    def _place(self) -> np.ndarray:
+        return self.data.body("torso").xpos[:2]
 
     def _reward(self, before: list[float], after: list[float], effort: float) -> tuple[float, tuple[float, ...]]:
-        velocity = (after[0] - before[0]) / self.dt, (after[1] - before[1]) / self.dt
-        forward = velocity[0] * self._direction[0] + velocity[1] * self._direction[1]
+        forward, velocity = motion(before, after, self.dt, self.task[0])
         return forward - 0.5 * effort + 1.0, velocity
 
     def _fallen(self) -> bool:
@@ -51,29 +41,24 @@ class AntGoalEnv(MujocoTaskEnv):
 
     model_file = "ant.xml"
 
-    def __init__(self, parameter: np.ndarray) -> None:
-        super().__init__(parameter)
-        self._goal = parameter.tolist()
-        self._torso = self.data.xpos[self.model.body("torso").id, :2]
-
-    def _layout(self) -> list[np.ndarray]:
-        return [self.data.qpos, self.data.qvel]
-
-    def _location(self) -> list[float]:
-        return self._torso.tolist()
+    def _place(self) -> np.ndarray:
+        return self.data.body("torso").xpos[:2]
 
     def _reward(self, before: list[float], after: list[float], effort: float) -> tuple[float, tuple[float, ...]]:
-        distance = abs(after[0] - self._goal[0]) + abs(after[1] - self._goal[1])
-        return -distance - GOAL_CONTROL_WEIGHT * effort, (after[0], after[1])
+        return earned_at(after, self.task, effort), (after[0], after[1])
+
+
+def earned_at(position: Any, goal: Any, effort: Any) -> Any:
+    """AntGoal's reward at a `position` (x, y), numbers or arrays `[n]`."""
+    distance = abs(position[0] - goal[0]) + abs(position[1] - goal[1])
+    return -distance - 0.1 * effort
 
 
 def goal_reward(
     observation: np.ndarray, action: np.ndarray, next_observation: np.ndarray, goal: np.ndarray
 ) -> np.ndarray:
     """AntGoal's reward `[n]` from observations `[n, 29]` and actions `[n, 8]`, whose limits are +-1."""
-    distance = np.abs(next_observation[:, :2].astype(np.float64) - goal).sum(axis=1)
-    control = np.clip(action.astype(np.float64), -1.0, 1.0)
-    return -distance - GOAL_CONTROL_WEIGHT * (control**2).sum(axis=1)
+    return earned_at(next_observation[:, :2].T.astype(np.float64), goal, effort_of(action))
 
 
 ant_dir = family(
@@ -107,10 +92,8 @@ ant_goal = family(
     presets={
         "laptop": LOCOMOTION | {"collect.steps": 100_000, "batch_pearl.kl_weight": 1.0},
         "paper": {
-            "collect.steps": 300_000,
-            "teach.iterations": 100_000,
-            "batch_pearl.tasks_per_step": 10,
-            "batch_pearl.kl_weight": 1.0,
+            "collect.steps": 300_000, "teach.iterations": 100_000,
+            "batch_pearl.tasks_per_step": 10, "batch_pearl.kl_weight": 1.0,
         },
     },
-)
+)  # fmt: skip

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import wrappers
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, flatdim
 
 from mbml.envs.mujoco_env import MujocoTaskEnv
 from mbml.registry import PRESETS, Entry
 
 SPLITS = ("train", "test", "ood")
+_FLOATS = (np.float16, np.float32, np.float64)
 
 Parameter = Any  # np.ndarray [p] or a mapping of names to arrays, all float64 and read-only
 Reward = Callable[[np.ndarray, np.ndarray, np.ndarray, Parameter], np.ndarray]
@@ -101,9 +103,8 @@ class Family(Entry):
     @cached_property
     def _sizes(self) -> tuple[int, int]:
         env = self.environment(self.tasks("train")[0])
-        spaces = env.observation_space, env.action_space
         env.close()
-        return tuple(space.shape[0] for space in spaces)  # pyright: ignore[reportReturnType, reportOptionalSubscript]
+        return flatdim(env.observation_space), flatdim(env.action_space)
 
     def _adapted(self, env: Any) -> gymnasium.Env:
         """`env` with flat float32 observations and actions in [-1, 1]."""
@@ -112,10 +113,8 @@ class Family(Entry):
         seen, acted = env.observation_space, env.action_space
         if not isinstance(seen, Box) or seen.dtype == np.uint8 or len(seen.shape) > 2:
             raise FamilyError(f"{self.name} is observed as {seen}; observations must be a Box of numbers, no image.")
-        if not isinstance(acted, Box) or acted.dtype is None or acted.dtype.kind != "f" or not acted.is_bounded():
-            raise FamilyError(f"{self.name} has the actions {acted}; they must be a bounded Box of floats.")
-        if len(acted.shape) != 1:
-            raise FamilyError(f"{self.name} has actions of shape {acted.shape}; they must have one dimension.")
+        if not isinstance(acted, Box) or acted.dtype not in _FLOATS or len(acted.shape) != 1 or not acted.is_bounded():
+            raise FamilyError(f"{self.name} has the actions {acted}; they must be a bounded Box of floats in a row.")
         if len(seen.shape) != 1:
             env = wrappers.FlattenObservation(env)
         if seen.dtype != np.float32:
@@ -123,6 +122,19 @@ class Family(Entry):
         if (acted.low != -1).any() or (acted.high != 1).any():
             env = wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
         return env
+
+
+def _short(parameter: Parameter) -> str:
+    return ", ".join(f"{number:.3g}" for number in flat(parameter)[:3])
+
+
+def _frozen(values: Any) -> Parameter:
+    """Float64 copies that nobody can write to: tasks are shared by everything in the process."""
+    if isinstance(values, Mapping):
+        return {name: _frozen(array) for name, array in values.items()}
+    array = np.array(values, dtype=np.float64, ndmin=1)
+    array.setflags(write=False)
+    return array
 
 
 def family(
@@ -135,7 +147,7 @@ def family(
     horizon: int = 200,
     varies: str = "reward",
     parameter: str = "",
-    label: Callable[[Any], str] | str | None = None,
+    label: Callable[[Any], str] | str = _short,
     feature: Callable[[Any], np.ndarray] = flat,
     reward: Reward | None = None,
     reward_note: str = "none",
@@ -169,8 +181,6 @@ def family(
         raise FamilyError(f"varies of {name} is {varies!r}; it must be reward or dynamics.")
     if unknown := set(presets or ()) - set(PRESETS):
         raise FamilyError(f"{name} has presets for {', '.join(unknown)}; there are {', '.join(PRESETS)}.")
-    if label is None:
-        label = _short
     splits = {}
     for split, parameters in zip(SPLITS, (train, test, ood), strict=True):
         values = [_frozen(value) for value in parameters]
@@ -179,27 +189,12 @@ def family(
     if not splits["train"] or not splits["test"]:
         raise FamilyError(f"{name} has {len(splits['train'])} training and {len(splits['test'])} test tasks.")
     size = splits["train"][0].vector.size
-    for task in (task for tasks in splits.values() for task in tasks):
+    for task in chain(*splits.values()):
         if task.vector.size != size or not np.isfinite(task.vector).all():
-            raise FamilyError(
-                f"The {task.split} task {task.index} of {name} has the parameter {task.parameter}; "
-                f"every task needs {size} finite numbers."
-            )
+            which = f"The {task.split} task {task.index} of {name} has the parameter {task.parameter}"
+            raise FamilyError(f"{which}; every task needs {size} finite numbers.")
     return Family(
         name, about, make, None, presets or {}, title or name,
         horizon=horizon, varies=varies, parameter=parameter, splits=splits,
         reward=reward, reward_note=reward_note, feature=feature,
     )  # fmt: skip
-
-
-def _frozen(values: Any) -> Parameter:
-    """Float64 copies that nobody can write to: tasks are shared by everything in the process."""
-    if isinstance(values, Mapping):
-        return {name: _frozen(array) for name, array in values.items()}
-    array = np.array(values, dtype=np.float64, ndmin=1)
-    array.setflags(write=False)
-    return array
-
-
-def _short(parameter: Parameter) -> str:
-    return ", ".join(f"{number:.3g}" for number in flat(parameter)[:3])

@@ -1,12 +1,13 @@
 """HalfCheetahVel (run at a given speed) of the paper."""
 
+from typing import Any
+
 import numpy as np
 
 from mbml.envs.family import family
-from mbml.envs.mujoco_env import MujocoTaskEnv, paper_tasks
+from mbml.envs.mujoco_env import MujocoTaskEnv, effort_of, paper_tasks
 from mbml.envs.sizes import LOCOMOTION
 
-CONTROL_WEIGHT = 0.05
 TIMESTEP = 0.01  # s, of the simulator
 DT = 0.05  # s, of a step
 
@@ -18,20 +19,19 @@ class HalfCheetahVelEnv(MujocoTaskEnv):
     """
 
     model_file = "half_cheetah.xml"
-
-    def __init__(self, parameter: np.ndarray) -> None:
-        super().__init__(parameter)
-        self._target = float(parameter[0])
+    unobserved = 1
 
     def _layout(self) -> list[np.ndarray]:
-        return [self.data.qpos[1:], self.data.qvel, self.data.xpos[self.model.body("torso").id]]
+        return [*super()._layout(), self.data.body("torso").xpos]
 
-    def _location(self) -> float:
-        return float(self._qpos[0])
+    def _reward(self, before: list[float], after: list[float], effort: float) -> tuple[float, tuple[float, ...]]:
+        velocity = (after[0] - before[0]) / self.dt
+        return earned_at(velocity, self.task[0], effort), (velocity,)
 
-    def _reward(self, before: float, after: float, effort: float) -> tuple[float, tuple[float, ...]]:
-        velocity = (after - before) / self.dt
-        return -abs(velocity - self._target) - CONTROL_WEIGHT * effort, (velocity,)
+
+def earned_at(velocity: Any, target: float, effort: Any) -> Any:
+    """HalfCheetahVel's reward at a `velocity` in m/s, a number or an array `[n]`."""
+    return -abs(velocity - target) - 0.05 * effort
 
 
 def velocity_reward(
@@ -41,13 +41,11 @@ def velocity_reward(
 
     The observed torso position is one simulator step older than qpos; the velocity brings x up to date.
     """
-    x_before, x_after = (
-        obs[:, 17].astype(np.float64) + TIMESTEP * obs[:, 8].astype(np.float64)
-        for obs in (observation, next_observation)
+    before, after = (
+        seen[:, 17].astype(np.float64) + TIMESTEP * seen[:, 8].astype(np.float64)
+        for seen in (observation, next_observation)
     )
-    control = np.clip(action.astype(np.float64), -1.0, 1.0)
-    speed_error = np.abs((x_after - x_before) / DT - target[0])
-    return -speed_error - CONTROL_WEIGHT * (control**2).sum(axis=1)
+    return earned_at((after - before) / DT, target[0], effort_of(action))
 
 
 half_cheetah_vel = family(
@@ -66,24 +64,15 @@ half_cheetah_vel = family(
     ),
     presets={
         # A fifth of the paper's horizon: five times the resets, the same speed to reach.
-        "laptop": LOCOMOTION
-        | {
-            "horizon": 200,
-            "collect.steps": 60_000,
-            "relabel.reward_threshold": 0.05,
-            "distill.steps": 4_000,
-            "contextual_bcq.steps": 4_000,
-            "batch_pearl.steps": 4_000,
-            "warmstart.online.steps": 30_000,
-            "warmstart.online.tasks_per_actor": 4,
+        "laptop": {
+            **LOCOMOTION, "horizon": 200, "collect.steps": 60_000, "relabel.reward_threshold": 0.05,
+            "distill.steps": 4_000, "contextual_bcq.steps": 4_000, "batch_pearl.steps": 4_000,
+            "warmstart.online.steps": 30_000, "warmstart.online.tasks_per_actor": 4,
         },
         "paper": {
-            "collect.steps": 60_000,
-            "collect.evaluation_episodes": 5,
-            "teach.iterations": 50_000,
-            "relabel.reward_threshold": 0.05,
-            "batch_pearl.context_size": 100,
+            "collect.steps": 60_000, "collect.evaluation_episodes": 5, "teach.iterations": 50_000,
+            "relabel.reward_threshold": 0.05, "batch_pearl.context_size": 100,
             "warmstart.online.evaluation_episodes": 5,
         },
     },
-)
+)  # fmt: skip

@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from mbml.envs.family import family
-from mbml.envs.mujoco_env import MujocoTaskEnv, paper_tasks
+from mbml.envs.mujoco_env import MujocoTaskEnv, motion, paper_tasks
 from mbml.envs.sizes import LOCOMOTION
 
 
@@ -23,11 +23,10 @@ class HumanoidDirEnv(MujocoTaskEnv):
     model_file = "humanoid.xml"
     noise = 0.01
     normal_velocity = False
+    unobserved = 2
 
     def __init__(self, parameter: np.ndarray) -> None:
         super().__init__(parameter)
-        angle = float(parameter[0])
-        self._direction = math.cos(angle), math.sin(angle)
         self._timestep = float(self.model.opt.timestep)
         self._mass_share = self.model.body_mass / self.model.body_mass.sum()
         self._centres = self.data.xipos
@@ -35,14 +34,13 @@ class HumanoidDirEnv(MujocoTaskEnv):
     def _layout(self) -> list[np.ndarray]:
         data = self.data  # without the world body and the root joint, whose entries are always zero
         inertia, velocity = data.cinert[1:].reshape(-1), data.cvel[1:].reshape(-1)
-        return [data.qpos[2:], data.qvel, inertia, velocity, data.qfrc_actuator[6:]]
+        return [*super()._layout(), inertia, velocity, data.qfrc_actuator[6:]]
 
     def _location(self) -> list[float]:
         return self._mass_share.dot(self._centres).tolist()
 
     def _reward(self, before: list[float], after: list[float], effort: float) -> tuple[float, tuple[float, ...]]:
-        velocity = (after[0] - before[0]) / self._timestep, (after[1] - before[1]) / self._timestep
-        forward = velocity[0] * self._direction[0] + velocity[1] * self._direction[1]
+        forward, velocity = motion(before, after, self._timestep, self.task[0])
         return 1.25 * forward - 0.1 * effort + 5.0, velocity
 
     def _fallen(self) -> bool:
@@ -59,22 +57,15 @@ humanoid_dir = family(
     label=lambda angle: f"{math.degrees(angle[0]):.1f} deg",
     reward_note="none: the reward is the displacement of the centre of mass, which is not observed",
     presets={
-        "laptop": LOCOMOTION
-        | {
-            "train_tasks": 6,
-            "collect.steps": 100_000,
-            "collect.tasks_per_actor": 3,
-            "teach.tasks_per_actor": 3,
-            "models.tasks_per_actor": 3,
-            "relabel.reward_threshold": 0.2,
+        "laptop": {
+            **LOCOMOTION, "train_tasks": 6, "collect.steps": 100_000, "collect.tasks_per_actor": 3,
+            "teach.tasks_per_actor": 3, "models.tasks_per_actor": 3, "relabel.reward_threshold": 0.2,
             "relabel.pool": 20_000,
         },
         "paper": {
-            "collect.steps": 600_000,
-            "teach.iterations": 250_000,
-            "relabel.reward_threshold": 0.2,
+            "collect.steps": 600_000, "teach.iterations": 250_000, "relabel.reward_threshold": 0.2,
             # The authors start from the policy after 400 of its epochs of 100 steps.
             "warmstart.snapshot": 40_000,
         },
     },
-)
+)  # fmt: skip

@@ -16,7 +16,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from mbml.envs.rendering import draw, mujoco, new_renderer
+from mbml.envs.rendering import mujoco, new_renderer
 
 # MuJoCo answers an unstable state by resetting itself, clock included: a clock that starts late shows it.
 EPISODE_START = 1.0
@@ -39,7 +39,7 @@ def paper_tasks(name: str) -> dict[str, Any]:
 
 
 def compile_model(file_name: str) -> Model:
-    """Compile one of the MJCF files that gymnasium ships, such as "ant.xml"; the caller owns the result."""
+    """Compile an MJCF file: one that gymnasium ships, such as "ant.xml", or a path; the caller owns the result."""
 
     def warn(message: str) -> None:
         # Known and harmless for half_cheetah.xml; a handler also keeps MuJoCo from writing a log file.
@@ -59,23 +59,36 @@ def compile_model(file_name: str) -> Model:
 shared_model = cache(compile_model)
 
 
+def effort_of(action: np.ndarray) -> np.ndarray:
+    """The sums `[n]` of `u ** 2` for recorded actions `[n, da]`, where the actuator limits are +-1."""
+    return (np.clip(action.astype(np.float64), -1.0, 1.0) ** 2).sum(axis=1)
+
+
+def motion(before: list[float], after: list[float], seconds: float, angle: float) -> tuple[float, tuple[float, float]]:
+    """Velocity along a direction (radians from the x axis), and in x and y, in a step between two locations."""
+    x, y = (after[0] - before[0]) / seconds, (after[1] - before[1]) / seconds
+    return x * math.cos(angle) + y * math.sin(angle), (x, y)
+
+
 class MujocoTaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     """Base of all environments: action wrapper, stepping, time limit and reset noise of the paper.
 
     Actions lie in [-1, 1] and are mapped onto the actuator limits, which are symmetric in every model; the
     result `u` enters the simulator and the control cost. Observations are float32. `terminated` is the task's
-    own end, `truncated` the horizon. A family says what is observed (`_layout`), where the robot is
-    (`_location`), what a step earns (`_reward`) and, if it can end, when (`_fallen`).
+    own end, `truncated` the horizon. A family says what a step earns (`_reward`) and, if they are not the usual ones,
+    what is observed (`_layout`), where the robot is (`_place`) and when it falls (`_fallen`).
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 (as gymnasium declares it)
-    model_file: str  # one of gymnasium's MJCF files, unless `_build_model` does otherwise
+    model_file: str  # one of gymnasium's MJCF files, or a path, unless `_build_model` does otherwise
     frame_skip = 5
     noise = 0.1  # at reset: half-width of the uniform noise on qpos, scale of that on qvel
     normal_velocity = True  # whether the noise on qvel is normal; otherwise it is uniform
+    unobserved = 0  # numbers at the start of qpos that are not observed
     horizon: float = math.inf  # time limit in steps
 
     def __init__(self, parameter: Any) -> None:
+        self.task = parameter.tolist() if isinstance(parameter, np.ndarray) else parameter
         self.model = self._build_model(parameter)
         self.data = mujoco.MjData(self.model)
         self.dt = float(self.model.opt.timestep) * self.frame_skip
@@ -84,14 +97,14 @@ class MujocoTaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         # Views into the simulator's memory: looking attributes up on `data` would cost much of a step's time.
         self._ctrl, self._qpos, self._qvel = self.data.ctrl, self.data.qpos, self.data.qvel
         self._control_limit = self.model.actuator_ctrlrange[:, 1].copy()
-        self._parts = self._layout()
+        self._parts, self._whereabouts = self._layout(), self._place()
 
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (self.model.nu,), np.float32)
         size = sum(part.size for part in self._parts)
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
         self._steps = 0
         self._over = True
-        self._before: Any = None
+        self._before: list[float] = []
         self._renderer: Any = None
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -101,12 +114,10 @@ class MujocoTaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """Start an episode from the noisy initial state; `seed` restarts the environment's own generator."""
         super().reset(seed=seed)
-        random = self.np_random
-        position = self.start + random.uniform(-self.noise, self.noise, self.model.nq)
-        if self.normal_velocity:
-            velocity = self.noise * random.standard_normal(self.model.nv)
-        else:
-            velocity = random.uniform(-self.noise, self.noise, self.model.nv)
+        random, noise, number = self.np_random, self.noise, self.model.nv
+        position = self.start + random.uniform(-noise, noise, self.model.nq)
+        normal = self.normal_velocity
+        velocity = noise * random.standard_normal(number) if normal else random.uniform(-noise, noise, number)
         return self.start_from(position, velocity), {}
 
     def start_from(self, position: np.ndarray, velocity: np.ndarray) -> np.ndarray:
@@ -129,7 +140,11 @@ class MujocoTaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """
         if self._over:
             raise gymnasium.error.ResetNeeded("no episode is running: call reset() before step()")
-        control = self._control(action)
+        action = np.asarray(action)
+        if action.shape != self._ctrl.shape:
+            raise ValueError(f"the action must have shape {self._ctrl.shape}, not {action.shape}")
+        # Paper, action wrapper: u = clip(lb + (a + 1) / 2 * (ub - lb), lb, ub) with lb = -ub.
+        control = np.minimum(np.maximum(action, -1.0), 1.0) * self._control_limit
         effort = float(control.dot(control))
         if math.isnan(effort):
             raise ValueError(f"the action must be numbers in [-1, 1], not {action}")
@@ -148,13 +163,6 @@ class MujocoTaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._over = terminated or truncated
         return self._observe(), reward, terminated, truncated, {"achieved": np.array(achieved)}
 
-    def _control(self, action: np.ndarray) -> np.ndarray:
-        """Paper, action wrapper: `u = clip(lb + (a + 1) / 2 * (ub - lb), lb, ub)` with `lb = -ub`."""
-        action = np.asarray(action)
-        if action.shape != self._ctrl.shape:
-            raise ValueError(f"the action must have shape {self._ctrl.shape}, not {action.shape}")
-        return np.minimum(np.maximum(action, -1.0), 1.0) * self._control_limit
-
     def _advance(self, control: np.ndarray) -> None:
         self._ctrl[:] = control
         mujoco.mj_step(self.model, self.data, self.frame_skip)
@@ -170,7 +178,8 @@ class MujocoTaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         if self.render_mode is None:
             return None
         self._renderer = self._renderer or new_renderer(self.model)
-        return draw(self._renderer, self.data)
+        self._renderer.update_scene(self.data, camera=0)
+        return self._renderer.render()
 
     def close(self) -> None:
         """Give back what drawing took."""
@@ -186,13 +195,17 @@ class MujocoTaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def _layout(self) -> list[np.ndarray]:
         """The observation in order: one-dimensional views of the state."""
-        raise NotImplementedError
+        return [self.data.qpos[self.unobserved :], self.data.qvel]
 
-    def _location(self) -> Any:
-        """Where the robot is, as plain numbers in the form that `_reward` takes (a view would move along)."""
-        raise NotImplementedError
+    def _place(self) -> np.ndarray:
+        """A view of where the robot is."""
+        return self.data.qpos
 
-    def _reward(self, before: Any, after: Any, effort: float) -> tuple[float, tuple[float, ...]]:
+    def _location(self) -> list[float]:
+        """Where the robot is now, as plain numbers (a view would move along)."""
+        return self._whereabouts.tolist()
+
+    def _reward(self, before: list[float], after: list[float], effort: float) -> tuple[float, tuple[float, ...]]:
         """Reward and achieved quantity of a step between two locations; `effort` is the sum of `u ** 2`."""
         raise NotImplementedError
 

@@ -4,34 +4,18 @@
 
 import importlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import gymnasium
-import numpy as np
-
-
-@contextmanager
-def _backend(name: str) -> Iterator[None]:
-    """MUJOCO_GL is `name` inside."""
-    before = os.environ.get("MUJOCO_GL")
-    os.environ["MUJOCO_GL"] = name
-    try:
-        yield
-    finally:
-        os.environ.pop("MUJOCO_GL")
-        if before is not None:
-            os.environ["MUJOCO_GL"] = before
-
 
 try:
     import mujoco
 except (AttributeError, OSError, RuntimeError):  # what a MUJOCO_GL that this machine lacks ends in
-    with _backend("disable"):
+    with patch.dict(os.environ, MUJOCO_GL="disable"):
         import mujoco
 
-__all__ = ["draw", "mujoco", "new_renderer"]
+__all__ = ["mujoco", "new_renderer"]
 
 
 def new_renderer(model: Any, height: int = 480, width: int = 480) -> Any:
@@ -42,7 +26,7 @@ def new_renderer(model: Any, height: int = 480, width: int = 480) -> Any:
     chosen = os.environ.get("MUJOCO_GL")
     for name in (chosen,) if chosen else ("egl", "osmesa", "glfw"):
         try:
-            with _backend(name):
+            with patch.dict(os.environ, MUJOCO_GL=name):
                 # The renderer looks its context up there, which is chosen when that module is loaded.
                 importlib.reload(importlib.import_module("mujoco.rendering.classic.gl_context"))
             return importlib.import_module("mujoco.rendering.classic.renderer").Renderer(model, height, width)
@@ -52,9 +36,3 @@ def new_renderer(model: Any, height: int = 480, width: int = 480) -> Any:
         f"No picture can be drawn on this machine ({type(fault).__name__} with MUJOCO_GL={chosen or name}); "
         "install libegl1 or libosmesa6 and set MUJOCO_GL to egl or osmesa."
     )
-
-
-def draw(renderer: Any, data: Any) -> np.ndarray:
-    """The scene as the model's first camera sees it, `[height, width, 3]` uint8."""
-    renderer.update_scene(data, camera=0)
-    return renderer.render()

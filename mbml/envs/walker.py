@@ -1,16 +1,15 @@
 """WalkerParam (the same reward, other bodies) of the paper."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
-from mbml.envs.family import family
+from mbml.envs.family import family, flat
 from mbml.envs.mujoco_env import Model, MujocoTaskEnv, compile_model, paper_tasks, task_values
 from mbml.envs.sizes import LOCOMOTION
 
 # The model arrays that a task replaces, in the order they were drawn.
-ARRAYS = ("body_mass", "body_inertia", "dof_damping", "geom_friction")
+NOMINAL = {name: np.array(values) for name, values in task_values("walker_param")["nominal"].items()}
 
 
 class WalkerParamEnv(MujocoTaskEnv):
@@ -22,18 +21,16 @@ class WalkerParamEnv(MujocoTaskEnv):
     frame_skip = 4
     noise = 0.005
     normal_velocity = False
+    unobserved = 1
 
     def _build_model(self, parameter: Mapping[str, np.ndarray]) -> Model:
         # Not walker2d_v5.xml: there both feet have the friction that the authors gave to the left one.
         model = compile_model("walker2d.xml")
         model.opt.timestep = 0.004
         # No mj_setConst: the authors leave the derived constants (softness of contacts and limits) nominal.
-        for name in ARRAYS:
-            getattr(model, name)[:] = parameter[name]
+        for name, values in parameter.items():
+            getattr(model, name)[:] = values
         return model
-
-    def _layout(self) -> list[np.ndarray]:
-        return [self.data.qpos[1:], self.data.qvel]
 
     def _observe(self) -> np.ndarray:
         observation = super()._observe()
@@ -41,36 +38,24 @@ class WalkerParamEnv(MujocoTaskEnv):
         np.minimum(np.maximum(velocity, -10.0, out=velocity), 10.0, out=velocity)
         return observation
 
-    def _location(self) -> float:
-        return float(self._qpos[0])
-
-    def _reward(self, before: float, after: float, effort: float) -> tuple[float, tuple[float, ...]]:
-        velocity = (after - before) / self.dt
+    def _reward(self, before: list[float], after: list[float], effort: float) -> tuple[float, tuple[float, ...]]:
+        velocity = (after[0] - before[0]) / self.dt
         return velocity + 1.0 - 0.001 * effort, (velocity,)
 
     def _fallen(self) -> bool:
         return not (0.8 < self._qpos[1] < 2.0 and -1.0 < self._qpos[2] < 1.0)
 
 
-NOMINAL = {name: np.array(task_values("walker_param")["nominal"][name]) for name in ARRAYS}
-
-
 def log_multipliers(parameter: Mapping[str, np.ndarray]) -> np.ndarray:
     """Natural logarithm of every parameter over the nominal robot's, without those that are always zero."""
-    ratios = [parameter[name][NOMINAL[name] > 0] / NOMINAL[name][NOMINAL[name] > 0] for name in ARRAYS]
-    return np.log(np.concatenate(ratios))
-
-
-def _robots() -> dict[str, Any]:
-    """The arrays of every robot in the order they were drawn."""
-    tasks = paper_tasks("walker_param").items()
-    return {split: [{name: robot[name] for name in ARRAYS} for robot in robots] for split, robots in tasks}
+    own, nominal = flat(parameter), flat(NOMINAL)
+    return np.log(own[nominal > 0] / nominal[nominal > 0])
 
 
 walker_param = family(
     "walker_param",
     WalkerParamEnv,
-    **_robots(),
+    **paper_tasks("walker_param"),
     title="WalkerParam",
     about="two-legged robots in a plane with other masses, inertias, dampings and frictions",
     varies="dynamics",
@@ -81,11 +66,9 @@ walker_param = family(
     presets={
         "laptop": LOCOMOTION | {"train_tasks": 10, "collect.steps": 50_000, "relabel.pool": 10_000},
         "paper": {
-            "collect.steps": 300_000,
-            "teach.iterations": 100_000,
+            "collect.steps": 300_000, "teach.iterations": 100_000, "batch_pearl.context_size": 100,
             # All relabelled next observations of 30 x 300K transitions would take 18 GB; a pool is an unbiased sample.
             "relabel.pool": 20_000,
-            "batch_pearl.context_size": 100,
         },
     },
-)
+)  # fmt: skip

@@ -9,7 +9,7 @@ from mbml.baselines.batch_pearl import BatchPEARLConfig, PEARLPolicy
 from mbml.encoders import EncoderConfig
 from mbml.evaluate import (
     EvaluateConfig,
-    blind_teacher,
+    Evaluation,
     counted_score,
     evaluate_last_trajectory,
     evaluate_simple_references,
@@ -17,7 +17,6 @@ from mbml.evaluate import (
     evaluate_teachers,
     make_envs,
     nearest_tasks,
-    own_teachers,
 )
 from mbml.policy import AdaptivePolicy
 from mbml.rollout import run_episode
@@ -85,7 +84,7 @@ def test_the_protocol_of_one_task(name):
     returns, lengths, mean = naive_protocol(student, name, task, 3, lambda lengths: len(lengths) == 5)
     if name == "walker_param":
         assert max(lengths) < HORIZON[name]  # all of them end early
-    scores = evaluate_student(student, distribution, [task], HORIZON[name], CONFIG, 3)
+    scores = evaluate_student(student, Evaluation(distribution, [task], HORIZON[name], CONFIG, 3))
     assert scores.returns.shape == (1, 1, 5)
     np.testing.assert_allclose(scores.returns[0, 0], returns, rtol=2e-3)
     np.testing.assert_allclose(scores.posterior_mean[0], mean.detach(), rtol=1e-2, atol=1e-3)
@@ -122,7 +121,7 @@ def test_the_last_trajectory_of_one_task_that_can_end_early(make):
     returns, lengths, _ = naive_protocol(policy, name, task, 3, lambda lengths: sum(lengths) >= budget)
     assert len(lengths) > 5
     assert sum(lengths[:-1]) < budget
-    score = evaluate_last_trajectory(policy, distribution, [task], HORIZON[name], CONFIG, 3)
+    score = evaluate_last_trajectory(policy, Evaluation(distribution, [task], HORIZON[name], CONFIG, 3))
     assert score.shape == (1,)
     assert score[0] == pytest.approx(returns[-1], rel=2e-3)
 
@@ -131,9 +130,9 @@ def test_the_last_trajectory_of_one_task_that_can_end_early(make):
 def test_where_nothing_terminates_the_last_trajectory_is_the_last_episode(make):
     name, config = "umaze_goal", EvaluateConfig(repeats=2)
     policy, distribution = make(name), envs.get(name)
-    tasks, heard = distribution.tasks("test")[:3], []
-    score = evaluate_last_trajectory(policy, distribution, tasks, 12, config, 0, heard.append)
-    returns = evaluate_student(policy, distribution, tasks, 12, config, 0).returns
+    evaluation, heard = Evaluation(distribution, distribution.tasks("test")[:3], 12, config, 0), []
+    score = evaluate_last_trajectory(policy, evaluation)
+    returns = evaluate_student(policy, evaluation, heard.append).returns
     assert np.array_equal(score, returns[:, :, -1].mean(1))
     assert heard == [1, 2, 3, 4, 5]
 
@@ -147,12 +146,14 @@ def test_tasks_that_have_spent_their_steps_wait_for_the_others():
     tasks = distribution.tasks("test")[:3]
     alone = [naive_protocol(policy, name, t, 3, lambda lengths: sum(lengths) >= budget) for t in tasks]
     assert len({len(lengths) for _, lengths, _ in alone}) > 1
-    heard = []
-    score = evaluate_last_trajectory(policy, distribution, tasks, HORIZON[name], CONFIG, 3, heard.append)
+    evaluation = Evaluation(distribution, tasks, HORIZON[name], CONFIG, 3)
+    score = evaluate_last_trajectory(policy, evaluation)
     np.testing.assert_allclose(score, [returns[-1] for returns, *_ in alone], rtol=2e-3)
-    rounds = range(1, max(len(lengths) for _, lengths, _ in alone) + 1)
-    assert heard == [min(sum(lengths[:n]) for _, lengths, _ in alone) // HORIZON[name] for n in rounds]
-    assert heard[-1] == 5
+    rounds = list(evaluation.play(evaluation.stranger(policy), budget))
+    assert len(rounds) == max(len(lengths) for _, lengths, _ in alone)
+    for number, played in enumerate(rounds):
+        expected = [returns[min(number, len(returns) - 1)] for returns, *_ in alone]
+        np.testing.assert_allclose(played, expected, rtol=2e-3)
 
 
 def test_repeats_and_tasks_keep_their_places():
@@ -160,13 +161,13 @@ def test_repeats_and_tasks_keep_their_places():
     student, distribution = make_student(name), envs.get(name)
     tasks = distribution.tasks("test")[:3]
     config = EvaluateConfig(repeats=2)
-    scores = evaluate_student(student, distribution, tasks, 12, config, 0)
+    scores = evaluate_student(student, Evaluation(distribution, tasks, 12, config, 0))
     assert scores.returns.shape == (3, 2, 5)
     assert scores.posterior_mean.shape == (3, Z)
     expected = [np.mean([scores.returns[n, r, e] for r in range(2) for e in (2, 3, 4)]) for n in range(3)]
     np.testing.assert_allclose(counted_score(scores.returns, config), expected)
     # Zero action drifts little: the tasks differ by their goals more than by anything random.
-    still = evaluate_simple_references(distribution, tasks, 12, CONFIG, 0)["zero_action"]
+    still = evaluate_simple_references(Evaluation(distribution, tasks, 12, CONFIG, 0))["zero_action"]
     assert np.array_equal(np.argsort(still), np.argsort(scores.returns.mean((1, 2))))
 
 
@@ -176,19 +177,20 @@ def test_the_seed_decides_every_bit_and_nothing_else_does():
     before = snapshot(student.state_dict())
     tasks = distribution.tasks("test")[:2]
     torch.manual_seed(1)
-    first = evaluate_student(student, distribution, tasks, 12, CONFIG, 0)
+    first = evaluate_student(student, Evaluation(distribution, tasks, 12, CONFIG, 0))
     torch.manual_seed(2)
-    again = evaluate_student(student, distribution, tasks, 12, CONFIG, 0)
+    again = evaluate_student(student, Evaluation(distribution, tasks, 12, CONFIG, 0))
     assert np.array_equal(first.returns, again.returns)
-    assert not np.array_equal(first.returns, evaluate_student(student, distribution, tasks, 12, CONFIG, 1).returns)
+    other = evaluate_student(student, Evaluation(distribution, tasks, 12, CONFIG, 1))
+    assert not np.array_equal(first.returns, other.returns)
     assert_same_bits(before, student.state_dict())
 
 
 def test_a_task_starts_alike_whichever_tasks_are_evaluated_with_it():
     distribution = envs.get("umaze_goal")
     tasks = distribution.tasks("test")
-    few = evaluate_simple_references(distribution, tasks[1:2], 12, CONFIG, 0)["zero_action"]
-    many = evaluate_simple_references(distribution, tasks[:3], 12, CONFIG, 0)["zero_action"]
+    few = evaluate_simple_references(Evaluation(distribution, tasks[1:2], 12, CONFIG, 0))["zero_action"]
+    many = evaluate_simple_references(Evaluation(distribution, tasks[:3], 12, CONFIG, 0))["zero_action"]
     assert few[0] == many[1]
 
 
@@ -199,7 +201,7 @@ def test_evaluating_changes_nothing_about_training():
         trained.update()
         evaluated.update()
         tasks = distribution.tasks("test")[: step + 1]
-        evaluate_student(evaluated.student, distribution, tasks, 5, EvaluateConfig(repeats=step + 1), step)
+        evaluate_student(evaluated.student, Evaluation(distribution, tasks, 5, EvaluateConfig(repeats=step + 1), step))
     assert_same_bits(trained.state_dict(), evaluated.state_dict())
 
 
@@ -207,7 +209,7 @@ def test_references_are_what_they_say():
     distribution = envs.get("umaze_goal")
     tasks = distribution.tasks("test")[:2]
     config = EvaluateConfig(reference_episodes=3)
-    found = evaluate_simple_references(distribution, tasks, 12, config, 0)
+    found = evaluate_simple_references(Evaluation(distribution, tasks, 12, config, 0))
     for i, task in enumerate(tasks):
         env = distribution.environment(task, 12)
         env.reset(seed=seed_of(0, "references", task.split, task.index))
@@ -228,7 +230,7 @@ def test_every_teacher_meets_every_task():
         bcq.decoder.weights[-1].zero_()
         bcq.decoder.biases[-1].copy_(torch.tensor([-9.0, 9.0]).view(2, 1, 1))
     config = EvaluateConfig(reference_episodes=2)
-    table = evaluate_teachers(bcq.teachers(), distribution, tasks, 20, config, 0)
+    table = evaluate_teachers(bcq.teachers(), Evaluation(distribution, tasks, 20, config, 0))
     assert table.shape == (2, 3)
     for k, push in enumerate((-1.0, 1.0)):
         for n, task in enumerate(tasks):
@@ -239,13 +241,6 @@ def test_every_teacher_meets_every_task():
                 env.reset()
                 totals.append(sum(env.step(np.full(2, push))[1] for _ in range(20)))
             assert table[k, n] == pytest.approx(np.mean(totals), rel=0.1)
-
-
-def test_blind_and_own_teachers_of_a_table():
-    training = np.array([[5.0, 0.0, 1.0], [4.0, 4.0, 4.0], [0.0, 1.0, 9.0]])
-    assert blind_teacher(training) == 1
-    assert blind_teacher(training[:, 1:]) == 2  # on other tasks another one is best
-    assert own_teachers(training).tolist() == [5.0, 4.0, 9.0]
 
 
 def test_nearest_tasks():

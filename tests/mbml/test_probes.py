@@ -6,7 +6,7 @@ import torch
 
 from mbml import envs
 from mbml.encoders import ENCODERS, Belief
-from mbml.evaluate import EvaluateConfig, make_envs
+from mbml.evaluate import EvaluateConfig, Evaluation, make_envs
 from mbml.policy import AdaptivePolicy
 from mbml.probes import identification, known_tasks, nearest_known, own_posteriors, returns_under, reward_swap
 from mbml.seeding import generator_of, seed_of
@@ -48,7 +48,7 @@ def world():
 @pytest.mark.parametrize(("column", "winner"), [(-1, "follows_reward"), (0, "follows_state_action")])
 def test_reward_swap_of_encoders_that_read_one_column(column, winner, kind):
     rows, truth = world()
-    found = reward_swap(reader(column, kind=kind), rows, truth, LAYOUT, seeded(), size=32, repeats=2)
+    found = reward_swap(reader(column, kind=kind), rows, truth, seeded(), size=32, repeats=2)
     shares = {name: found[name] for name in ("follows_reward", "follows_state_action", "other")}
     assert shares == {name: float(name == winner) for name in shares}
     assert found["own_identified"] == 1.0
@@ -58,9 +58,9 @@ def test_reward_swap_of_encoders_that_read_one_column(column, winner, kind):
 def test_reward_swap_of_an_encoder_that_reads_something_else():
     rows, truth = world()
     rows[..., 3] = 10 * torch.arange(K).roll(0).unsqueeze(1)  # an action column, the same signal as the state
-    assert reward_swap(reader(3), rows, truth, LAYOUT, seeded(), size=32)["follows_state_action"] == 1.0
+    assert reward_swap(reader(3), rows, truth, seeded(), size=32)["follows_state_action"] == 1.0
     rows[..., 3] = 0
-    found = reward_swap(reader(3), rows, truth, LAYOUT, seeded(), size=32)  # every context looks the same
+    found = reward_swap(reader(3), rows, truth, seeded(), size=32)  # every context looks the same
     assert found["own_identified"] == pytest.approx(1 / K)
     assert found["follows_reward"] + found["follows_state_action"] + found["other"] == pytest.approx(1.0)
 
@@ -68,7 +68,7 @@ def test_reward_swap_of_an_encoder_that_reads_something_else():
 def test_own_posteriors():
     rows, _ = world()
     student = reader(-1)
-    q = own_posteriors(student, rows, LAYOUT, 6, 3, seeded(2))
+    q = own_posteriors(student, rows, 6, 3, seeded(2))
     assert q.mean.shape == (K, 3, 1)
     indices = torch.randint(P, (K, 18), generator=seeded(2))
     for j in range(K):
@@ -81,7 +81,7 @@ def test_own_posteriors():
 
 def test_known_tasks_and_the_nearest_of_them():
     rows, _ = world()
-    known = known_tasks(reader(-1), rows, LAYOUT, 50, seeded())
+    known = known_tasks(reader(-1), rows, 50, seeded())
     assert known.mean.shape == (K, 1)
     assert known.mean.squeeze(1).tolist() == pytest.approx([0, 10, 20, 30], abs=1)
     generator = seeded(5)
@@ -99,7 +99,8 @@ def test_identification_from_own_rollouts():
     """In the maze the mean reward of a rollout that stays near the start tells the goals apart."""
     distribution = envs.get("umaze_goal")
     tasks = [distribution.tasks("train")[i] for i in (1, 5, 3)]
-    config, horizon = EvaluateConfig(episodes=3, repeats=2), 20
+    horizon = 20
+    evaluation = Evaluation(distribution, tasks, horizon, EvaluateConfig(episodes=3, repeats=2), 0)
     policy = reader(-1, UMAZE)
     # What it will see in each task, from rollouts of its own.
     rewards = []
@@ -110,9 +111,9 @@ def test_identification_from_own_rollouts():
         total = sum(stack.step(agent.act(stack.observation)).reward.item() for _ in range(horizon))
         rewards.append([total / horizon])
     known = Belief(torch.tensor(rewards), torch.full((3, 1), 1e-4))
-    assert identification(policy, known, distribution, tasks, horizon, config, 0) == [1.0, 1.0, 1.0]
+    assert identification(policy, known, evaluation) == [1.0, 1.0, 1.0]
     swapped = Belief(known.mean[[1, 0, 2]], known.variance)
-    assert identification(policy, swapped, distribution, tasks, horizon, config, 0) == pytest.approx([1 / 3] * 3)
+    assert identification(policy, swapped, evaluation) == pytest.approx([1 / 3] * 3)
 
 
 def test_returns_under_given_contexts():
@@ -123,7 +124,7 @@ def test_returns_under_given_contexts():
         for network in (policy.encoder.body, policy.value_network, policy.decoder, policy.perturbation):
             network.weights[-1].mul_(200)
     contexts = UMAZE.context(random_rows(3, 5, UMAZE))
-    found = returns_under(policy, contexts, distribution, tasks, 15, 2, 9)
+    found = returns_under(policy, contexts, Evaluation(distribution, tasks, 15, EvaluateConfig(repeats=2), 9))
     generator = generator_of(9, "contexts", "policy")
     beliefs = [naive_posterior(layers_of(policy.encoder.body), list(contexts[i]), 3) for i in range(3)]
     noise = torch.randn(6, 3, generator=generator)

@@ -166,7 +166,7 @@ def test_refuses_what_it_cannot_keep_and_leaves_the_old_file(tmp_path: Path, tre
 
 def test_bad_files_are_one_clear_error(tmp_path: Path):
     path = tmp_path / "t"
-    with pytest.raises(SerialiseError, match="not there"):
+    with pytest.raises(SerialiseError, match=r"not a readable safetensors file \(No such file"):
         load_tree(path)
     save_tree(path, {"a": torch.arange(100.0)})
     whole = path.read_bytes()

@@ -85,7 +85,7 @@ def test_the_horizon_truncates_and_the_environment_terminates(length, horizon, l
         ((SEEN, Discrete(3)), "bounded Box"),
         ((SEEN, Box(-1, np.inf, (2,))), "bounded Box"),
         ((SEEN, Box(0, 3, (2,), np.int32)), "bounded Box"),
-        ((SEEN, Box(-1, 1, (2, 2))), "one dimension"),
+        ((SEEN, Box(-1, 1, (2, 2))), "bounded Box of floats in a row"),
         ((Dict({"position": SEEN}), ACTED), "Box of numbers"),
         ((Discrete(3), ACTED), "Box of numbers"),
         ((Box(0, 255, (8, 8, 3), np.uint8), ACTED), "no image"),
