@@ -166,8 +166,8 @@ def gather(plan: Plan, store: Store, outcome: Outcome | None = None) -> Results:
     folders = {name: [store.fetch(*ref) for ref in found] for name, found in plan.artefacts.items()}
     sac = _curves(folders["collect"], method="sac", **train)
     ends = sac[sac["metric"] == "return"].sort_values("step").groupby("task", as_index=False).tail(1)
-    parts = [sac, ends.assign(metric="reference"), _curves(folders["teach"], method="teacher", **train)]
-    parts += _references(plan, folders["references"][0] / "references.json")
+    parts = [sac, _curves(folders["teach"], method="teacher", **train)]
+    parts += [*_references(plan, folders["references"][0] / "references.json"), ends.assign(metric="reference")]
     for choice in (row for folder in folders["teach"] for row in read_json(folder / "selected.json")):
         where = {"method": "teacher", "task": choice["task"], "step": choice.get("step", choice.get("iteration"))}
         parts.append(tidy("selected", "", choice["return"], **where, **train))
@@ -243,21 +243,17 @@ def _references(plan: Plan, file: Path) -> list[pd.DataFrame]:
     tasks; the one chosen on the unseen tasks themselves, and the best teacher of each task, are upper bounds.
     """
     found, environment = read_json(file), plan.config.env
-    tables = {split: np.array(found[split]["teachers"]) for split in SPLITS}
+    tables = {split: np.array(found[split].pop("teachers")) for split in SPLITS}
     blind, bound = (int(tables[split].mean(axis=1).argmax()) for split in ("train", "test"))
     tasks = {split: tasks_of(environment, split, getattr(plan, split)) for split in SPLITS}
     nearest = nearest_tasks(envs.get(environment), tasks["test"], tasks["train"])
+    test = tables["test"]
+    bounds = {"nearest_teacher": test[nearest, np.arange(len(nearest))], "blind_teacher_bound": test[bound]}
+    chosen = {"test": bounds, "train": {"own_teacher": np.diagonal(tables["train"])}}
     parts = []
     for split, table in tables.items():
-        measured = {name: row for name, row in found[split].items() if name not in ("task", "teachers")}
-        levels = measured | {"blind_teacher": table[blind]}
-        if split == "train":
-            levels["own_teacher"] = np.diagonal(table)
-        else:
-            levels["nearest_teacher"] = table[nearest, np.arange(table.shape[1])]
-            levels["blind_teacher_bound"] = table[bound]
-        levels["best_teacher"] = table.max(axis=0)
-        where: dict[str, Any] = {"split": split, "task": found[split]["task"]}
+        where: dict[str, Any] = {"split": split, "task": found[split].pop("task")}
+        levels = found[split] | {"blind_teacher": table[blind]} | chosen[split] | {"best_teacher": table.max(axis=0)}
         parts += [tidy("reference", "task", row, method=name, **where) for name, row in levels.items()]
         parts.append(tidy("teacher_return", "index task", table, method="teacher", index=plan.train, **where))
     return parts

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from pipeline.report import statistics
-from pipeline.report.wording import reference
+from pipeline.report.wording import method_name, reference
 from pipeline.results import METRICS, SPLITS, Results
 
 WIDTH = 8.5  # inches: a page's text width, so that type keeps its size on paper
@@ -29,14 +29,12 @@ class MissingData(ValueError):
 
 @dataclass(frozen=True)
 class Entry:
-    """A figure: where it stands, its words, how it is drawn, and what it needs."""
+    """A figure: where it stands, its words, and how it is drawn."""
 
     name: str
     section: str
     title: str
     draw: Callable[[Results], Figure]
-    needs: str = ""
-    """The metric that it cannot do without, by its name or beginning in `METRICS`; "" for none."""
     note: str = ""
     """What its caption says besides the docstring of `draw`."""
     sweep: str = ""
@@ -76,11 +74,8 @@ def figure(name: str, section: str, title: str, **options: str) -> Callable:
 
 def draw(name: str, results: Results) -> Figure:
     """The figure, in the report's style; raises MissingData where the results do not hold what it needs."""
-    entry = FIGURES[name]
-    if entry.needs and not results.table["metric"].str.startswith(entry.needs).any():
-        raise MissingData(f"{METRICS[entry.needs].partition(' (')[0]}: none recorded.")
     with rc_context(fname=_STYLE):
-        made = entry.draw(results)
+        made = FIGURES[name].draw(results)
         labelled = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in made.axes]
         handles = {label: handle for one in labelled for handle, label in one}
         if handles:
@@ -98,6 +93,16 @@ def picture(name: str, results: Results, out: Path) -> Picture:
     except MissingData as missing:
         return Picture(entry, f"Left out: {missing}")
     return Picture(entry, " ".join(f"{entry.draw.__doc__} {entry.note}".split()), file)
+
+
+def known(results: Results, metric: str, wanted: Sequence[str] = (), **where: str) -> list[str]:
+    """The methods that have a metric, of those `wanted` in their order; raises MissingData where there is none."""
+    found = results.methods(metric, **where)
+    names = [name for name in wanted or found if name in found]
+    if not names:
+        words = next(words for start, words in METRICS.items() if metric.startswith(start)).partition(" (")[0]
+        raise MissingData(f"{words}: none recorded{' of ' * bool(wanted)}{', '.join(map(method_name, wanted))}.")
+    return names
 
 
 def panels(count: int, columns: int, height: float, share: str = "") -> tuple[Figure, list[Axes]]:
@@ -118,6 +123,7 @@ def split_panels(
     results: Results, metric: str, columns: int, height: float, share: str = ""
 ) -> tuple[Figure, list[tuple[Axes, str, list[str]]]]:
     """One panel for each split that has a metric, with the split and the methods that have it there."""
+    known(results, metric)
     found = {split: names for split in SPLITS if (names := results.methods(metric, split=split))}
     made, grid = panels(len(found), columns, height, share)
     return made, [(axes, *split) for axes, split in zip(grid, found.items(), strict=True)]

@@ -1,33 +1,18 @@
-"""Figures of a run: how well it went, and what it learned from."""
-
-import math
+"""Figures of how well the one policy of a run does."""
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.report import statistics
-from pipeline.report.drawing import (
-    CROWD,
-    INK,
-    MissingData,
-    band,
-    figure,
-    levels,
-    log_axis,
-    named_rows,
-    panels,
-    split_panels,
-    step_axis,
-)
+from pipeline.report.drawing import CROWD, INK, band, figure, known, levels, named_rows, panels, split_panels, step_axis
 from pipeline.report.wording import colours, method_name, reference
 from pipeline.results import SPLITS, Results
 
 WELL = "How well does the one policy do?"
-SOURCE = "What it learned from"
 
 
-@figure("comparison", WELL, "Unseen tasks with intervals", needs="score")
+@figure("comparison", WELL, "Unseen tasks with intervals")
 def comparison(results: Results) -> Figure:
     """Each method at the last epoch and each reference on unseen tasks, and the first method against each of them.
 
@@ -36,7 +21,7 @@ def comparison(results: Results) -> Figure:
     bootstrap intervals that resample whole seeds and tasks. Tasks differ more than methods, so the left intervals
     overlap where the right ones are clear.
     """
-    names = results.methods("score", split="test")
+    names = known(results, "score", split="test")
     rows = {method_name(name): (colours(names)[name], results.scores(name, "test")[1][:, -1]) for name in names} | {
         reference(name).title: (reference(name).colour, row[None]) for name, row in results.references("test").items()
     }
@@ -61,7 +46,7 @@ def _interval(axes: Axes, place: int, found: statistics.Estimate, colour: str) -
     axes.plot(found.value, place, "o", color=colour, markersize=6, zorder=4)
 
 
-@figure("learning", WELL, "Return over distillation", needs="score")
+@figure("learning", WELL, "Return over distillation")
 def learning(results: Results) -> Figure:
     """Return on unseen and on training tasks over the distillation steps, beside the references.
 
@@ -87,7 +72,7 @@ def learning(results: Results) -> Figure:
     return made
 
 
-@figure("per_task", WELL, "Task by task", needs="score")
+@figure("per_task", WELL, "Task by task")
 def per_task(results: Results) -> Figure:
     """Return on each task at the last evaluation, beside the references on that very task.
 
@@ -112,7 +97,7 @@ def per_task(results: Results) -> Figure:
     return made
 
 
-@figure("episodes", WELL, "Does it adapt?", needs="episode_return")
+@figure("episodes", WELL, "Does it adapt?")
 def episodes(results: Results) -> Figure:
     """Return in each evaluation episode on a task: does the policy get better as its context grows?
 
@@ -130,90 +115,4 @@ def episodes(results: Results) -> Figure:
         axes.set(title=SPLITS[split].capitalize(), xlabel="evaluation episode")
         step_axis(axes)
     shown[0][0].set_ylabel("return")
-    return made
-
-
-def _task_curves(results: Results, method: str, x: str, other: str) -> tuple[Figure, dict[int, Axes]]:
-    """One panel a training task with a learner's curve, the others' in grey, and the level of one reference."""
-    tasks, rows = results.tasks("train"), results.rows("return", method=method, split="train")
-    if rows.empty:
-        raise MissingData(f"No learning curve of {method} was recorded.")
-    curves = rows.pivot(index="step", columns="task", values="value").reindex(columns=tasks)
-    made, grid = panels(len(tasks), 5, 1.6, share="xy")
-    colour, look = reference("sac" if method == "sac" else "own_teacher").colour, reference(other)
-    known = results.references("train").get(other, np.full(len(tasks), math.nan))
-    for task, axes, level, label in zip(tasks, grid, known, results.labels("train"), strict=True):
-        axes.plot(curves.index, curves[task], color=colour, zorder=3, label="this task")
-        axes.plot(curves.index, curves, color="#d9d9d9", linewidth=0.6, zorder=1, label="all tasks")
-        axes.axhline(level, color=look.colour, linestyle=look.dash, linewidth=1.1, label=look.title)
-        axes.set_title(f"{task}: {label}", fontsize=8)
-        axes.tick_params(labelsize=7)
-        step_axis(axes, ticks=4)
-    made.supxlabel(x, fontsize=9)
-    made.supylabel("return", fontsize=9)
-    return made, dict(zip(tasks, grid, strict=True))
-
-
-@figure("collect_curves", SOURCE, "Data collection (SAC)", needs="return")
-def collect_curves(results: Results) -> Figure:
-    """Return of each task's SAC policy while it collects that task's batch.
-
-    One panel a training task, the others in grey behind it. A task whose curve stays low gives a batch that no later
-    stage can make up for.
-    """
-    return _task_curves(results, "sac", "environment steps", "random")[0]
-
-
-@figure("teacher_curves", SOURCE, "Teachers", needs="selected")
-def teacher_curves(results: Results) -> Figure:
-    """Return of each task's teacher while it trains, with the checkpoint that was kept.
-
-    One panel a training task; the dot is the checkpoint that became the teacher, the level that of the task's SAC
-    policy that collected the batch. The dot is the highest of a noisy curve; the reference "own teacher" is the return
-    of that checkpoint in fresh episodes.
-    """
-    made, grid = _task_curves(results, "teacher", "training iteration", "sac")
-    for task, step, value in results.rows("selected")[["task", "step", "value"]].itertuples(index=False):
-        grid[task].plot(step, value, "o", color="#D55E00", zorder=4, label="selected checkpoint")
-    return made
-
-
-_LOSSES = {
-    "loss_q": "L_Q: distilled value",
-    "loss_g": "L_G: candidate generator",
-    "loss_xi": "L_ξ: perturbation",
-    "loss_kl": "KL to the prior",
-    "loss_triplet": "L_tri: triplet (linear scale)",
-}
-_NO_LOSS = ("eligible_share", "valid_pairs", "loss_triplet_valid")
-
-
-@figure("distill_losses", SOURCE, "Distillation losses", needs="training/")
-def distill_losses(results: Results) -> Figure:
-    """Losses of the multi-task learners over their steps: one panel a loss, one line a seed (a method in a crowd).
-
-    One line a seed (with more than three methods, the mean over seeds), logarithmic where all values are positive;
-    learners of another kind have losses of their own. The triplet loss may stay near the margin though the method
-    works: judge it by the return and the reward-swap test.
-    """
-    rows = results.table[results.table["metric"].str.startswith("training/") & results.table["task"].isna()]
-    rows = rows.assign(metric=rows["metric"].str.removeprefix("training/"))
-    found = list(rows["metric"].unique())
-    names = [*(name for name in _LOSSES if name in found), *(n for n in found if n not in (*_LOSSES, *_NO_LOSS))]
-    methods = [name for name in results.methods("score") if name in set(rows["method"])]
-    if not names or not methods:
-        raise MissingData("No losses of the distillation were recorded.")
-    made, grid = panels(len(names), 3, 2.1, share="x")
-    for name, axes in zip(names, grid, strict=True):
-        mine = rows[rows["metric"] == name]
-        for method in methods:
-            lines = mine[mine["method"] == method].pivot(index="step", columns="seed", values="value")
-            lines = lines.mean(axis=1) if len(methods) > CROWD else lines
-            style = {"linewidth": 1.2, "alpha": 0.85, "label": method_name(method)}
-            axes.plot(lines.index, lines, color=colours(methods)[method], **style)
-        if name != "loss_triplet" and mine["value"].min() > 0:
-            log_axis(axes)
-        axes.set_title(_LOSSES.get(name, name.replace("_", " ")))
-        step_axis(axes, ticks=4)
-    made.supxlabel("distillation step", fontsize=9)
     return made

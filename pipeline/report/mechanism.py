@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.report.drawing import INK, MissingData, band, figure, named_rows, panels, step_axis
+from pipeline.report.drawing import INK, band, figure, known, named_rows, panels, step_axis
 from pipeline.report.wording import colours, method_name
 from pipeline.results import Results, cube
 
@@ -23,7 +23,7 @@ def _chance(axes: Axes, results: Results) -> None:
     axes.axhline(1 / count, color=INK, linestyle="--", linewidth=1, label=f"chance, 1/{count}")
 
 
-@figure("reward_swap", KNOWS, "Reward-swap test", needs="swap_")
+@figure("reward_swap", KNOWS, "Reward-swap test")
 def reward_swap(results: Results) -> Figure:
     """Where the posterior goes when task j's state-actions carry task i's rewards.
 
@@ -31,7 +31,7 @@ def reward_swap(results: Results) -> Figure:
     its answer. A policy that identifies tasks by reward has a tall first bar and a low second one; the dashed line is
     guessing. Bars and diamonds: mean over seeds.
     """
-    names = results.methods("swap_follows_reward")
+    names = known(results, "swap_follows_reward")
     made, (axes,) = panels(1, 1, 2.6)
     places = np.arange(len(names))
     for position, (metric, (words, colour)) in enumerate(_ANSWERS.items()):
@@ -54,7 +54,7 @@ def reward_swap(results: Results) -> Figure:
     return made
 
 
-@figure("identification", KNOWS, "Tasks identified from own rollouts", needs="identified")
+@figure("identification", KNOWS, "Tasks identified from own rollouts")
 def identification(results: Results) -> Figure:
     """How often the posterior of the policy's own rollouts names the training task, after each episode.
 
@@ -63,7 +63,7 @@ def identification(results: Results) -> Figure:
     contexts from the batch (the diamonds above) but low here: the policy does not visit what would tell the tasks
     apart.
     """
-    names = results.methods("identified")
+    names = known(results, "identified")
     made, (axes,) = panels(1, 1, 2.7)
     for name in names:
         band(axes, *results.scores(name, "train", "identified", "index"), colours(names)[name], method_name(name))
@@ -73,7 +73,7 @@ def identification(results: Results) -> Figure:
     return made
 
 
-@figure("foreign_contexts", KNOWS, "Right rewards from the wrong place", needs="foreign_")
+@figure("foreign_contexts", KNOWS, "Right rewards from the wrong place")
 def foreign_contexts(results: Results) -> Figure:
     """Return on unseen tasks with z from transitions of the nearest and of the farthest training task.
 
@@ -81,7 +81,7 @@ def foreign_contexts(results: Results) -> Figure:
     (filled) and of the farthest (open); small marks are single seeds. A policy that reads the rewards does equally well
     with both; one that reads the places falls from the filled to the open mark.
     """
-    names = results.methods("foreign_nearest")
+    names = known(results, "foreign_nearest")
     made, (axes,) = panels(1, 1, 0.42 * len(names) + 0.9)
     for place, name in zip(named_rows(axes, [method_name(name) for name in names]), names, strict=True):
         colour, means = colours(names)[name], []
@@ -99,7 +99,7 @@ def foreign_contexts(results: Results) -> Figure:
     return made
 
 
-@figure("posteriors", KNOWS, "Task posteriors", needs="posterior_")
+@figure("posteriors", KNOWS, "Task posteriors")
 def posteriors(results: Results) -> Figure:
     """Means of the task posteriors in the plane of their two largest principal components.
 
@@ -113,9 +113,8 @@ def posteriors(results: Results) -> Figure:
     ]
     features = {(split, index): np.atleast_1d(np.array(values, float)) for split, index, values in tasks}
     width = len(next(iter(features.values())))
-    panel = [(part, name) for part in range(2 if width == 2 else 1) for name in results.methods("posterior_0")]
-    small = len(panel) > 8
-    made, grid = panels(len(panel), 4 if small else 2, 2.2 if small else 3.1)
+    panel = [(part, name) for part in range(2 if width == 2 else 1) for name in known(results, "posterior_0")]
+    made, grid = panels(len(panel), 3, 2.5)
     for (part, name), axes in zip(panel, grid, strict=True):
         colour = {task: value[part] for task, value in features.items()}
         scale = {"vmin": min(colour.values()), "vmax": max(colour.values()), "cmap": "viridis"}  # one for all panels
@@ -124,15 +123,14 @@ def posteriors(results: Results) -> Figure:
         means = mine.pivot(index=["split", "task", "index"], columns="metric", values="value")
         place, share = plane(means.to_numpy())
         values = np.array([colour[split, task] for split, task, _ in means.index])
-        for split, marker, size, edge in (("train", "o", 22, "none"), ("test", "^", 38, INK)):
+        for split, marker, size, edge in (("train", "o", 14, "none"), ("test", "^", 24, INK)):
             at = means.index.get_level_values("split") == split
-            mark = {"marker": marker, "s": size / (1 + small), "edgecolors": edge, "linewidths": 0.6, "alpha": 0.85}
+            mark = {"marker": marker, "s": size, "edgecolors": edge, "linewidths": 0.6, "alpha": 0.85}
             points = axes.scatter(*place[at].T, c=values[at], **scale, **mark)
         bar = made.colorbar(points, ax=axes, pad=0.02)
         bar.set_label(results.run["parameter"] + (f", part {part + 1}" if width > 1 else ""), fontsize=7)
-        axes.set_title(f"{method_name(name)}, seed {mine['seed'].min()}", fontsize=8 if small else None)
-        axes.set_xlabel(f"{share[0]:.0%} of variance" if small else f"component 1 ({share[0]:.0%} of variance)")
-        axes.set_ylabel(f"{share[1]:.0%}" if small else f"component 2 ({share[1]:.0%})")
+        axes.set_title(f"{method_name(name)}, seed {mine['seed'].min()}", fontsize=8)
+        axes.set(xlabel=f"{share[0]:.0%} of variance", ylabel=f"{share[1]:.0%}")
     for label, marker in (("training task", "o"), ("unseen task", "^")):
         grid[0].plot([], [], marker, color=INK, markersize=5, label=label)
     return made
@@ -152,7 +150,7 @@ _MATRICES = {
 }
 
 
-@figure("relabelling", KNOWS, "Relabelling", needs="relabel_")
+@figure("relabelling", KNOWS, "Relabelling")
 def relabelling(results: Results) -> Figure:
     """Which transitions of task j task i's ensemble may relabel, and how wrong its rewards are there.
 
@@ -160,9 +158,7 @@ def relabelling(results: Results) -> Figure:
     share it is sure enough about; then how wrong it is where it is sure, and everywhere. Dark error under a large share
     means confident and wrong; grey is the own task or no row.
     """
-    tasks, first = results.tasks("train"), next(iter(results.methods("relabel_share")), None)
-    if first is None:
-        raise MissingData("No relabelling tables were recorded.")
+    tasks, first = results.tasks("train"), known(results, "relabel_share")[0]
     found = {metric: results.rows(metric, method=first) for metric in _MATRICES}
     tables = {
         metric: cube(rows, "task", "index", task=tasks, index=tasks)[1] for metric, rows in found.items() if len(rows)

@@ -10,8 +10,9 @@ import pandas as pd
 
 from pipeline.report import tables
 from pipeline.report.drawing import FIGURES, Picture, picture
-from pipeline.report.figures import SOURCE, WELL
+from pipeline.report.figures import WELL
 from pipeline.report.mechanism import KNOWS
+from pipeline.report.sources import SOURCE
 from pipeline.results import Results
 
 SECTIONS = (WELL, KNOWS, SOURCE)

@@ -10,10 +10,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.report.drawing import MissingData, band, figure, levels, log_axis, panels, seeds_of, step_axis
+from pipeline.report.drawing import MissingData, band, figure, known, levels, log_axis, panels, seeds_of, step_axis
 from pipeline.report.statistics import best_epoch
 from pipeline.report.wording import colours, method_name
-from pipeline.results import SPLITS, Results, cube
+from pipeline.results import Results, cube
 
 PAPER = "The paper's figures"
 ABLATIONS = ("full", "no_relabelling", "no_triplet", "neither", "ground_truth")
@@ -28,10 +28,7 @@ _BAND = (
 
 def _returns(axes: Axes, results: Results, names: Sequence[str], split: str, title: str) -> None:
     """Mean over tasks against steps, a line with a band over seeds per method."""
-    known = [name for name in names if name in results.methods("score", split=split)]
-    if not known:
-        raise MissingData(f"No evaluation of {', '.join(map(method_name, names))} on {SPLITS[split]} was recorded.")
-    for name in known:
+    for name in known(results, "score", names, split=split):
         steps, scores = results.scores(name, split)
         band(axes, steps, scores, colours(names)[name], seeds_of(method_name(name), scores))
     axes.set(title=title, xlabel="training steps", ylabel="average return")
@@ -53,8 +50,7 @@ def objective_gap(results: Results) -> Figure:
     Without triplet loss and relabelling. Top: L_Q; bottom: return on the training tasks, with the mean of the tasks'
     own teachers.
     """
-    if "neither" not in results.methods("training/loss_q"):
-        raise MissingData("No distillation loss of neither was recorded.")
+    known(results, "training/loss_q", ["neither"])
     made, (top, bottom) = panels(2, 1, 2.5, share="x")
     steps, losses = results.scores("neither", None, "training/loss_q")
     band(top, steps, losses, colours(["neither"])["neither"], seeds_of("neither", losses))
@@ -78,7 +74,7 @@ def gain(results: Results) -> tuple[float, str]:
     return (full - best[rival]) / abs(best[rival]) if best[rival] else math.nan, rival
 
 
-@figure("figure-04", PAPER, "Against baselines on unseen tasks", needs="score", sweep="baselines", note=_BAND)
+@figure("figure-04", PAPER, "Against baselines on unseen tasks", sweep="baselines", note=_BAND)
 def baselines(results: Results) -> Figure:
     """The full model against contextual BCQ and PEARL on batches.
 
@@ -96,9 +92,7 @@ def metagenrl(results: Results) -> Figure:
     Return on the training task whose batch it learns from, one line a seed, nothing smoothed. Dashed: the full model's
     mean over seeds and unseen tasks at the last epoch, where it was evaluated.
     """
-    rows = results.rows("return", method="metagenrl")
-    if rows.empty:
-        raise MissingData("No run of MetaGenRL was recorded.")
+    rows = results.rows("return", method=known(results, "return", ["metagenrl"])[0])
     look, label = colours(["metagenrl", "full"]), f"MetaGenRL on training task {rows['task'].iloc[0]}, one line a seed"
     made, (axes,) = panels(1, 1, 3.2)
     (_, steps), returns = cube(rows, "seed", "step")
@@ -111,7 +105,7 @@ def metagenrl(results: Results) -> Figure:
     return made
 
 
-@figure("figure-06", PAPER, "Ablations on unseen tasks", needs="score", sweep="ablations", note=_BAND)
+@figure("figure-06", PAPER, "Ablations on unseen tasks", sweep="ablations", note=_BAND)
 def ablations(results: Results) -> Figure:
     """The full model without its parts, and with true rewards."""
     return _one_panel(results, ABLATIONS, "ablations")
@@ -125,10 +119,8 @@ def reward_error(results: Results) -> Figure:
     disagreement; a single network has no disagreement, so all pass. Line: mean over tasks; shaded: one standard
     deviation over tasks, cut off below at the smallest error. Nothing is smoothed.
     """
-    kinds, known = {"full": "ensemble", "no_ensemble": "single network"}, results.methods("relabel_training_error")
-    names = [name for name in kinds if name in known]
-    if not names:
-        raise MissingData("No error of the reward models over their training was recorded.")
+    kinds = {"full": "ensemble", "no_ensemble": "single network"}
+    names = known(results, "relabel_training_error", list(kinds))
     made, (axes,) = panels(1, 1, 3.2)
     for name in names:
         (steps, _), error = cube(results.rows("relabel_training_error", method=name), "step", "task")

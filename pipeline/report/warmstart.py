@@ -206,19 +206,19 @@ _LINES = (
 )
 
 
-@figure("figure-08", SECTION, "From the multi-task policy against from scratch", needs="return", note=_LINES)
+@figure("figure-08", SECTION, "From the multi-task policy against from scratch", note=_LINES)
 def against_scratch(results: Results) -> Figure:
     """SAC that starts from the multi-task policy, and SAC from random networks (paper, Fig. 8)."""
     return _draw(results, (PLAIN, WARM), "SAC from the policy and from scratch")
 
 
-@figure("figure-12", SECTION, "With and without reward ensembles", needs="return", note=_LINES)
+@figure("figure-12", SECTION, "With and without reward ensembles", note=_LINES)
 def without_ensembles(results: Results) -> Figure:
     """The same, beside a start from a policy that learned without reward ensembles (paper, Fig. 12)."""
     return _draw(results, (PLAIN, WARM, "warm_no_ensemble"), "SAC from policies with and without reward ensembles")
 
 
-@figure("figure-13", SECTION, "Against SAC with the same two batches", needs="return", note=_LINES)
+@figure("figure-13", SECTION, "Against SAC with the same two batches", note=_LINES)
 def against_two_batches(results: Results) -> Figure:
     """SAC from the multi-task policy, and SAC from scratch with the same two batches an update (paper, Fig. 13)."""
     return _draw(results, (TWO_BATCHES, WARM), "with the same two mini-batches an update")
