@@ -274,21 +274,19 @@ def _learner(run: Trained, trained: Path, evaluations: dict[int, Any], probes: P
         number = range(1, episodes.shape[1] + 1)
         parts.append(tidy("score", "step task", scores, step=list(evaluations), **at))
         parts.append(tidy("episode_return", "task index", episodes, index=number, **at))
-    contexts = {
-        "train": (probe["train"], probe["posterior_mean"]),
-        "test": (last["test"]["task"], [[mean] for mean in last["test"]["posterior_mean"]]),
-    }
-    for split, (tasks, means) in contexts.items():
+    seen = {"train": probe["posterior_mean"], "test": np.array(last["test"]["posterior_mean"])[:, None]}
+    for split, means in seen.items():
+        tasks = probe["train"] if split == "train" else last["test"]["task"]
         for dimension, values in enumerate(np.moveaxis(np.array(means), -1, 0)):  # [tasks, contexts]
             at = where | {"split": split, "task": tasks, "index": range(values.shape[1])}
             parts.append(tidy(f"posterior_{dimension}", "task index", values, **at))
     parts += [tidy(f"swap_{name}", "", value, **where) for name, value in (probe["reward_swap"] or {}).items()]
     share = probe["identification"]
     parts.append(tidy("identified", "index", share, split="train", index=range(1, len(share) + 1), **where))
-    own = {f"foreign_{name}": values for name, values in (probe["foreign_contexts"] or {}).items()}
-    for metric, values in (own | {"last_trajectory": probe["last_trajectory"]}).items():
-        if values is not None:
-            parts.append(tidy(metric, "task", values, split="test", task=last["test"]["task"], **where))
+    on_test = {f"foreign_{name}": values for name, values in (probe["foreign_contexts"] or {}).items()}
+    on_test |= {"last_trajectory": probe["last_trajectory"]} if probe["last_trajectory"] else {}
+    at = where | {"split": "test", "task": last["test"]["task"]}
+    parts += [tidy(metric, "task", values, **at) for metric, values in on_test.items()]
     return parts
 
 

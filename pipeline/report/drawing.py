@@ -35,9 +35,9 @@ class Entry:
     section: str
     title: str
     draw: Callable[[Results], Figure]
-    note: str = ""
+    note: str | None
     """What its caption says besides the docstring of `draw`."""
-    sweep: str = ""
+    sweep: str
     """The sweep that the figure is of, for those of the paper."""
 
 
@@ -59,14 +59,14 @@ FIGURES: dict[str, Entry] = {}
 """Every figure by name, in the order in which a report shows them."""
 
 
-def figure(name: str, section: str, title: str, **options: str) -> Callable:
+def figure(name: str, section: str, title: str, note: str | None = None, sweep: str = "") -> Callable:
     """Register a function of the results as a figure, whose caption is its docstring and note; see `Entry`.
 
     Whatever the function gives a label stands in one legend above all panels.
     """
 
     def register(draw: Callable[[Results], Figure]) -> Callable[[Results], Figure]:
-        FIGURES[name] = Entry(name, section, title, draw, **options)
+        FIGURES[name] = Entry(name, section, title, draw, note, sweep)
         return draw
 
     return register
@@ -92,7 +92,7 @@ def picture(name: str, results: Results, out: Path) -> Picture:
         draw(name, results).savefig(file, dpi=150)
     except MissingData as missing:
         return Picture(entry, f"Left out: {missing}")
-    return Picture(entry, " ".join(f"{entry.draw.__doc__} {entry.note}".split()), file)
+    return Picture(entry, " ".join(f"{entry.draw.__doc__} {entry.note or ''}".split()), file)
 
 
 def known(results: Results, metric: str, wanted: Sequence[str] = (), **where: str) -> list[str]:

@@ -108,13 +108,11 @@ def posteriors(results: Results) -> Figure:
     side and unseen tasks among them.
     """
     rows = results.table[results.table["metric"].str.startswith("posterior_")]
-    tasks = [
-        (split, task["index"], task["features"]) for split, those in results.run["tasks"].items() for task in those
-    ]
-    features = {(split, index): np.atleast_1d(np.array(values, float)) for split, index, values in tasks}
+    tasks = [(split, task) for split, found in results.run["tasks"].items() for task in found]
+    features = {(split, task["index"]): np.atleast_1d(task["features"]) for split, task in tasks}
     width = len(next(iter(features.values())))
     panel = [(part, name) for part in range(2 if width == 2 else 1) for name in known(results, "posterior_0")]
-    made, grid = panels(len(panel), 3, 2.5)
+    made, grid = panels(len(panel), 4, 2.2)
     for (part, name), axes in zip(panel, grid, strict=True):
         colour = {task: value[part] for task, value in features.items()}
         scale = {"vmin": min(colour.values()), "vmax": max(colour.values()), "cmap": "viridis"}  # one for all panels
@@ -159,10 +157,8 @@ def relabelling(results: Results) -> Figure:
     means confident and wrong; grey is the own task or no row.
     """
     tasks, first = results.tasks("train"), known(results, "relabel_share")[0]
-    found = {metric: results.rows(metric, method=first) for metric in _MATRICES}
-    tables = {
-        metric: cube(rows, "task", "index", task=tasks, index=tasks)[1] for metric, rows in found.items() if len(rows)
-    }
+    found = {metric: rows for metric in _MATRICES if len(rows := results.rows(metric, method=first))}
+    tables = {metric: cube(rows, "task", "index", task=tasks, index=tasks)[1] for metric, rows in found.items()}
     errors = [np.nanmax(table) for metric, table in tables.items() if metric != "relabel_share"]
     made, grid = panels(len(tables), 3, 2.6 if len(tables) == 3 else 3.6)
     for (metric, table), axes in zip(tables.items(), grid, strict=True):

@@ -1,6 +1,7 @@
-"""Figures of the paper, from the results of sweeps: the paper's axes, with intervals over seeds added.
-
-The x axis counts training steps where the paper counts epochs of 100 steps. Nothing is smoothed.
+"""Lines of the paper's figures: mean over seeds and tasks; shaded: 95 % bootstrap interval of the mean over seeds where
+there are three or more, otherwise from the lowest to the highest seed (none for one). Nothing is smoothed: policies are
+evaluated at a few snapshots only. The paper shows one seed, shades one standard deviation over tasks, averages over 30
+epochs and counts epochs of 100 steps.
 """
 
 import math
@@ -18,12 +19,6 @@ from pipeline.results import Results, cube
 PAPER = "The paper's figures"
 ABLATIONS = ("full", "no_relabelling", "no_triplet", "neither", "ground_truth")
 BASELINES = ("full", "contextual_bcq", "batch_pearl")
-_BAND = (
-    "Line: mean over seeds and tasks; shaded: 95 % bootstrap interval of the mean over seeds where there are three or "
-    "more, otherwise from the lowest to the highest seed (none for one). Nothing is smoothed: policies are evaluated "
-    "at a few snapshots only. The paper shows one seed, shades one standard deviation over tasks, averages over 30 "
-    "epochs and counts epochs of 100 steps."
-)
 
 
 def _returns(axes: Axes, results: Results, names: Sequence[str], split: str, title: str) -> None:
@@ -42,7 +37,7 @@ def _one_panel(results: Results, names: Sequence[str], title: str) -> Figure:
 
 
 @figure(
-    "figure-02", PAPER, "The distillation loss falls, the multi-task policy stays poor", sweep="ablations", note=_BAND
+    "figure-02", PAPER, "The distillation loss falls, the multi-task policy stays poor", sweep="ablations", note=__doc__
 )
 def objective_gap(results: Results) -> Figure:
     """Distillation without the triplet loss and relabelling: the loss falls, the return stays poor.
@@ -74,7 +69,7 @@ def gain(results: Results) -> tuple[float, str]:
     return (full - best[rival]) / abs(best[rival]) if best[rival] else math.nan, rival
 
 
-@figure("figure-04", PAPER, "Against baselines on unseen tasks", sweep="baselines", note=_BAND)
+@figure("figure-04", PAPER, "Against baselines on unseen tasks", sweep="baselines", note=__doc__)
 def baselines(results: Results) -> Figure:
     """The full model against contextual BCQ and PEARL on batches.
 
@@ -105,7 +100,7 @@ def metagenrl(results: Results) -> Figure:
     return made
 
 
-@figure("figure-06", PAPER, "Ablations on unseen tasks", sweep="ablations", note=_BAND)
+@figure("figure-06", PAPER, "Ablations on unseen tasks", sweep="ablations", note=__doc__)
 def ablations(results: Results) -> Figure:
     """The full model without its parts, and with true rewards."""
     return _one_panel(results, ABLATIONS, "ablations")
@@ -137,7 +132,7 @@ def reward_error(results: Results) -> Figure:
     return made
 
 
-@figure("figure-11", PAPER, "Margin of the triplet loss, on unseen tasks", sweep="triplet_margin", note=_BAND)
+@figure("figure-11", PAPER, "Margin of the triplet loss, on unseen tasks", sweep="triplet_margin", note=__doc__)
 def margins(results: Results) -> Figure:
     """The full model under several margins of the triplet loss."""
     names = results.methods("score", split="test")

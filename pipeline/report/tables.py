@@ -18,14 +18,14 @@ def decimals(results: Results) -> int:
 
 
 def headline(results: Results, split: str) -> pd.DataFrame:
-    """All numbers are undiscounted returns; a run is one seed on one task. std tasks: of the means over seeds; std
-    seeds: of the means over tasks; IQM: mean of the middle half of all runs. "− it" and "P(better)": how much higher
-    the first method's last epoch is on average, paired over tasks, and the probability that one of its runs scores
-    above one of the row's on the same task, ties counting half.
+    """A row per method and epoch, then per reference; all numbers are undiscounted returns.
 
-    Intervals: 95 % bootstrap that resamples whole seeds, because one policy serves all tasks, and tasks, the same for
-    all that is compared. All seeds share the data and the teachers, so no interval covers other data. * The best epoch
-    is the step with the highest mean on these very tasks, so its score is optimistic.
+    A run is one seed on one task. std tasks: of the means over seeds; std seeds: of the means over tasks; IQM: mean of
+    the middle half of all runs. "− it" and "P(better)": how much higher the first method's last epoch is on average,
+    paired over tasks, and the probability that one of its runs scores above one of the row's on the same task, ties
+    counting half. Intervals: 95 % bootstrap that resamples whole seeds, because one policy serves all tasks, and tasks,
+    the same for all that is compared. All seeds share the data and the teachers, so no interval covers other data.
+    * The best epoch is the step with the highest mean on these very tasks, so its score is optimistic.
     """
     names, places, rows = results.methods("score", split=split), decimals(results), {}
     levels: dict[str, tuple[str, str, np.ndarray]] = {}
@@ -66,9 +66,12 @@ def per_task(results: Results, split: str, columns: Mapping[str, np.ndarray], pl
 
 
 def last_scores(results: Results, split: str) -> pd.DataFrame:
-    """The task-blind teacher is the one that is best on average on the training tasks (so there it is a bound); own
+    """Task by task each method's last score, the mean over its seeds, and each reference.
+
+    The task-blind teacher is the one that is best on average on the training tasks (so there it is a bound); own
     teacher: the task's own, in fresh episodes. A bound is chosen on the very scores that it is listed with; the nearest
-    teacher is told the task's parameters."""
+    teacher is told the task's parameters.
+    """
     names, references = results.methods("score", split=split), results.references(split)
     columns = {method_name(name): results.scores(name, split)[1][:, -1].mean(axis=0) for name in names}
     columns |= {reference(name).short: values for name, values in references.items()}
@@ -183,27 +186,19 @@ def facts(results: Results) -> dict[str, str]:
 
 def evaluations(results: Results) -> pd.DataFrame:
     """One row per variant, seed and step, with what the variant changes and mean and IQM of both splits."""
-    variants = {
-        variant["label"]: {"method": variant["method"], **variant["changes"]} for variant in results.run["variants"]
-    }
+    variants = {v["label"]: {"method": v["method"], **v["changes"]} for v in results.run["variants"]}
     changes = pd.DataFrame.from_dict(variants, orient="index", dtype=object)
     rows = results.rows("score").rename(columns={"method": "variant"})
     rows["variant"] = pd.Categorical(rows["variant"], results.methods("score"))  # for their order
     runs = rows.groupby(["variant", "seed", "step", "split"], observed=True)["value"]
     wide = runs.agg(mean="mean", iqm=statistics.iqm).unstack()
     wide.columns = [f"{split}_{what}" for what, split in wide.columns]
-    about = {
-        "environment": results.run["environment"],
-        "preset": results.run["preset"],
-        "data_seed": results.run["seed"],
-    }
+    about = {name: results.run[name] for name in ("environment", "preset")} | {"data_seed": results.run["seed"]}
     table = wide.reset_index().assign(**about).join(changes, on="variant")
     return table[[*about, "variant", *changes.columns, "seed", "step", *wide.columns]]
 
 
-def split_tables(
-    results: Results, table: Callable[[Results, str], pd.DataFrame], title: str
-) -> dict[str, pd.DataFrame]:
-    """A table of each split that was scored, by its title."""
+def split_tables(results: Results, table: Callable[..., pd.DataFrame], title: str) -> dict[str, pd.DataFrame]:
+    """A table of the results and a split for each split that was scored, by its title."""
     scored = [split for split in SPLITS if results.methods("score", split=split)]
     return {title.format(SPLITS[split]): table(results, split) for split in scored}

@@ -79,14 +79,14 @@ def arms(results: Results) -> dict[str, Arm]:
     rows, found = results.rows("return", split="test"), {}
     if rows.empty:
         raise ResultsError("No run of the warm-start experiment was recorded.")
-    for name in dict.fromkeys([PLAIN, TWO_BATCHES, WARM, *rows["method"]]):
-        mine = rows[rows["method"] == name]
-        if len(mine):
-            (_, step, _), returns = cube(mine, "seed", "step", "task", task=results.tasks("test"))
-            if not np.isfinite(returns).all():
-                raise ResultsError(f"The runs of arm {name} need the same tasks and steps.")
-            policy = float(results.rows("policy_return", method=name)["value"].mean())
-            found[name] = Arm(name, step, returns, **results.run["arms"][name], policy_return=policy)
+    cold = [name for name in (PLAIN, TWO_BATCHES) if name in set(rows["method"])]
+    for name in dict.fromkeys([*cold, *rows["method"]]):
+        curves = rows[rows["method"] == name]
+        (_, step, _), returns = cube(curves, "seed", "step", "task", task=results.tasks("test"))
+        if not np.isfinite(returns).all():
+            raise ResultsError(f"The runs of arm {name} need the same tasks and steps.")
+        policy = float(results.rows("policy_return", method=name)["value"].mean())
+        found[name] = Arm(name, step, returns, **results.run["arms"][name], policy_return=policy)
     return found
 
 
@@ -136,6 +136,10 @@ class Reached(NamedTuple):
         return percentiles(self.draws, float(self.mean))
 
 
+Times = dict[tuple[str, bool], Reached]
+"""By an arm's name, and whether it is to stay."""
+
+
 def reached(arm: Arm, plain: Arm, draws: dict[str, np.ndarray], stay: bool) -> Reached:
     """When an arm is at the level of `plain`, first or to stay; `draws` holds every arm's mean curves
     `[resamples, points]`."""
@@ -152,9 +156,8 @@ def points(arm: Arm, axis: str) -> tuple[np.ndarray, np.ndarray]:
     if axis == "all_steps":
         return arm.step, np.arange(len(arm.step))
     after = arm.step - arm.initial_steps - arm.warmup_steps
-    after[0] = 0
-    kept = np.flatnonzero((after > 0) | (np.arange(len(after)) == 0))
-    return after[kept], kept
+    kept = np.union1d(0, np.flatnonzero(after > 0))
+    return np.maximum(after[kept], 0), kept
 
 
 def _training_arm(results: Results, warmup_steps: int) -> dict[str, Arm]:
@@ -168,14 +171,14 @@ def _training_arm(results: Results, warmup_steps: int) -> dict[str, Arm]:
 
 
 def _draw(results: Results, names: tuple[str, ...], title: str) -> Figure:
+    """Line: mean over tasks and seeds with its 95 % interval; nothing is smoothed. Dotted: mean return of the policy in
+    its own last episode, without RL. Rings: from where on a mean curve stays above the level."""
     found, axis, plain = arms(results), results.run.get("axis", "all_steps"), PLAIN
     if results.run.get("comparison") == "paper" and PLAIN in names:
         plain, names = TRAINING, (TRAINING, *names[1:])
         found |= _training_arm(results, next(iter(found.values())).warmup_steps)
-    if absent := [name for name in names if name not in found]:
-        raise MissingData(
-            f"The figure needs an arm that was not run: {'; '.join(arm_look(name)[0] for name in absent)}."
-        )
+    if absent := [arm_look(name)[0] for name in names if name not in found]:
+        raise MissingData(f"The figure needs an arm that was not run: {'; '.join(absent)}.")
     goal = level(found[plain].mean) if plain in found else np.array(math.nan)
     ring = {"marker": "o", "linestyle": "", "markerfacecolor": "none", "markeredgewidth": 1.8}
     made, (axes,) = panels(1, 1, 3.7)
@@ -200,25 +203,19 @@ def _draw(results: Results, names: tuple[str, ...], title: str) -> Figure:
     return made
 
 
-_LINES = (
-    "Line: mean over tasks and seeds with its 95 % interval; nothing is smoothed. Dotted: mean return of the policy in "
-    "its own last episode, without RL. Rings: from where on a mean curve stays above the level."
-)
-
-
-@figure("figure-08", SECTION, "From the multi-task policy against from scratch", note=_LINES)
+@figure("figure-08", SECTION, "From the multi-task policy against from scratch", note=_draw.__doc__)
 def against_scratch(results: Results) -> Figure:
     """SAC that starts from the multi-task policy, and SAC from random networks (paper, Fig. 8)."""
     return _draw(results, (PLAIN, WARM), "SAC from the policy and from scratch")
 
 
-@figure("figure-12", SECTION, "With and without reward ensembles", note=_LINES)
+@figure("figure-12", SECTION, "With and without reward ensembles", note=_draw.__doc__)
 def without_ensembles(results: Results) -> Figure:
     """The same, beside a start from a policy that learned without reward ensembles (paper, Fig. 12)."""
     return _draw(results, (PLAIN, WARM, "warm_no_ensemble"), "SAC from policies with and without reward ensembles")
 
 
-@figure("figure-13", SECTION, "Against SAC with the same two batches", note=_LINES)
+@figure("figure-13", SECTION, "Against SAC with the same two batches", note=_draw.__doc__)
 def against_two_batches(results: Results) -> Figure:
     """SAC from the multi-task policy, and SAC from scratch with the same two batches an update (paper, Fig. 13)."""
     return _draw(results, (TWO_BATCHES, WARM), "with the same two mini-batches an update")
@@ -248,27 +245,26 @@ def equal_steps(found: dict[str, Arm], draws: dict[str, np.ndarray], places: int
     return pd.DataFrame(columns, index=[*(f"step {step:,.0f}" for step in at), "mean over these steps"])
 
 
-def ratios(found: dict[str, Arm], times: dict[tuple[str, bool], Reached]) -> pd.DataFrame:
+def ratios(found: dict[str, Arm], times: Times) -> pd.DataFrame:
     """Intervals: 95 % bootstrap over the tasks, the same for all arms, and an arm's whole seeds. The paper shows one
     seed, shades one standard deviation over tasks, compares with SAC on the training tasks, hides 10,000 steps of SAC
     and 20,000 of the warm start, and takes as the level the return at epoch 350.
 
     A ratio of steps is infinite where only the arm from scratch reaches the level, 0 where only the warm start does,
-    and left out where neither does. Task by task, each task has its own level; so has each resample. The first
+    and a dash where neither does. Task by task, each task has its own level; so has each resample. The first
     crossing of a noisy curve comes too early, the step from which it stays too late."""
     rows = {}
     warm = [name for name in found if name.startswith("warm_")]
     for one, other in [(one, other) for one in warm for other in found if other not in warm]:
         stay, first = (times[one, stay].ratio(times[other, stay]) for stay in (True, False))
         own = times[one, True]
-        if not np.isnan(stay.mean):
-            rows[f"{found[one].title} / {found[other].title}"] = {
-                "to stay (95 %)": with_interval(stay.estimate(), 2),
-                "to cross first (95 %)": with_interval(first.estimate(), 2),
-                "median of tasks": score(pd.Series(stay.tasks).median(), 2),
-                "tasks that stay": f"{np.isfinite(own.tasks).sum()} of {(~np.isnan(own.tasks)).sum()}",
-                "resamples that do not": f"{np.isinf(own.draws).mean():.1%}",
-            }
+        rows[f"{found[one].title} / {found[other].title}"] = {
+            "to stay (95 %)": with_interval(stay.estimate(), 2),
+            "to cross first (95 %)": with_interval(first.estimate(), 2),
+            "median of tasks": score(pd.Series(stay.tasks).median(), 2),
+            "tasks that stay": f"{np.isfinite(own.tasks).sum()} of {(~np.isnan(own.tasks)).sum()}",
+            "resamples that do not": f"{np.isinf(own.draws).mean():.1%}",
+        }
     return filled(rows)
 
 
@@ -277,12 +273,13 @@ def _steps(arm: Arm, when: Reached | None) -> str:
     return f"not within {arm.step[-1]:,.0f}" if math.isinf(steps) else score(steps, 0, ",")
 
 
-def policies(found: dict[str, Arm], times: dict[tuple[str, bool], Reached], places: int) -> pd.DataFrame:
+def policies(found: dict[str, Arm], times: Times, places: int) -> pd.DataFrame:
     """The level lies at 90 % of the way from the mean return of SAC from scratch before learning to that at its last
     point. A crossing is on the straight line between two points; a policy that is there before any RL counts the steps
     before its first point. Steps are environment steps per task, every one counted but for evaluation episodes."""
-    rows = {
-        arm.title: {
+    rows = {}
+    for name, arm in found.items():
+        rows[arm.title] = {
             "seeds": str(len(arm.returns)),
             "steps of the policy": f"{arm.initial_steps:,}",
             "then before the first update": f"{arm.warmup_steps:,}",
@@ -293,12 +290,10 @@ def policies(found: dict[str, Arm], times: dict[tuple[str, bool], Reached], plac
             "steps to stay above the level": _steps(arm, times.get((name, True))),
             "steps to the first crossing": _steps(arm, times.get((name, False))),
         }
-        for name, arm in found.items()
-    }
     return filled(rows)
 
 
-def _took(goal: str, warm: Arm, cold: Arm, times: dict[tuple[str, bool], Reached], stay: bool) -> str:
+def _took(goal: str, warm: Arm, cold: Arm, times: Times, stay: bool) -> str:
     """How much faster, or who gets there at all."""
     mine, other = times[warm.name, stay], times[cold.name, stay]
     steps = f"{_steps(warm, mine)} against {_steps(cold, other)} environment steps per task"
@@ -309,9 +304,7 @@ def _took(goal: str, warm: Arm, cold: Arm, times: dict[tuple[str, bool], Reached
     return f"To {goal}: {warm.title} {did}, {cold.title} {others} ({steps})."
 
 
-def verdict(
-    found: dict[str, Arm], times: dict[tuple[str, bool], Reached], equal: pd.DataFrame, places: int
-) -> list[str]:
+def verdict(found: dict[str, Arm], times: Times, equal: pd.DataFrame, places: int) -> list[str]:
     """Per cold arm how soon the warm start stays above the level and first crosses it; its lead at equal steps."""
     if absent := [arm_look(name)[0] for name in (PLAIN, WARM) if name not in found]:
         return [f"No headline, for want of an arm: {' and '.join(absent)}."]
@@ -340,8 +333,6 @@ def warmstart_page(results: Results, out: Path) -> Page:
         times = {(arm.name, stay): reached(arm, plain, draws, stay) for arm in found.values() for stay in (True, False)}
     equal = equal_steps(found, draws, places)
     notes = [policies.__doc__, ratios.__doc__, equal_steps.__doc__]
-    if not times:
-        notes.insert(0, "No level: SAC from scratch was not run or did not improve.")
     if results.run.get("comparison") == "paper":
         notes.append(_training_arm.__doc__)
     last = {arm.title: arm.returns[:, -1].mean(axis=0) for arm in found.values()}
