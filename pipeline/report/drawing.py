@@ -101,7 +101,8 @@ def known(results: Results, metric: str, wanted: Sequence[str] = (), **where: st
     names = [name for name in wanted or found if name in found]
     if not names:
         words = next(words for start, words in METRICS.items() if metric.startswith(start)).partition(" (")[0]
-        raise MissingData(f"{words}: none recorded{' of ' * bool(wanted)}{', '.join(map(method_name, wanted))}.")
+        whose = ", ".join(map(method_name, wanted)) or "any method"
+        raise MissingData(f"Of {whose} no numbers were recorded: {words}.")
     return names
 
 

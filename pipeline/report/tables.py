@@ -178,7 +178,7 @@ def facts(results: Results) -> dict[str, str]:
         "training tasks": len(results.tasks("train")) or None,
         "unseen tasks": len(results.tasks("test")) or None,
         "task parameter": run.get("parameter"),
-        "task-blind teacher": _blind(results),
+        "task of the task-blind teacher": _blind(results),
         "wall time": None if wall is None else duration(wall),
     }
     return {name: str(value) for name, value in found.items() if value is not None}
