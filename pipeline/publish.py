@@ -37,7 +37,7 @@ def publish(results: Results, out: Path, log: Log, page: Callable[[Results, Path
     _write_curves(results.table, out)
     made = page(results, out)
     made.write(out)
-    log(made.text())
+    log(made.render("txt"))
 
 
 def _write_curves(table: pd.DataFrame, out: Path) -> None:

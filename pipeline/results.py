@@ -5,6 +5,7 @@ Everything that reads a `Plan`, a store or a file of an artefact for the report 
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +22,6 @@ from mbml.evaluate import nearest_tasks
 from pipeline.scheduler import Outcome
 
 if TYPE_CHECKING:
-    from actors.stage import Ref
     from pipeline.plan import Plan, Trained
 
 SPLITS = {"test": "unseen tasks", "train": "training tasks"}
@@ -101,12 +101,18 @@ class Results:
         """Short names of the tasks of a split."""
         return [task["label"] for task in self.run["tasks"].get(split, [])]
 
-    def scores(self, method: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Steps `[steps]` that all seeds of a method share, and its scores there `[seeds, steps, tasks]`."""
-        (_, steps, _), values = cube(self.rows("score", method=method, split=split), "seed", "step", "task")
+    def scores(
+        self, method: str, split: str | None, metric: str = "score", axis: str = "step"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Steps `[steps]` that all seeds of a method share, and its scores there `[seeds, steps, tasks]`.
+
+        Another metric may have another axis, or no tasks: then there is one. Raises ResultsError without such a step.
+        """
+        rows = self.rows(metric, method=method, **({"split": split} if split else {})).fillna({"task": 0})
+        (_, steps, _), values = cube(rows, "seed", axis, "task")
         shared = np.isfinite(values).all(axis=(0, 2))
         if not shared.any():
-            raise ResultsError(f"The seeds of {method} share no step at which all {SPLITS[split]} were scored.")
+            raise ResultsError(f"The seeds of {method} share no {axis} at which {metric} is known on all tasks.")
         return steps[shared], values[:, shared]
 
     def references(self, split: str) -> dict[str, np.ndarray]:
@@ -127,12 +133,10 @@ def cube(rows: pd.DataFrame, *axes: str, **levels: Sequence[int]) -> tuple[list[
     """
     if rows.duplicated(list(axes)).any():
         raise ResultsError(f"Two results stand for the same {', '.join(axes)}: {rows.iloc[0].to_dict()}.")
-    ranges = [np.asarray(levels.get(axis, np.unique(rows[axis].to_numpy(float))), int) for axis in axes]
-    values = np.full([len(level) for level in ranges], np.nan)
-    places = [pd.Index(level).get_indexer(rows[axis].to_numpy(int)) for axis, level in zip(axes, ranges, strict=True)]
-    kept = np.all([place >= 0 for place in places], axis=0)
-    values[tuple(place[kept] for place in places)] = rows["value"].to_numpy()[kept]
-    return ranges, values
+    places = pd.MultiIndex.from_frame(rows[list(axes)].astype(int))
+    ranges = [np.asarray(levels.get(axis, places.unique(axis).sort_values())) for axis in axes]
+    values = pd.Series(rows["value"].to_numpy(), places).reindex(pd.MultiIndex.from_product(ranges, names=axes))
+    return ranges, values.to_numpy().reshape([len(level) for level in ranges])
 
 
 def tidy(metric: str, axes: str, values: Any, **columns: Any) -> pd.DataFrame:
@@ -140,14 +144,11 @@ def tidy(metric: str, axes: str, values: Any, **columns: Any) -> pd.DataFrame:
 
     A column of an axis is a list, the others are constant. Raises ResultsError where lengths do not agree.
     """
-    array, names = np.asarray(values, dtype=np.float64), axes.split()
-    levels = [columns[name] for name in names]
-    if array.shape != tuple(map(len, levels)):
+    array, levels = np.asarray(values, dtype=np.float64), {name: columns.pop(name) for name in axes.split()}
+    if array.shape != tuple(map(len, levels.values())):
         raise ResultsError(f"{metric}: values of shape {array.shape} do not fit {axes or 'a single number'}.")
-    index = pd.MultiIndex.from_product(levels, names=names) if names else pd.RangeIndex(1)
-    constant = {name: column for name, column in columns.items() if name not in names}
-    frame = pd.DataFrame({"value": array.ravel()}, index=index).reset_index(drop=not names)
-    return frame.assign(metric=metric, **constant)
+    frame = pd.DataFrame(list(itertools.product(*levels.values())), columns=list(levels))
+    return frame.assign(metric=metric, value=array.ravel(), **columns)
 
 
 def table_of(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
@@ -161,35 +162,28 @@ def gather(plan: Plan, store: Store, outcome: Outcome | None = None) -> Results:
 
     Raises StoreError when an artefact is missing.
     """
-    config, artefacts = plan.config, plan.artefacts
-
-    def folders(references: Iterable[Ref]) -> list[Path]:
-        return [store.fetch(*reference) for reference in references]
-
-    teachers = folders(artefacts["teach"])
-    (references,) = folders(artefacts["references"])
-    sac = _curves(folders(artefacts["collect"]), method="sac", split="train")
-    parts = [
-        sac,
-        _curves(teachers, method="teacher", split="train"),
-        *_references(plan, references / "references.json"),
-    ]
-    parts.append(_last(sac).assign(metric="reference"))
-    for choice in (row for folder in teachers for row in read_json(folder / "selected.json")):
-        where = {"method": "teacher", "split": "train", "task": choice["task"]}
-        parts.append(tidy("selected", "", choice["return"], step=choice.get("step", choice.get("iteration")), **where))
-    rllib = [row["return"] for folder in folders(artefacts["rllib"]) for row in read_json(folder / "returns.json")]
+    config, train = plan.config, {"split": "train"}
+    folders = {name: [store.fetch(*ref) for ref in found] for name, found in plan.artefacts.items()}
+    sac = _curves(folders["collect"], method="sac", **train)
+    ends = sac[sac["metric"] == "return"].sort_values("step").groupby("task", as_index=False).tail(1)
+    parts = [sac, _curves(folders["teach"], method="teacher", **train)]
+    parts += [*_references(plan, folders["references"][0] / "references.json"), ends.assign(metric="reference")]
+    for choice in (row for folder in folders["teach"] for row in read_json(folder / "selected.json")):
+        where = {"method": "teacher", "task": choice["task"], "step": choice.get("step", choice.get("iteration"))}
+        parts.append(tidy("selected", "", choice["return"], **where, **train))
+    rllib = [row["return"] for folder in folders["rllib"] for row in read_json(folder / "returns.json")]
     for name, row in zip(config.rllib.algorithms, np.reshape(rllib, (-1, len(plan.train))), strict=True):
-        parts.append(tidy("reference", "task", row, method=f"rllib_{name}", split="train", task=plan.train))
-    for seed, folder in zip(config.distill_seeds, folders(artefacts.get("metagenrl", [])), strict=False):
-        parts.append(_curves([folder], method="metagenrl", split="train", seed=seed))
+        parts.append(tidy("reference", "task", row, method=f"rllib_{name}", task=plan.train, **train))
+    for seed, folder in zip(config.distill_seeds, folders.get("metagenrl", []), strict=False):
+        parts.append(_curves([folder], method="metagenrl", seed=seed, **train))
     notes: dict[str, Any] = {}
     for run in plan.runs:
-        evaluations = {step: store.fetch(*found) for step, found in run.evaluations.items()}
+        evaluations = {step: read_json(store.fetch(*ref) / "scores.json") for step, ref in run.evaluations.items()}
         parts += _learner(run, store.fetch(*run.trained), evaluations, store.fetch(*run.probes))
         if run.relabel and run.variant.label not in notes:
-            tables, notes[run.variant.label] = _relabelling(plan, run, store.fetch(*run.relabel))
-            parts += tables
+            found = read_json(store.fetch(*run.relabel) / "diagnostics.json")
+            notes[run.variant.label] = {name: found[name] for name in ("threshold", "error_note")}
+            parts += _relabelling(plan, run.variant.label, found)
     about = _about(plan, outcome) | {"protocol": config.evaluate.protocol(), "relabelling": notes}
     return Results(table_of(parts), about)
 
@@ -242,12 +236,6 @@ def _curves(folders: list[Path], **where: Any) -> pd.DataFrame:
     return rows.assign(metric=rows["metric"].where(rows["metric"] == "return", "training/" + rows["metric"]), **where)
 
 
-def _last(curves: pd.DataFrame) -> pd.DataFrame:
-    """The return at the end of each task's curve."""
-    returns = curves[curves["metric"] == "return"].sort_values("step")
-    return returns.groupby("task", as_index=False).tail(1)
-
-
 def _references(plan: Plan, file: Path) -> list[pd.DataFrame]:
     """References on both splits: those measured, and those that are choices among the teachers.
 
@@ -255,66 +243,59 @@ def _references(plan: Plan, file: Path) -> list[pd.DataFrame]:
     tasks; the one chosen on the unseen tasks themselves, and the best teacher of each task, are upper bounds.
     """
     found, environment = read_json(file), plan.config.env
-    tables = {split: np.array(found[split]["teachers"]) for split in SPLITS}
+    tables = {split: np.array(found[split].pop("teachers")) for split in SPLITS}
     blind, bound = (int(tables[split].mean(axis=1).argmax()) for split in ("train", "test"))
     tasks = {split: tasks_of(environment, split, getattr(plan, split)) for split in SPLITS}
     nearest = nearest_tasks(envs.get(environment), tasks["test"], tasks["train"])
+    test = tables["test"]
+    bounds = {"nearest_teacher": test[nearest, np.arange(len(nearest))], "blind_teacher_bound": test[bound]}
+    chosen = {"test": bounds, "train": {"own_teacher": np.diagonal(tables["train"])}}
     parts = []
     for split, table in tables.items():
-        measured = {name: row for name, row in found[split].items() if name not in ("task", "teachers")}
-        levels = measured | {"blind_teacher": table[blind]}
-        if split == "train":
-            levels["own_teacher"] = np.diagonal(table)
-        else:
-            levels["nearest_teacher"] = table[nearest, np.arange(table.shape[1])]
-            levels["blind_teacher_bound"] = table[bound]
-        levels["best_teacher"] = table.max(axis=0)
-        where: dict[str, Any] = {"split": split, "task": found[split]["task"]}
+        where: dict[str, Any] = {"split": split, "task": found[split].pop("task")}
+        levels = found[split] | {"blind_teacher": table[blind]} | chosen[split] | {"best_teacher": table.max(axis=0)}
         parts += [tidy("reference", "task", row, method=name, **where) for name, row in levels.items()]
         parts.append(tidy("teacher_return", "index task", table, method="teacher", index=plan.train, **where))
     return parts
 
 
-def _learner(run: Trained, trained: Path, evaluations: dict[int, Path], probes: Path) -> list[pd.DataFrame]:
+def _learner(run: Trained, trained: Path, evaluations: dict[int, Any], probes: Path) -> list[pd.DataFrame]:
     """Losses, evaluations and probes of one multi-task learner."""
     where: dict[str, Any] = {"method": run.variant.label, "seed": run.seed}
-    parts, scores = [], {}
+    parts = []
     if losses := read_lines(trained / "losses.jsonl"):
         rows = pd.DataFrame(losses).melt(["step"], var_name="metric").assign(**where)
         parts.append(rows.assign(metric="training/" + rows["metric"]))
-    for step, folder in evaluations.items():
-        scores = read_json(folder / "scores.json")
-        for split in [split for split in SPLITS if split in scores]:
-            at = where | {"split": split, "task": scores[split]["task"]}
-            parts.append(tidy("score", "task", scores[split]["score"], step=step, **at))
-    probe = read_json(probes / "probes.json")
-    for split in [split for split in SPLITS if split in scores]:
-        tasks, episodes = scores[split]["task"], np.array(scores[split]["episodes"])
-        number = list(range(1, episodes.shape[1] + 1))
-        parts.append(tidy("episode_return", "task index", episodes, split=split, task=tasks, index=number, **where))
-    contexts = {"train": probe["posterior_mean"], "test": [[mean] for mean in scores["test"]["posterior_mean"]]}
-    for split, means in contexts.items():
-        tasks = probe["train"] if split == "train" else scores["test"]["task"]
+    probe, last = read_json(probes / "probes.json"), evaluations[max(evaluations)]
+    for split in [split for split in SPLITS if split in last]:
+        at = where | {"split": split, "task": last[split]["task"]}
+        scores = [found[split]["score"] for found in evaluations.values()]
+        episodes = np.array(last[split]["episodes"])
+        number = range(1, episodes.shape[1] + 1)
+        parts.append(tidy("score", "step task", scores, step=list(evaluations), **at))
+        parts.append(tidy("episode_return", "task index", episodes, index=number, **at))
+    seen = {"train": probe["posterior_mean"], "test": np.array(last["test"]["posterior_mean"])[:, None]}
+    for split, means in seen.items():
+        tasks = probe["train"] if split == "train" else last["test"]["task"]
         for dimension, values in enumerate(np.moveaxis(np.array(means), -1, 0)):  # [tasks, contexts]
-            at = where | {"split": split, "task": tasks, "index": list(range(values.shape[1]))}
+            at = where | {"split": split, "task": tasks, "index": range(values.shape[1])}
             parts.append(tidy(f"posterior_{dimension}", "task index", values, **at))
     parts += [tidy(f"swap_{name}", "", value, **where) for name, value in (probe["reward_swap"] or {}).items()]
     share = probe["identification"]
-    parts.append(tidy("identified", "index", share, split="train", index=list(range(1, len(share) + 1)), **where))
-    own = {f"foreign_{name}": values for name, values in (probe["foreign_contexts"] or {}).items()}
-    for metric, values in (own | {"last_trajectory": probe["last_trajectory"]}).items():
-        if values is not None:
-            parts.append(tidy(metric, "task", values, split="test", task=scores["test"]["task"], **where))
+    parts.append(tidy("identified", "index", share, split="train", index=range(1, len(share) + 1), **where))
+    on_test = {f"foreign_{name}": values for name, values in (probe["foreign_contexts"] or {}).items()}
+    on_test |= {"last_trajectory": probe["last_trajectory"]} if probe["last_trajectory"] else {}
+    at = where | {"split": "test", "task": last["test"]["task"]}
+    parts += [tidy(metric, "task", values, **at) for metric, values in on_test.items()]
     return parts
 
 
-def _relabelling(plan: Plan, run: Trained, folder: Path) -> tuple[list[pd.DataFrame], dict[str, Any]]:
-    """The tables that a variant learned from, and the words that belong to them."""
-    found = read_json(folder / "diagnostics.json")
-    where: dict[str, Any] = {"method": run.variant.label, "split": "train", "task": plan.train}
+def _relabelling(plan: Plan, label: str, found: dict[str, Any]) -> list[pd.DataFrame]:
+    """The tables that a variant learned from, and their error while the models learned."""
+    where: dict[str, Any] = {"method": label, "split": "train", "task": plan.train}
     names = [name for name in ("share", "error_eligible", "error_all") if found.get(name) is not None]
     parts = [tidy(f"relabel_{name}", "task index", found[name], index=plan.train, **where) for name in names]
     for row in found["training"] or []:
         parts.append(tidy("relabel_training_error", "task", row["error"], step=row["step"], **where))
-        parts.append(tidy("relabel_training_kept", "", row["kept"], step=row["step"], method=run.variant.label))
-    return parts, {"threshold": found["threshold"], "error_note": found["error_note"]}
+        parts.append(tidy("relabel_training_kept", "", row["kept"], step=row["step"], method=label))
+    return parts

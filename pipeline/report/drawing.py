@@ -1,10 +1,9 @@
-"""What all figures share: the registry, the writer of pictures, one look, panels, lines with bands, named levels."""
+"""What all figures share: the registry, the writer of pictures, panels, lines with bands, named levels."""
 
 import base64
-import io
 import math
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,41 +11,16 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-from matplotlib.typing import LineStyleType
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from pipeline.report import statistics
 from pipeline.report.wording import method_name, reference
-from pipeline.results import METRICS, Results
+from pipeline.results import METRICS, SPLITS, Results
 
 WIDTH = 8.5  # inches: a page's text width, so that type keeps its size on paper
 INK = "#333333"
-FAINT = "#d9d9d9"
 CROWD = 3  # more methods than this in one panel: bands over seeds alone, no lines of single tasks or seeds
-_DOTS_PER_INCH = 150
-_RC: dict = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": INK,
-    "axes.grid": True,
-    "axes.labelcolor": INK,
-    "axes.labelsize": 9,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "figure.facecolor": "white",
-    "font.size": 9,
-    "grid.color": "#ececec",
-    "legend.fontsize": 8.5,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "xtick.color": INK,
-    "xtick.labelsize": 8,
-    "ytick.color": INK,
-    "ytick.labelsize": 8,
-}
+_STYLE = Path(__file__).with_name("report.mplstyle")
 
 
 class MissingData(ValueError):
@@ -55,79 +29,81 @@ class MissingData(ValueError):
 
 @dataclass(frozen=True)
 class Entry:
-    """A figure: where it stands, its words, what it needs, and how it is drawn."""
+    """A figure: where it stands, its words, and how it is drawn."""
 
     name: str
     section: str
     title: str
-    needs: str
-    """The metric that it cannot do without, by its name or beginning in `METRICS`; "" for none."""
-    note: str | Callable[[Results], str]
+    draw: Callable[[Results], Figure]
+    note: str | None
     """What its caption says besides the docstring of `draw`."""
     sweep: str
     """The sweep that the figure is of, for those of the paper."""
-    draw: Callable[[Results], Figure]
-
-    def caption(self, results: Results) -> str:
-        """What is to be seen, and how to read it."""
-        note = self.note if isinstance(self.note, str) else self.note(results)
-        return " ".join(f"{self.draw.__doc__} {note}".split())
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What became of a figure: its file and its bytes, or the sentence that says what is missing."""
+    """What became of a figure: its caption and its file, or the sentence that says what is missing."""
 
     entry: Entry
     text: str
     file: Path | None = None
-    source: str = ""
-    """The picture as a data URL."""
+
+    @property
+    def source(self) -> str:
+        """The picture as a data URL."""
+        return "data:image/png;base64," + base64.b64encode(self.file.read_bytes()).decode() if self.file else ""
 
 
 FIGURES: dict[str, Entry] = {}
 """Every figure by name, in the order in which a report shows them."""
 
 
-def figure(
-    name: str,
-    section: str,
-    title: str,
-    needs: str = "",
-    note: str | Callable[[Results], str] = "",
-    sweep: str = "",
-) -> Callable[[Callable[[Results], Figure]], Callable[[Results], Figure]]:
-    """Register a function of the results as a figure, whose caption is its docstring and `note`."""
+def figure(name: str, section: str, title: str, note: str | None = None, sweep: str = "") -> Callable:
+    """Register a function of the results as a figure, whose caption is its docstring and note; see `Entry`.
+
+    Whatever the function gives a label stands in one legend above all panels.
+    """
 
     def register(draw: Callable[[Results], Figure]) -> Callable[[Results], Figure]:
-        FIGURES[name] = Entry(name, section, title, needs, note, sweep, draw)
+        FIGURES[name] = Entry(name, section, title, draw, note, sweep)
         return draw
 
     return register
 
 
 def draw(name: str, results: Results) -> Figure:
-    """The figure, with the report's settings; raises MissingData where the results do not hold what it needs."""
-    entry = FIGURES[name]
-    if entry.needs and not results.table["metric"].str.startswith(entry.needs).any():
-        raise MissingData(f"{METRICS[entry.needs].partition(' (')[0]}: none recorded.")
-    with rc_context(_RC):
-        return entry.draw(results)
+    """The figure, in the report's style; raises MissingData where the results do not hold what it needs."""
+    with rc_context(fname=_STYLE):
+        made = FIGURES[name].draw(results)
+        labelled = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in made.axes]
+        handles = {label: handle for one in labelled for handle, label in one}
+        if handles:
+            columns = max(1, 130 // (max(map(len, handles)) + 9))  # 130 letters and a line's sample fill the width
+            made.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=min(columns, len(handles)))
+    return made
 
 
 def picture(name: str, results: Results, out: Path) -> Picture:
-    """Draw a figure to `<name>.png` in `out`; one that lacks its data says so, and leaves no file of an earlier "
-    "call."""
+    """Draw a figure to `<name>.png` in `out`; one that lacks its data says so, and no file of an earlier call stays."""
     entry, file = FIGURES[name], out / f"{name}.png"
+    file.unlink(missing_ok=True)
     try:
-        buffer = io.BytesIO()
-        draw(name, results).savefig(buffer, format="png", dpi=_DOTS_PER_INCH)
+        draw(name, results).savefig(file, dpi=150)
     except MissingData as missing:
-        file.unlink(missing_ok=True)
         return Picture(entry, f"Left out: {missing}")
-    file.write_bytes(buffer.getvalue())
-    source = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-    return Picture(entry, entry.caption(results), file, source)
+    return Picture(entry, " ".join(f"{entry.draw.__doc__} {entry.note or ''}".split()), file)
+
+
+def known(results: Results, metric: str, wanted: Sequence[str] = (), **where: str) -> list[str]:
+    """The methods that have a metric, of those `wanted` in their order; raises MissingData where there is none."""
+    found = results.methods(metric, **where)
+    names = [name for name in wanted or found if name in found]
+    if not names:
+        words = next(words for start, words in METRICS.items() if metric.startswith(start)).partition(" (")[0]
+        whose = ", ".join(map(method_name, wanted)) or "any method"
+        raise MissingData(f"Of {whose} no numbers were recorded: {words}.")
+    return names
 
 
 def panels(count: int, columns: int, height: float, share: str = "") -> tuple[Figure, list[Axes]]:
@@ -144,6 +120,16 @@ def panels(count: int, columns: int, height: float, share: str = "") -> tuple[Fi
     return made, grid[:count]
 
 
+def split_panels(
+    results: Results, metric: str, columns: int, height: float, share: str = ""
+) -> tuple[Figure, list[tuple[Axes, str, list[str]]]]:
+    """One panel for each split that has a metric, with the split and the methods that have it there."""
+    known(results, metric)
+    found = {split: names for split in SPLITS if (names := results.methods(metric, split=split))}
+    made, grid = panels(len(found), columns, height, share)
+    return made, [(axes, *split) for axes, split in zip(grid, found.items(), strict=True)]
+
+
 def step_axis(axes: Axes, ticks: int = 6) -> None:
     """A few ticks of the x axis, at whole numbers only, thousands written as K."""
     axes.xaxis.set_major_locator(MaxNLocator(nbins=ticks, integer=True, steps=[1, 2, 5, 10]))
@@ -154,47 +140,40 @@ def log_axis(axes: Axes) -> None:
     """A logarithmic y axis whose ticks are plain numbers, also when it spans less than a decade."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    plain = FuncFormatter(lambda y, _: f"{y:.3g}")
-    axes.yaxis.set_major_formatter(plain)
-    axes.yaxis.set_minor_formatter(plain if high < 10 * low else NullFormatter())
+    axes.yaxis.set_major_formatter("{x:.3g}")
+    axes.yaxis.set_minor_formatter("{x:.3g}" if high < 10 * low else NullFormatter())
     axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)) if high > 2 * low else MaxNLocator(4))
 
 
-def legend(made: Figure, entries: dict, columns: int = 5) -> None:
-    """One legend above all panels."""
-    if entries:
-        made.legend(entries.values(), entries.keys(), loc="outside upper left", ncols=min(len(entries), columns))
-
-
-def key(colour: str, dash: LineStyleType = "-", marker: str = "", width: float = 1.6) -> Line2D:
-    """A legend entry."""
-    return Line2D([], [], color=colour, linestyle=dash, marker=marker, linewidth=width, markersize=5)
-
-
-def band(axes: Axes, x: np.ndarray, scores: np.ndarray, colour: str, crowd: bool = True) -> Line2D:
-    """Mean over seeds and tasks of `[seeds, x, tasks]` as a line with its 95 % interval; returns its legend entry.
+def band(axes: Axes, x: np.ndarray, scores: np.ndarray, colour: str, label: str, crowd: bool = True) -> None:
+    """Mean over seeds and tasks of `[seeds, x, tasks]` as a line with its 95 % interval.
 
     The interval is over whole seeds and tasks; in a crowd over seeds alone, and left out for a single seed.
     """
-    axes.plot(x, scores.mean(axis=(0, 2)), color=colour, linewidth=2, zorder=3, marker="o", markersize=3)
+    mean = scores.mean(axis=(0, 2))
+    axes.plot(x, mean, color=colour, linewidth=2, marker="o", markersize=3, zorder=3, label=label)
     if not crowd or len(scores) > 1:
         low, high = statistics.seed_interval(scores.mean(axis=2)) if crowd else statistics.mean_interval(scores)
         axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-    return key(colour, marker="o", width=2)
 
 
-def levels(axes: Axes, references: dict[str, np.ndarray]) -> dict[str, Line2D]:
-    """Horizontal lines at the mean over tasks of each reference; returns their legend entries."""
-    looks = {name: reference(name) for name in references}
-    for name, look in looks.items():
-        axes.axhline(references[name].mean(), color=look.colour, linestyle=look.dash, linewidth=1.2, zorder=1.5)
-    return {look.short: key(look.colour, look.dash, width=1.2) for look in looks.values()}
+def seeds_of(name: str, scores: np.ndarray) -> str:
+    """A name with the number of its seeds, for the legend."""
+    return f"{name} ({len(scores)} seed{'s' * (len(scores) > 1)})"
 
 
-def method_rows(axes: Axes, names: list[str]) -> np.ndarray:
-    """Methods as rows, the first on top; returns their places on the y axis."""
+def levels(axes: Axes, references: dict[str, np.ndarray]) -> None:
+    """Horizontal lines at the mean over tasks of each reference."""
+    for name, values in references.items():
+        look = reference(name)
+        style = {"color": look.colour, "linestyle": look.dash, "linewidth": 1.2, "zorder": 1.5}
+        axes.axhline(values.mean(), label=look.short, **style)
+
+
+def named_rows(axes: Axes, names: Sequence[str]) -> np.ndarray:
+    """Methods and references as rows, the first on top; returns their places on the y axis."""
     places = np.arange(len(names))
-    axes.set_yticks(places, [textwrap.fill(method_name(name), 28) for name in names])
+    axes.set_yticks(places, [textwrap.fill(name, 32) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(False, axis="y")
     return places

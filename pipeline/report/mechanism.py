@@ -1,16 +1,12 @@
 """Figures of why it works or not: what the posterior follows and names, task posteriors, relabelling."""
 
 import textwrap
-from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
-from pipeline.report.drawing import INK, MissingData, band, figure, key, legend, method_rows, panels, step_axis
+from pipeline.report.drawing import INK, band, figure, known, named_rows, panels, step_axis
 from pipeline.report.wording import colours, method_name
 from pipeline.results import Results, cube
 
@@ -22,13 +18,12 @@ _ANSWERS = {
 }
 
 
-def _chance(axes: Axes, results: Results) -> dict:
+def _chance(axes: Axes, results: Results) -> None:
     count = len(results.tasks("train"))
-    axes.axhline(1 / count, color=INK, linestyle="--", linewidth=1)
-    return {f"chance, 1/{count}": key(INK, "--", width=1)}
+    axes.axhline(1 / count, color=INK, linestyle="--", linewidth=1, label=f"chance, 1/{count}")
 
 
-@figure("reward_swap", KNOWS, "Reward-swap test", needs="swap_")
+@figure("reward_swap", KNOWS, "Reward-swap test")
 def reward_swap(results: Results) -> Figure:
     """Where the posterior goes when task j's state-actions carry task i's rewards.
 
@@ -36,36 +31,30 @@ def reward_swap(results: Results) -> Figure:
     its answer. A policy that identifies tasks by reward has a tall first bar and a low second one; the dashed line is
     guessing. Bars and diamonds: mean over seeds.
     """
-    names = results.methods("swap_follows_reward")
+    names = known(results, "swap_follows_reward")
     made, (axes,) = panels(1, 1, 2.6)
-    places, entries, several = np.arange(len(names)), {}, False
+    places = np.arange(len(names))
     for position, (metric, (words, colour)) in enumerate(_ANSWERS.items()):
+        seeds = [results.rows(metric, method=name)["value"] for name in names]
         middle = places + 0.27 * (position - 1)
-        seeds = [results.rows(metric, method=name)["value"].to_numpy() for name in names]
-        bars = axes.bar(middle, [values.mean() for values in seeds], 0.25, color=colour)
-        entries[words] = Patch(color=colour)
-        several = max(map(len, seeds)) > 1
-        if not several:
+        bars = axes.bar(middle, [values.mean() for values in seeds], 0.25, color=colour, label=words)
+        if max(map(len, seeds)) == 1:
             axes.bar_label(bars, fmt="{:.0%}", fontsize=8 if len(names) <= 5 else 6.5, padding=1)
-        for place, values in zip(middle, seeds if several else (), strict=several):
-            axes.plot(np.full(len(values), place), values, ".", color=INK, markersize=4, zorder=4)
+        else:
+            for place, values in zip(middle, seeds, strict=True):
+                axes.plot([place] * len(values), values, ".", color=INK, markersize=4, label="single seeds")
     own = [results.rows("swap_own_identified", method=name)["value"].mean() for name in names]
-    axes.plot(places, own, "D", color=INK, markersize=5)
-    entries["own context identified"] = key(INK, "", "D")
-    entries |= {"single seeds": key(INK, "", ".")} if several else {}
-    entries |= _chance(axes, results)
+    axes.plot(places, own, "D", color=INK, markersize=5, label="own context identified")
+    _chance(axes, results)
     width = max(10, 84 // len(names))
     axes.set_xticks(places, [textwrap.fill(method_name(name), width, break_long_words=False) for name in names])
-    empty = max(0.0, 3 - len(names)) / 2  # keeps the bars of one or two methods from growing fat
-    axes.set_xlim(-0.5 - empty, len(names) - 0.5 + empty)
-    axes.set_ylim(0, 1.08)
-    axes.set_ylabel("share of (i, j) pairs")
+    half = max(3, len(names)) / 2  # keeps the bars of one or two methods from growing fat
+    axes.set(xlim=(places.mean() - half, places.mean() + half), ylim=(0, 1.08), ylabel="share of (i, j) pairs")
     axes.grid(False, axis="x")
-    legend(made, entries, columns=3)
     return made
 
 
-@figure("identification", KNOWS, "Tasks identified from own rollouts", needs="identified")
+@figure("identification", KNOWS, "Tasks identified from own rollouts")
 def identification(results: Results) -> Figure:
     """How often the posterior of the policy's own rollouts names the training task, after each episode.
 
@@ -74,51 +63,43 @@ def identification(results: Results) -> Figure:
     contexts from the batch (the diamonds above) but low here: the policy does not visit what would tell the tasks
     apart.
     """
-    names, entries = results.methods("identified"), {}
+    names = known(results, "identified")
     made, (axes,) = panels(1, 1, 2.7)
     for name in names:
-        colour = colours(names)[name]
-        (_, number), share = cube(results.rows("identified", method=name), "seed", "index")
-        entries[method_name(name)] = band(axes, number, share[..., None], colour)
-    entries |= _chance(axes, results)
+        band(axes, *results.scores(name, "train", "identified", "index"), colours(names)[name], method_name(name))
+    _chance(axes, results)
     step_axis(axes)
-    axes.set_ylim(0, 1.04)
-    axes.set_xlabel("episodes in the context")
-    axes.set_ylabel("training tasks identified")
-    legend(made, entries)
+    axes.set(ylim=(0, 1.04), xlabel="episodes in the context", ylabel="training tasks identified")
     return made
 
 
-@figure("foreign_contexts", KNOWS, "Right rewards from the wrong place", needs="foreign_")
+@figure("foreign_contexts", KNOWS, "Right rewards from the wrong place")
 def foreign_contexts(results: Results) -> Figure:
     """Return on unseen tasks with z from transitions of the nearest and of the farthest training task.
 
     z comes from transitions of another task that carry the unseen task's true rewards: of the nearest training task
-    (filled) and of the farthest (open). A policy that reads the rewards does equally well with both; one that reads the
-    places falls from the filled to the open mark.
+    (filled) and of the farthest (open); small marks are single seeds. A policy that reads the rewards does equally well
+    with both; one that reads the places falls from the filled to the open mark.
     """
-    names = results.methods("foreign_nearest")
+    names = known(results, "foreign_nearest")
     made, (axes,) = panels(1, 1, 0.42 * len(names) + 0.9)
-    entries = {}
-    for place, name in zip(method_rows(axes, names), names, strict=True):
+    for place, name in zip(named_rows(axes, [method_name(name) for name in names]), names, strict=True):
         colour, means = colours(names)[name], []
         for source, face in (("nearest", colour), ("farthest", "white")):
-            values = cube(results.rows(f"foreign_{source}", method=name), "seed", "task")[1].mean(axis=1)
-            means.append(values.mean())
-            mark: dict[str, Any] = {"color": colour, "markerfacecolor": face}
+            seeds = results.rows(f"foreign_{source}", method=name).groupby("seed")["value"].mean()
+            means.append(seeds.mean())
+            mark: dict = {"color": colour, "markerfacecolor": face}
             axes.plot(means[-1], place, "o", markersize=8, markeredgewidth=1.6, zorder=3, **mark)
-            entries[f"{source} task's transitions"] = key(INK, "", "o")
-            entries[f"{source} task's transitions"].set_markerfacecolor(INK if face == colour else "white")
-            if len(values) > 1:
-                axes.plot(values, np.full(len(values), place + 0.28), "o", markersize=3.5, **mark)
-                entries["small: single seeds"] = key(INK, "", ".")
+            if len(seeds) > 1:
+                axes.plot(seeds, [place + 0.28] * len(seeds), "o", markersize=3.5, **mark)
         axes.plot(means, [place] * 2, color=colour, linewidth=1.6, zorder=2)
+    for source, face in (("nearest", INK), ("farthest", "white")):
+        axes.plot([], [], "o", color=INK, markerfacecolor=face, label=f"{source} task's transitions")
     axes.set_xlabel("return on unseen tasks, mean over tasks")
-    legend(made, entries)
     return made
 
 
-@figure("posteriors", KNOWS, "Task posteriors", needs="posterior_")
+@figure("posteriors", KNOWS, "Task posteriors")
 def posteriors(results: Results) -> Figure:
     """Means of the task posteriors in the plane of their two largest principal components.
 
@@ -127,100 +108,69 @@ def posteriors(results: Results) -> Figure:
     side and unseen tasks among them.
     """
     rows = results.table[results.table["metric"].str.startswith("posterior_")]
-    names = results.methods("posterior_0")
-    features = {
-        (split, task["index"]): np.atleast_1d(np.array(task["features"], float))
-        for split, tasks in results.run["tasks"].items()
-        for task in tasks
-    }
+    tasks = [(split, task) for split, found in results.run["tasks"].items() for task in found]
+    features = {(split, task["index"]): np.atleast_1d(task["features"]) for split, task in tasks}
     width = len(next(iter(features.values())))
-    parts = 2 if width == 2 else 1
-    panel = [(part, name) for part in range(parts) for name in names]
-    across = 2 if len(panel) <= 8 else 4
-    made, grid = panels(len(panel), across, 3.1 if across == 2 else 2.2)
+    panel = [(part, name) for part in range(2 if width == 2 else 1) for name in known(results, "posterior_0")]
+    made, grid = panels(len(panel), 4, 2.2)
     for (part, name), axes in zip(panel, grid, strict=True):
         colour = {task: value[part] for task, value in features.items()}
-        bar = made.colorbar(_scatter(axes, name, rows, colour, across > 2), ax=axes, pad=0.02)
+        scale = {"vmin": min(colour.values()), "vmax": max(colour.values()), "cmap": "viridis"}  # one for all panels
+        mine = rows[rows["method"] == name]
+        mine = mine[mine["seed"] == mine["seed"].min()]
+        means = mine.pivot(index=["split", "task", "index"], columns="metric", values="value")
+        place, share = plane(means.to_numpy())
+        values = np.array([colour[split, task] for split, task, _ in means.index])
+        for split, marker, size, edge in (("train", "o", 14, "none"), ("test", "^", 24, INK)):
+            at = means.index.get_level_values("split") == split
+            mark = {"marker": marker, "s": size, "edgecolors": edge, "linewidths": 0.6, "alpha": 0.85}
+            points = axes.scatter(*place[at].T, c=values[at], **scale, **mark)
+        bar = made.colorbar(points, ax=axes, pad=0.02)
         bar.set_label(results.run["parameter"] + (f", part {part + 1}" if width > 1 else ""), fontsize=7)
-    legend(made, {"training task": key(INK, "", "o"), "unseen task": key(INK, "", "^")})
+        axes.set_title(f"{method_name(name)}, seed {mine['seed'].min()}", fontsize=8)
+        axes.set(xlabel=f"{share[0]:.0%} of variance", ylabel=f"{share[1]:.0%}")
+    for label, marker in (("training task", "o"), ("unseen task", "^")):
+        grid[0].plot([], [], marker, color=INK, markersize=5, label=label)
     return made
 
 
 def plane(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`[contexts, Z]` means to `[contexts, 2]` principal components and their shares of the variance."""
+    """`[contexts, Z]` means to `[contexts, 2]` principal components and their shares of the variance `[2]`."""
     left, size, _ = np.linalg.svd(means - means.mean(axis=0), full_matrices=False)
-    place, share = np.zeros((len(means), 2)), np.zeros(2)
-    kept = min(2, len(size))
-    place[:, :kept] = left[:, :kept] * size[:kept]
-    if size[0] > 0:
-        share[:kept] = size[:kept] ** 2 / (size**2).sum()
-    return place, share
+    place = np.pad(left * size, ((0, 0), (0, 2)))[:, :2]  # one context or dimension has one component
+    return place, np.pad(size**2 / max((size**2).sum(), 1e-300), (0, 2))[:2]
 
 
-def _scatter(
-    axes: Axes, name: str, rows: pd.DataFrame, colour: dict[tuple[str, int], float], small: bool
-) -> PathCollection:
-    mine = rows[rows["method"] == name]
-    seed = mine["seed"].min()
-    means = mine[mine["seed"] == seed].pivot(index=["split", "task", "index"], columns="metric", values="value")
-    place, share = plane(means.to_numpy())
-    values = np.array([colour[split, task] for split, task, _ in means.index])
-    split = means.index.get_level_values("split")
-    for which, marker, size in (("train", "o", 22), ("test", "^", 38)):
-        points = axes.scatter(
-            *place[split == which].T,
-            c=values[split == which],
-            vmin=min(colour.values()),  # the same in all panels
-            vmax=max(colour.values()),
-            cmap="viridis",
-            marker=marker,
-            s=size / (2 if small else 1),
-            edgecolors="none" if which == "train" else INK,
-            linewidths=0.6,
-            alpha=0.85,
-        )
-    axes.set_title(f"{method_name(name)}, seed {seed}", fontsize=8 if small else None)
-    axes.set_xlabel(f"{share[0]:.0%} of variance" if small else f"component 1 ({share[0]:.0%} of variance)")
-    axes.set_ylabel(f"{share[1]:.0%}" if small else f"component 2 ({share[1]:.0%})")
-    return points
+_MATRICES = {
+    "relabel_share": ("Share eligible", "Blues", "{:.0%}"),
+    "relabel_error_eligible": ("Error, eligible rows", "Oranges", "{:.3g}"),
+    "relabel_error_all": ("Error, all rows", "Oranges", "{:.3g}"),
+}
 
 
-def _about_relabelling(results: Results) -> str:
-    method = results.methods("relabel_share")[0]
-    notes = results.run["relabelling"][method]
-    return (
-        f"Of {method_name(method)}. Row i, column j: transitions of task j relabelled by task i's ensemble. Left, the "
-        f"share it is sure enough about (threshold {notes['threshold']}); then how wrong it is where it is sure, and "
-        "everywhere. Dark error under a large share means confident and wrong; grey is the own task or no row. "
-        f"{notes['error_note'] or ''}"
-    )
-
-
-@figure("relabelling", KNOWS, "Relabelling", needs="relabel_", note=_about_relabelling)
+@figure("relabelling", KNOWS, "Relabelling")
 def relabelling(results: Results) -> Figure:
-    """Which transitions of task j task i's ensemble may relabel, and how wrong its rewards are there."""
-    titles = {"share": "Share eligible", "error_eligible": "Error, eligible rows", "error_all": "Error, all rows"}
-    tasks, first = results.tasks("train"), next(iter(results.methods("relabel_share")), None)
-    if first is None:
-        raise MissingData("No relabelling tables were recorded.")
-    tables = {
-        name: cube(rows, "task", "index", task=tasks, index=tasks)[1]
-        for name in titles
-        if not (rows := results.rows(f"relabel_{name}", method=first)).empty
-    }
-    top = max((np.nanmax(table) for name, table in tables.items() if name != "share"), default=0) or 1.0
+    """Which transitions of task j task i's ensemble may relabel, and how wrong its rewards are there.
+
+    Of the first method that relabels. Row i, column j: transitions of task j relabelled by task i's ensemble. Left, the
+    share it is sure enough about; then how wrong it is where it is sure, and everywhere. Dark error under a large share
+    means confident and wrong; grey is the own task or no row.
+    """
+    tasks, first = results.tasks("train"), known(results, "relabel_share")[0]
+    found = {metric: rows for metric in _MATRICES if len(rows := results.rows(metric, method=first))}
+    tables = {metric: cube(rows, "task", "index", task=tasks, index=tasks)[1] for metric, rows in found.items()}
+    errors = [np.nanmax(table) for metric, table in tables.items() if metric != "relabel_share"]
     made, grid = panels(len(tables), 3, 2.6 if len(tables) == 3 else 3.6)
-    for (name, table), axes in zip(tables.items(), grid, strict=True):
-        share, known = name == "share", table[np.isfinite(table)]
+    for (metric, table), axes in zip(tables.items(), grid, strict=True):
+        title, shades, written = _MATRICES[metric]
+        top = 1.0 if metric == "relabel_share" else max(errors) or 1.0
         axes.set_facecolor("#c8c8c8")
-        shades = {"cmap": "Blues", "vmax": 1.0} if share else {"cmap": "Oranges", "vmax": top}
-        image = axes.imshow(np.ma.masked_invalid(table), vmin=0, **shades)
+        image = axes.imshow(np.ma.masked_invalid(table), vmin=0, vmax=top, cmap=shades)
         for (row, column), value in np.ndenumerate(table if len(table) <= 6 else table[:0]):
             if np.isfinite(value):
-                ink = "white" if value > 0.6 * (1.0 if share else top) else INK
+                ink = "white" if value > 0.6 * top else INK
                 axes.text(column, row, f"{value:.2g}", ha="center", va="center", fontsize=7, color=ink)
-        average = (f"{known.mean():.0%}" if share else f"{known.mean():.3g}") if known.size else "unknown"
-        axes.set_title(f"{titles[name]}\nmean {average}", fontsize=8.5)
+        axes.set_title(f"{title}\nmean {written.format(np.nanmean(table))}", fontsize=8.5)
         axes.set_xlabel("transitions of task j")
         axes.grid(False)
         axes.locator_params(integer=True, nbins=min(10, len(table)))

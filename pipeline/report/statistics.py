@@ -24,9 +24,6 @@ class Estimate(NamedTuple):
     high: float
 
 
-UNKNOWN = Estimate(math.nan, math.nan, math.nan)
-
-
 def iqm(values: np.ndarray, axis: int | None = None) -> np.ndarray:
     """Interquartile mean: a quarter of the values (rounded down) is dropped at either end."""
     return stats.trim_mean(values, 0.25, axis=axis)  # pyright: ignore[reportArgumentType]
@@ -37,16 +34,26 @@ def shares(count: int, generator: np.random.Generator, resamples: int = RESAMPLE
     return generator.multinomial(count, np.full(count, 1 / count), resamples) / count
 
 
+def resampled(*scores: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> list[np.ndarray]:
+    """Of each array `[seeds, points, tasks]` its means `[resamples, points]`: the tasks of a resample are the same for
+    all arrays, its seeds an array's own."""
+    make = np.random.default_rng(seed)
+    tasks = shares(scores[0].shape[2], make, resamples)
+    drawn = [(shares(len(values), make, resamples), values) for values in scores]
+    return [np.einsum("rs,rt,spt->rp", seeds, tasks, values, optimize=True) for seeds, values in drawn]
+
+
 def percentiles(drawn: np.ndarray, value: float) -> Estimate:
-    """`value` with the interval that its resamples give."""
-    low, high = np.percentile(drawn, PERCENTILES)
+    """`value` with the interval of its resamples, which may be infinite; those that are not known are left out."""
+    known = drawn[~np.isnan(drawn)]
+    low, high = np.percentile(known, PERCENTILES, method="inverted_cdf") if known.size else (math.nan, math.nan)
     return Estimate(float(value), float(low), float(high))
 
 
 def pooled_iqm(scores: np.ndarray, seed: int = 0) -> Estimate:
     """Interquartile mean over all of `[seeds, tasks]`; whole seeds and tasks are resampled."""
     if not np.isfinite(scores).all():
-        return UNKNOWN
+        return Estimate(math.nan, math.nan, math.nan)
     make, (seeds, tasks) = np.random.default_rng(seed), scores.shape
     rows, columns = (make.integers(0, count, (RESAMPLES, count)) for count in (seeds, tasks))
     drawn = scores[rows[:, :, None], columns[:, None, :]].reshape(RESAMPLES, -1)
@@ -55,8 +62,6 @@ def pooled_iqm(scores: np.ndarray, seed: int = 0) -> Estimate:
 
 def _compared(first: np.ndarray, other: np.ndarray, pairs: Callable[..., np.ndarray], seed: int) -> Estimate:
     """Mean of `pairs` of runs of two methods on the same task; seeds of each and tasks are resampled."""
-    if not (np.isfinite(first).all() and np.isfinite(other).all()):
-        return UNKNOWN
     values = pairs(first[:, None], other[None])  # [seeds, other seeds, tasks]
     make = np.random.default_rng(seed)
     left, right, tasks = (shares(count, make) for count in values.shape)
@@ -78,10 +83,7 @@ def improvement(first: np.ndarray, other: np.ndarray, seed: int = 0) -> Estimate
 
 def mean_interval(scores: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Low and high `[points]` of the mean of `[seeds, points, tasks]`; whole seeds and tasks are resampled."""
-    make = np.random.default_rng(seed)
-    seeds, tasks = shares(scores.shape[0], make), shares(scores.shape[2], make)
-    drawn = np.einsum("rs,rt,spt->rp", seeds, tasks, scores, optimize=True)
-    low, high = np.percentile(drawn, PERCENTILES, axis=0)
+    low, high = np.percentile(resampled(scores, seed=seed)[0], PERCENTILES, axis=0)
     return low, high
 
 
@@ -92,10 +94,7 @@ def seed_interval(values: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.nda
     """
     if len(values) < 3:
         return values.min(axis=0), values.max(axis=0)
-    found = stats.bootstrap(
-        (values,), np.mean, axis=0, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(seed)
-    )
-    return found.confidence_interval.low, found.confidence_interval.high
+    return mean_interval(values[..., None], seed)
 
 
 def best_epoch(scores: np.ndarray) -> int:

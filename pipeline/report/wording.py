@@ -58,25 +58,12 @@ def reference(name: str) -> Look:
     return REFERENCES.get(name) or Look(name.replace("_", " "), "#5f5f5f", name.replace("_", " "))
 
 
-def duration(seconds: float | None) -> str:
-    """Seconds as "8.5 s", "14 min 5 s" or "2 h 3 min"."""
-    if seconds is None or not math.isfinite(seconds):
-        return ABSENT
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def score(value: float, decimals: int = 1) -> str:
+def score(value: float, decimals: int = 1, thousands: str = "") -> str:
     """A number with fixed decimals; a dash when it is not known."""
-    return "infinite" if math.isinf(value) else ABSENT if math.isnan(value) else f"{value:.{decimals}f}"
+    return "infinite" if math.isinf(value) else ABSENT if math.isnan(value) else f"{value:{thousands}.{decimals}f}"
 
 
 def with_interval(estimate: Estimate, decimals: int = 1) -> str:
     """A number with its interval, which is left out where it has no width."""
-    if not estimate.high > estimate.low:
-        return score(estimate.value, decimals)
-    return f"{score(estimate.value, decimals)} ({score(estimate.low, decimals)} to {score(estimate.high, decimals)})"
+    value, low, high = (score(end, decimals) for end in estimate)
+    return f"{value} ({low} to {high})" if estimate.high > estimate.low else value

@@ -40,7 +40,7 @@ def test_page_markdown_and_terminal_say_the_same(published):
             "Five episodes a task",
             "own rollouts identified",
             "laptop",
-            "5 min 30 s",
+            "5m30s",
             "410 MB",
         ):
             assert words in " ".join(text.split())
@@ -69,13 +69,21 @@ def test_curves_and_events_hold_scores_losses_and_returns(published):
 def test_missing_numbers_are_left_out_with_a_sentence(synthetic, tmp_path):
     results = synthetic.results()
     bare = dataclasses.replace(results, table=results.rows("score", split="test"), run=results.run | {"cost": []})
-    page = run_page(bare, tmp_path).html()
+    page = run_page(bare, tmp_path).render("html")
     assert "Left out: " in page
     assert "beats no reference with certainty" in page
 
 
 def test_names_are_escaped(synthetic, tmp_path):
     results = synthetic.results(("full", "<b>full</b>"))
-    page = run_page(results, tmp_path).html()
+    page = run_page(results, tmp_path).render("html")
     assert "<b>full</b>" not in page
     assert "&lt;b&gt;full" in page
+
+
+def test_the_configuration_is_listed_by_dotted_names(synthetic, tmp_path):
+    results = synthetic.results()
+    config = {"a": {"b": 1, "c": {"d": [2]}}, "e": {}}
+    page = run_page(dataclasses.replace(results, run=results.run | {"config": config}), tmp_path).render("html")
+    found = re.findall(r"<code>(.*?)</code></td><td class=\"text\"><code>(.*?)</code>", page)
+    assert found == [("a.b", "1"), ("a.c.d", "[2]"), ("e", "{}")]

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from pipeline.report import statistics, tables
-from pipeline.report.wording import duration
 from pipeline.results import tidy
 
 
@@ -40,7 +39,7 @@ def test_a_single_run_has_no_column_without_numbers(synthetic):
 
 
 def test_per_task_rows_hold_scores_references_and_their_means(two):
-    frame = tables.per_task(two, "test")
+    frame = tables.last_scores(two, "test")
     assert len(frame) == 5
     assert frame["full"].iloc[2] == f"{two.scores('full', 'test')[1][:, -1, 2].mean():.1f}"
     assert frame.loc["mean", "blind"] == f"{two.references('test')['blind_teacher'].mean():.1f}"
@@ -110,15 +109,6 @@ def test_facts_name_the_sweep_where_there_is_one(two):
     run = two.run | {"sweep": {"name": "margins", "description": "several"}}
     assert tables.facts(dataclasses.replace(two, run=run))["sweep"] == "margins (several)"
     assert "sweep" not in tables.facts(two)
-
-
-def test_settings_are_flattened():
-    assert dict(tables.settings({"a": {"b": 1, "c": {"d": [2]}}, "e": {}})) == {"a.b": "1", "a.c.d": "[2]", "e": "{}"}
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(8.54, "8.5 s"), (845, "14 min 5 s"), (7380, "2 h 3 min"), (None, "–")])
-def test_duration(seconds, text):
-    assert duration(seconds) == text
 
 
 def test_last_trajectory_is_shown_where_it_was_measured(two, synthetic):

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from pipeline.publish import publish
-from pipeline.report import warmstart_figures as figures
 from pipeline.report.drawing import draw
-from pipeline.report.warmstart import warmstart_page
-from pipeline.report.warmstart_numbers import Draws, Speed, arms, crossing, speed
+from pipeline.report.statistics import Estimate, resampled, shares
+from pipeline.report.warmstart import Reached, arms, crossing, points, reached, warmstart_page
 from pipeline.results import Results, ResultsError, tidy
 
 
@@ -29,13 +28,21 @@ def simple(synthetic):
     return make
 
 
-def speed_of(results: Results, stay: bool = False, cold: str = "sac") -> Speed:
+def reached_of(results: Results, stay: bool = False, cold: str = "sac") -> tuple[Reached, Reached]:
+    """When the warm arm and a cold one reach the level."""
     found = arms(results)
-    return speed(found["warm_full"], found[cold], found["sac"], Draws(found), stay)
+    draws = dict(zip(found, resampled(*(arm.returns for arm in found.values())), strict=True))
+    warm, other = (reached(found[name], found["sac"], draws, stay) for name in ("warm_full", cold))
+    return warm, other
+
+
+def ratio_of(results: Results) -> Estimate:
+    warm, cold = reached_of(results)
+    return warm.ratio(cold).estimate()
 
 
 def page(results: Results, folder) -> str:
-    return " ".join(warmstart_page(results, folder).markdown().split())
+    return " ".join(warmstart_page(results, folder).render("md").split())
 
 
 def cross(step, curve, goal, stay=False) -> float:
@@ -71,19 +78,23 @@ def test_crossing_agrees_with_a_walk_along_the_curve(stay):
 
 def test_bootstrap_agrees_with_loops_over_the_same_draws(synthetic):
     found = arms(synthetic.warmstart(seeds=2, tasks=4))
-    drawn = Draws(found, seed=3, resamples=200)
-    warm, cold, plain = (found[name] for name in ("warm_full", "sac", "sac"))
+    drawn = resampled(*(arm.returns for arm in found.values()), seed=3, resamples=200)
+    draws = dict(zip(found, drawn, strict=True))
+    make = np.random.default_rng(3)
+    task_shares, seed_shares = shares(4, make, 200), {name: shares(2, make, 200) for name in found}
+    warm, cold = found["warm_full"], found["sac"]
     ratios = []
     for row in range(200):
-        tasks = [task for task, share in enumerate(drawn.tasks[row]) for _ in range(round(share * 4))]
+        tasks = [task for task, share in enumerate(task_shares[row]) for _ in range(round(share * 4))]
         means = {}
-        for arm in (warm, cold, plain):
-            seeds = [seed for seed, share in enumerate(drawn.seeds[arm.name][row]) for _ in range(round(share * 2))]
-            means[arm.name] = np.mean([arm.returns[seed, task] for seed in seeds for task in tasks], axis=0)
+        for arm in (warm, cold):
+            seeds = [seed for seed, share in enumerate(seed_shares[arm.name][row]) for _ in range(round(share * 2))]
+            means[arm.name] = np.mean([arm.returns[seed, :, task] for seed in seeds for task in tasks], axis=0)
         goal = goal_of(means["sac"])
         slow, fast = (cross(arm.step, means[arm.name], goal, stay=True) for arm in (cold, warm))
         ratios.append(fast / slow)
-    ratio, ordered = speed(warm, cold, plain, drawn, stay=True).ratio, sorted(ratios)
+    mine, other = (reached(arm, cold, draws, stay=True) for arm in (warm, cold))
+    ratio, ordered = mine.ratio(other).estimate(), sorted(ratios)
     assert ratio.low == pytest.approx(ordered[math.ceil(0.025 * 200) - 1])
     assert ratio.high == pytest.approx(ordered[math.ceil(0.975 * 200) - 1])
     assert ratio.low < ratio.value < ratio.high
@@ -92,52 +103,54 @@ def test_bootstrap_agrees_with_loops_over_the_same_draws(synthetic):
 def test_numbers_of_curves_done_by_hand(simple, tmp_path):
     # Level 0.9 of the way from -100 to 0 is -10: cold crosses at 19, warm between 10 and 20 at 15.
     results = simple([[-60.0, -30.0, 10.0]], [[-100.0, -100.0, 0.0]], step=[5, 10, 20])
-    found = speed_of(results)
-    assert (found.warm_steps, found.cold_steps) == (pytest.approx(15), pytest.approx(19))
-    assert found.ratio == pytest.approx((15 / 19,) * 3)
+    warm, cold = reached_of(results)
+    assert (warm.mean, cold.mean) == (pytest.approx(15), pytest.approx(19))
+    assert ratio_of(results) == pytest.approx((15 / 19,) * 3)
     assert "took 0.79 times the steps of SAC from scratch: 15 against 19 environment steps" in page(results, tmp_path)
 
 
 def test_a_noisy_curve_that_falls_back_is_late_to_stay(simple, tmp_path):
     results = simple([[0.0, 10.0, 0.0, 10.0]], [[0.0, 5.0, 10.0]], step=[0, 5, 10, 20])
-    assert speed_of(results).warm_steps == pytest.approx(4.5)
-    assert speed_of(results, stay=True).warm_steps == pytest.approx(19)
+    assert reached_of(results)[0].mean == pytest.approx(4.5)
+    assert reached_of(results, stay=True)[0].mean == pytest.approx(19)
     text = page(results, tmp_path)
     assert "stay above it, SAC from the policy took 1.06 times" in text  # 19 against 18
     assert "which noise brings forward, SAC from the policy took 0.25 times" in text
 
 
 def test_a_policy_above_the_level_counts_the_steps_before_and_at_least_one(simple):
-    assert speed_of(simple([[9.5, 9.0, 9.0]], [[0.0, 5.0, 10.0]], step=[4, 10, 20])).warm_steps == 4
-    assert speed_of(simple([[9.5, 9.0, 9.0]], [[0.0, 5.0, 10.0]])).warm_steps == 1
+    assert reached_of(simple([[9.5, 9.0, 9.0]], [[0.0, 5.0, 10.0]], step=[4, 10, 20]))[0].mean == 4
+    assert reached_of(simple([[9.5, 9.0, 9.0]], [[0.0, 5.0, 10.0]]))[0].mean == 1
 
 
 def test_a_curve_that_never_reaches_is_infinite_and_said(simple, tmp_path):
     results = simple([[1.0, 2.0, 3.0], [0.0, 9.0, 12.0]], [[0.0, 5.0, 10.0], [0.0, 5.0, 10.0]])
-    found = speed_of(results)
-    assert math.isinf(found.warm_steps)
-    assert math.isinf(found.ratio.value)
-    assert found.warm_missed == pytest.approx(0.75, abs=0.02)  # all but two draws of the second task
-    assert found.tasks == (1, 2)
-    assert "SAC from the policy did not, SAC from scratch did (not within 20 against 18" in page(results, tmp_path)
+    warm, _ = reached_of(results)
+    assert math.isinf(warm.mean)
+    assert math.isinf(ratio_of(results).value)
+    assert np.isinf(warm.draws).mean() == pytest.approx(0.75, abs=0.02)  # all but two draws of the second task
+    assert np.isfinite(warm.tasks).tolist() == [False, True]
+    text = page(results, tmp_path)
+    assert "SAC from the policy did not, SAC from scratch did (not within 20 against 18" in text
+    assert "| 1 of 2 | 7" in text
 
 
 def test_plain_sac_that_does_not_improve_has_no_level(simple, tmp_path):
     results = simple([[1.0, 2.0, 3.0]], [[0.0, 5.0, -1.0]])
-    assert math.isnan(speed_of(results).ratio.value)
+    assert math.isnan(ratio_of(results).value)
     text = page(results, tmp_path)
     assert "Plain SAC did not improve" in text
-    assert "No level: SAC from scratch was not run or did not improve." in text
+    assert "there is no level" in text
 
 
 def test_a_shift_of_all_returns_below_zero_changes_no_ratio(synthetic):
-    high, low = (speed_of(synthetic.warmstart(shift=shift)).ratio for shift in (0.0, -5000.0))
+    high, low = (ratio_of(synthetic.warmstart(shift=shift)) for shift in (0.0, -5000.0))
     assert low == pytest.approx(high)
 
 
 def test_returns_at_equal_steps_are_on_the_range_that_all_arms_share(simple, tmp_path):
     results = simple([[4.0, 6.0, 6.0]], [[0.0, 10.0, 0.0]], step=[5, 15, 25])
-    frame = next(t.frame for t in warmstart_page(results, tmp_path).tables if t.title.startswith("Return at equal"))
+    frame = warmstart_page(results, tmp_path).tables["Return at equal numbers of environment steps"]
     assert list(frame.index) == ["step 5", "step 9", "step 12", "step 16", "step 20", "mean over these steps"]
     assert float(str(frame.loc["mean over these steps", "SAC from scratch"])) == pytest.approx(
         (5 * 7.5 + 10 * 5) / 15, abs=0.1
@@ -179,10 +192,10 @@ def test_missing_arms_become_sentences(synthetic, tmp_path):
 def test_axis_after_warmup_hides_what_lies_before_the_first_update(synthetic):
     arm = arms(synthetic.warmstart(("warm_full",)))["warm_full"]
     arm = arm._replace(step=np.array([100, 150, 200, 230, *range(300, 308)]))
-    x, kept = figures.points(arm, "after_warmup")
+    x, kept = points(arm, "after_warmup")
     assert x.tolist() == [0, 30, *range(100, 108)]
     assert kept.tolist() == [0, *range(3, 12)]
-    assert figures.points(arm, "all_steps")[0].tolist() == arm.step.tolist()
+    assert points(arm, "all_steps")[0].tolist() == arm.step.tolist()
 
 
 @pytest.mark.parametrize(("axis", "start"), [("all_steps", [0, 100]), ("after_warmup", [0, 0])])
