@@ -6,7 +6,7 @@ The full model and its ablations are one class with switches.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from mbml.nets import adam, step
 from mbml.relabel import RelabelTables
 from mbml.rows import RowLayout, Rows, gather_rows, sample_indices
 from mbml.settings import Count, NotNegative, Positive, Share, Whole
-from mbml.students import STUDENT_PRESETS, Student, StudentConfig, make_student
+from mbml.students import Student, StudentConfig, make_student
 from mbml.teachers import Teachers
 
 
@@ -65,25 +65,6 @@ class DistillConfig:
     """Contexts N per task for hard mining."""
     hard_reduction: Literal["sum", "mean"] = "sum"
     """Hard mining adds up its anchors in the authors' code, the paper averages."""
-
-
-SCHEDULE: dict[str, dict[str, Any]] = {
-    "smoke": {"steps": 20, "snapshot_every": 10, "context_size": 8, "batch_size": 16},
-    "laptop": {
-        "steps": 8_000,
-        "snapshot_every": 1_000,
-        "batch_size": 64,
-        "learning_rate": 1e-3,
-        "final_learning_rate": 0.1,
-    },
-}
-"""What the presets change for the multi-task learner and its rivals alike."""
-PRESETS: dict[str, dict[str, Any]] = {
-    "smoke": STUDENT_PRESETS["smoke"] | SCHEDULE["smoke"],
-    "laptop": STUDENT_PRESETS["laptop"]
-    | SCHEDULE["laptop"]
-    | {"context_size": 32, "kl_weight": 0.01, "partners": 3, "hard_contexts": 4},
-}
 
 
 class _Contexts(NamedTuple):

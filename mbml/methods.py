@@ -31,6 +31,33 @@ class Method(Entry):
         object.__setattr__(self, "learner", self.learner or self.name)
 
 
+_SMOKE = {"steps": 20, "snapshot_every": 10, "context_size": 8, "batch_size": 16}
+_LAPTOP = {"steps": 8_000, "snapshot_every": 1_000, "batch_size": 64, "learning_rate": 1e-3, "final_learning_rate": 0.1}
+_NETWORKS = ("student.value_hidden", "student.decoder_hidden", "student.perturbation_hidden")
+_SMOKE_STUDENT = {
+    **dict.fromkeys((*_NETWORKS, "student.encoder.hidden"), (16, 16)),
+    "student.encoder.embedding_size": 4,
+    "student.acting_candidates": 2,
+}
+_LAPTOP_STUDENT = dict.fromkeys(_NETWORKS, (256, 256, 256))
+# Rivals learn as long as the multi-task learner, in networks as wide, from as many own context rows as it has rows.
+_DISTILL = {
+    "smoke": _SMOKE | _SMOKE_STUDENT,
+    "laptop": _LAPTOP | _LAPTOP_STUDENT | {"context_size": 32, "kl_weight": 0.01, "partners": 3, "hard_contexts": 4},
+}
+_CONTEXTUAL_BCQ = {
+    "smoke": _SMOKE | _SMOKE_STUDENT | {"vae_encoder_hidden": (16, 16), "target_candidates": 2},
+    "laptop": _LAPTOP
+    | _LAPTOP_STUDENT
+    | {"vae_encoder_hidden": (256, 256, 256), "context_size": 64, "target_candidates": 5, "tau": 0.01},
+}
+_BATCH_PEARL = {
+    "smoke": _SMOKE
+    | {"encoder.hidden": (16, 16), "encoder.embedding_size": 4, "hidden": (16, 16), "tasks_per_step": 4},
+    "laptop": _LAPTOP | {"hidden": (256, 256, 256), "context_size": 64, "tasks_per_step": 10},
+}
+
+
 def _from_rows(learner: Callable[..., Learner]) -> Callable[..., Learner]:
     """The factory of a learner that needs the batches alone."""
     return lambda config, layout, rows, teachers, tables, *generators: learner(config, layout, rows, *generators)
@@ -43,7 +70,7 @@ def _distill_needs(config: distill.DistillConfig) -> frozenset[str]:
 def _ablation(name: str, about: str, colour: str, changes: Mapping[str, Any]) -> Method:
     """The multi-task learner with changes."""
     learner, config = distill.MultiTaskLearner, distill.DistillConfig
-    described = distill.PRESETS, name.replace("_", " "), colour
+    described = _DISTILL, name.replace("_", " "), colour
     return Method(name, about, learner, config, *described, "distill", changes, _distill_needs)
 
 
@@ -79,7 +106,7 @@ METHODS: Registry[Method] = Registry(
         "BCQ on all tasks with an inferred z",
         _from_rows(contextual_bcq.ContextualBCQ),
         contextual_bcq.ContextualBCQConfig,
-        contextual_bcq.PRESETS,
+        _CONTEXTUAL_BCQ,
         "contextual BCQ",
         "#332288",
     ),
@@ -88,7 +115,7 @@ METHODS: Registry[Method] = Registry(
         "PEARL on the batches",
         _from_rows(batch_pearl.BatchPEARL),
         batch_pearl.BatchPEARLConfig,
-        batch_pearl.PRESETS,
+        _BATCH_PEARL,
         "batch PEARL",
         "#44AA99",
     ),

@@ -16,8 +16,7 @@ from mbml.distill import DistillConfig, MultiTaskLearner
 from mbml.nets import StackedMLP
 from mbml.relabel import RelabelTables, pool_indices
 from mbml.rows import RowLayout
-from mbml.students import StudentConfig
-from mbml.students.generative import GenerativeStudent
+from mbml.students import GenerativeStudent, StudentConfig
 from mbml.teachers.bcq import BCQ, BCQConfig
 
 

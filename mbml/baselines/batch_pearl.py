@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from mbml.distill import SCHEDULE
 from mbml.encoders import EncoderConfig, make_encoder
 from mbml.learner import Learner
 from mbml.losses import posterior_regulariser
@@ -51,14 +49,6 @@ class BatchPEARLConfig:
     """Polyak rate of the target value network."""
     policy_regulariser: NotNegative = 1e-3
     """Weight of the mean squares of the policy's mean before the tanh and of its log-std."""
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "smoke": SCHEDULE["smoke"]
-    | {"encoder.hidden": (16, 16), "encoder.embedding_size": 4, "hidden": (16, 16), "tasks_per_step": 4},
-    # As wide as the multi-task learner, and with as many own context rows as it has rows.
-    "laptop": SCHEDULE["laptop"] | {"hidden": (256, 256, 256), "context_size": 64, "tasks_per_step": 10},
-}
 
 
 class PEARLPolicy(ContextPolicy):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,9 +11,9 @@ from torch import Tensor
 from mbml.fused import perceptrons
 from mbml.nets import StackedMLP, adam, soft_update, step
 from mbml.products import affine
-from mbml.rows import RowLayout
+from mbml.rows import RowLayout, Transitions
 from mbml.settings import Count, NotNegative, Positive, Share, Widths
-from mbml.teachers.contract import TeacherEntry, TeacherLearner, Teachers
+from mbml.teachers.contract import TeacherEntry, TeacherLearner, Teachers, twin_error
 
 PERTURBATION = 0.05
 LATENT_CLAMP = 0.5
@@ -22,8 +21,22 @@ _LARGE = 1 << 24
 """Multiplications in a layer from which `perceptrons` makes up for its calls when acting."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TargetConfig:
+    """The target of batch-constrained Q-learning (Eq. 1); the defaults are the authors'."""
+
+    target_candidates: Count = 10
+    """Candidate actions per next observation in the target."""
+    discount: Share = 0.99
+    """Discount factor."""
+    tau: Share = 0.005
+    """Polyak rate of the target networks."""
+    minimum_weight: Share = 0.75
+    """Weight of the smaller target critic; the larger has the rest."""
+
+
 @dataclass(frozen=True)
-class BCQConfig:
+class BCQConfig(TargetConfig):
     """Batch-constrained Q-learning; the defaults are the authors'."""
 
     hidden: Widths = (400, 300)
@@ -34,16 +47,8 @@ class BCQConfig:
     """Transitions per task in one iteration."""
     learning_rate: Positive = 3e-4
     """Adam learning rate of all networks."""
-    target_candidates: Count = 10
-    """Candidate actions per next observation in the target."""
     acting_candidates: Count = 10
     """Candidate actions per observation when acting."""
-    discount: Share = 0.99
-    """Discount factor."""
-    tau: Share = 0.005
-    """Polyak rate of the target networks."""
-    minimum_weight: Share = 0.75
-    """Weight of the smaller target critic; the larger has the rest."""
     kl_weight: NotNegative = 0.5
     """Weight of the VAE's divergence."""
 
@@ -93,19 +98,68 @@ def select_action(
 
 
 def variational_loss(
-    code: Tensor, action: Tensor, decode: Callable[[Tensor], Tensor], kl_weight: float, generator: torch.Generator
+    code: Tensor, decoder: StackedMLP, batch: Transitions, kl_weight: float, generator: torch.Generator, *z: Tensor
 ) -> Tensor:
     """VAE loss per task `[T]`: squared error of the decoded action plus the weighted divergence of the latent.
 
-    `code` `[T, n, 2 L]` is the encoder's output, mean and log-std; `decode` maps latents `[T, n, L]`, here unclamped,
-    to actions `[T, n, d_a]`. Both terms are means over rows and dimensions.
+    `code` `[T, n, 2 L]` is the encoder's output, mean and log-std. The latent is not clamped here, and both terms are
+    means over rows and dimensions. A `z` `[T, n, Z]` is the decoder's last input.
     """
     mean, log_std = code.chunk(2, dim=-1)
     std = log_std.clamp(-4.0, 15.0).exp()
     noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-    decoded = decode(mean + std * noise)
+    decoded = torch.tanh(decoder(torch.cat([batch.observation, mean + std * noise, *z], -1)))
     divergence = -0.5 * (1 + std.square().log() - mean.square() - std.square()).mean((1, 2))
-    return (decoded - action).square().mean((1, 2)) + kl_weight * divergence
+    return (decoded - batch.action).square().mean((1, 2)) + kl_weight * divergence
+
+
+def generate(decoder: StackedMLP, observation: Tensor, generator: torch.Generator, *z: Tensor) -> Tensor:
+    """Actions `[T, n, d_a]` decoded from clamped latents, for `observation` `[T, n, d_s]` and `z` as above."""
+    latent = clamped_latents((*observation.shape[:2], 2 * decoder.sizes[-1]), generator)
+    return torch.tanh(decoder(torch.cat([observation, latent, *z], -1)))
+
+
+def perturb(network: StackedMLP, observation: Tensor, action: Tensor, *z: Tensor) -> Tensor:
+    """Those `action` `[T, n, d_a]`, perturbed by a network of `s | a`, or of `s | a | z`."""
+    return perturbed(action, torch.tanh(network(torch.cat([observation, action, *z], -1))))
+
+
+@torch.no_grad()
+def td_target(
+    decoder: StackedMLP,
+    perturbation: StackedMLP,
+    critics: StackedMLP,
+    batch: Transitions,
+    config: TargetConfig,
+    generator: torch.Generator,
+    *z: Tensor,
+) -> Tensor:
+    """Eq. 1: `r + gamma max_a' Q'(s', a')` `[T, n, 1]` over generated and perturbed candidates, for both critics.
+
+    `perturbation` and `critics` are the target networks; a `z` `[T, n, Z]` is the last input of every network.
+    """
+    candidates = config.target_candidates
+    observation, *z_repeated = (part.repeat_interleave(candidates, dim=1) for part in (batch.next_observation, *z))
+    action = generate(decoder, observation, generator, *z_repeated)
+    action = perturb(perturbation, observation, action, *z_repeated)
+    values = critics(torch.cat([observation, action, *z_repeated], -1)).unflatten(0, (2, -1))
+    best = candidate_maximum(values, candidates, config.minimum_weight)
+    return batch.reward + (1 - batch.terminated) * config.discount * best
+
+
+def perturbation_loss(
+    decoder: StackedMLP,
+    perturbation: StackedMLP,
+    critics: StackedMLP,
+    observation: Tensor,
+    generator: torch.Generator,
+    *z: Tensor,
+) -> Tensor:
+    """Minus the first critic's value of a perturbed candidate, the mean per task `[T]`; trains the perturbation."""
+    with torch.no_grad():
+        generated = generate(decoder, observation, generator, *z)
+    action = perturb(perturbation, observation, generated, *z)
+    return -critics(torch.cat([observation, action, *z], -1), frozen=True, first=perturbation.stack).mean((1, 2))
 
 
 def candidate_maximum(values: Tensor, candidates: int, minimum_weight: float) -> Tensor:
@@ -166,68 +220,40 @@ class BCQ(TeacherLearner):
     def __init__(self, config: BCQConfig, layout: RowLayout, tasks: int, generator: torch.Generator) -> None:
         super().__init__(config, layout, tasks, generator)
         pair, actions = layout.pair_size, layout.action_size
-        self.latent_size = 2 * actions
+        latent = 2 * actions
         self.perturbation = self.network(pair, *config.hidden, actions)
         self.critics = self.network(pair, *config.hidden, 1, copies=2)
-        self.encoder = self.network(pair, *config.vae_hidden, 2 * self.latent_size)
-        self.decoder = self.network(layout.observation_size + self.latent_size, *config.vae_hidden, actions)
+        self.encoder = self.network(pair, *config.vae_hidden, 2 * latent)
+        self.decoder = self.network(layout.observation_size + latent, *config.vae_hidden, actions)
         self.target_perturbation = self.network(*self.perturbation.sizes)
         self.target_critics = self.network(*self.critics.sizes, copies=2)
-        for target, online in self._targets():
+        for target, online in ((self.target_critics, self.critics), (self.target_perturbation, self.perturbation)):
             target.load_state_dict(online.state_dict())
             target.requires_grad_(False)
         self.vae_optimiser = adam([*self.encoder.parameters(), *self.decoder.parameters()], config.learning_rate)
         self.critic_optimiser = adam(self.critics.parameters(), config.learning_rate)
         self.perturbation_optimiser = adam(self.perturbation.parameters(), config.learning_rate)
 
-    def _targets(self) -> list[tuple[StackedMLP, StackedMLP]]:
-        return [(self.target_critics, self.critics), (self.target_perturbation, self.perturbation)]
-
     def update(self, rows: Tensor) -> dict[str, Tensor]:
         """One iteration: VAE, critics, perturbation, targets, on rows `[T, batch, row]`; losses per task `[T]`."""
-        config, batch, pair = self.config, self.layout.split(rows), self.layout.pair(rows)
+        config, generator = self.config, self.generator
+        batch, pair = self.layout.split(rows), self.layout.pair(rows)
 
-        decode = partial(self._decode, batch.observation)
-        vae_loss = variational_loss(self.encoder(pair), batch.action, decode, config.kl_weight, self.generator)
+        vae_loss = variational_loss(self.encoder(pair), self.decoder, batch, config.kl_weight, generator)
         step(self.vae_optimiser, vae_loss.sum())
 
-        target = self._td_target(batch.next_observation, batch.reward, batch.terminated)
-        values = self.critics(pair).unflatten(0, (2, self.tasks))
-        critic_loss = (values - target).square().mean((2, 3)).sum(0)
+        target = td_target(self.decoder, self.target_perturbation, self.target_critics, batch, config, generator)
+        critic_loss = twin_error(self.critics(pair), target)
         step(self.critic_optimiser, critic_loss.sum())
 
-        actor_loss = self._actor_loss(batch.observation)
+        actor_loss = perturbation_loss(self.decoder, self.perturbation, self.critics, batch.observation, generator)
         step(self.perturbation_optimiser, actor_loss.sum())
 
-        for target_network, online in self._targets():
-            soft_update(target_network, online, config.tau)
+        soft_update(self.target_critics, self.critics, config.tau)
+        soft_update(self.target_perturbation, self.perturbation, config.tau)
         self.steps_done += 1
         losses = {"vae_loss": vae_loss, "critic_loss": critic_loss, "actor_loss": actor_loss}
         return {name: loss.detach() for name, loss in losses.items()}
-
-    @torch.no_grad()
-    def _td_target(self, observation: Tensor, reward: Tensor, terminated: Tensor) -> Tensor:
-        candidates = self.config.target_candidates
-        repeated = observation.repeat_interleave(candidates, dim=1)
-        action = self._generate(repeated)
-        raw = torch.tanh(self.target_perturbation(torch.cat([repeated, action], -1)))
-        pair = torch.cat([repeated, perturbed(action, raw)], -1)
-        values = self.target_critics(pair).unflatten(0, (2, self.tasks))
-        best = candidate_maximum(values, candidates, self.config.minimum_weight)
-        return reward + (1 - terminated) * self.config.discount * best
-
-    def _actor_loss(self, observation: Tensor) -> Tensor:
-        with torch.no_grad():
-            action = self._generate(observation)
-        raw = torch.tanh(self.perturbation(torch.cat([observation, action], -1)))
-        pair = torch.cat([observation, perturbed(action, raw)], -1)
-        return -self.critics(pair, frozen=True, first=self.tasks).mean((1, 2))
-
-    def _generate(self, observation: Tensor) -> Tensor:
-        return self._decode(observation, clamped_latents((*observation.shape[:2], self.latent_size), self.generator))
-
-    def _decode(self, observation: Tensor, latent: Tensor) -> Tensor:
-        return torch.tanh(self.decoder(torch.cat([observation, latent], -1)))
 
     def teachers(self) -> BCQTeachers:
         """Frozen copies of first critic, decoder and perturbation."""

@@ -144,6 +144,11 @@ class TeacherLearner(Learner):
         """Frozen copies of what acts now."""
 
 
+def twin_error(values: Tensor, target: Tensor) -> Tensor:
+    """Loss per task `[T]` of twin critics: mean squared errors of their values `[2T, n, 1]`, added up."""
+    return (values.unflatten(0, (2, -1)) - target).square().mean((2, 3)).sum(0)
+
+
 @dataclass(frozen=True)
 class TeacherEntry(Entry):
     """A kind of teacher; `make(config, layout, tasks, generator)` is its learner."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from mbml.nets import adam, soft_update, step
 from mbml.rows import RowLayout
 from mbml.settings import Count, NotNegative, Positive, Share, Widths
-from mbml.teachers.contract import DeterministicTeachers, TeacherEntry, TeacherLearner
+from mbml.teachers.contract import DeterministicTeachers, TeacherEntry, TeacherLearner, twin_error
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,7 @@ class TD3BC(TeacherLearner):
         """One update of the critics, and where it is due of policy and targets, on rows `[T, batch, row]`."""
         config, batch = self.config, self.layout.split(rows)
         target = self._td_target(batch.next_observation, batch.reward, batch.terminated)
-        values = self.critics(self.layout.pair(rows)).unflatten(0, (2, self.tasks))
-        critic_loss = (values - target).square().mean((2, 3)).sum(0)
+        critic_loss = twin_error(self.critics(self.layout.pair(rows)), target)
         step(self.critic_optimiser, critic_loss.sum())
         losses = {"critic_loss": critic_loss.detach()}
 

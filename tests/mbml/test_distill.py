@@ -9,7 +9,7 @@ from mbml.distill import DistillConfig, MultiTaskLearner, random_partners, rando
 from mbml.nets import StackedMLP
 from mbml.relabel import RelabelTables, pool_indices
 from mbml.rows import RowLayout
-from mbml.students.generative import GenerativeStudent
+from mbml.students import GenerativeStudent
 from tests.mbml.small_distill import ABLATIONS, SMALL, K, N, NaiveStep, Z, ablated, make_learner, make_tables, teachers
 from tests.mbml.toys import LAYOUT, assert_same_bits, random_rows, seeded
 
