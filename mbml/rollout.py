@@ -106,3 +106,12 @@ def run_episode(
         active &= ~(step.terminated | step.truncated).numpy()
         observation = step.next_observation
     return returns
+
+
+def mean_returns(envs: EnvStack, tasks: int, act: Callable[[Tensor], Tensor]) -> np.ndarray:
+    """Mean return `[T]` of an episode in every environment of T tasks, which are in order and have as many each.
+
+    `act` maps observations `[T, copies, d_s]` to actions `[T, copies, d_a]`.
+    """
+    returns = run_episode(envs, lambda observation: act(observation.unflatten(0, (tasks, -1))).flatten(0, 1))
+    return returns.reshape(tasks, -1).mean(1)

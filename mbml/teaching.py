@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mbml import teachers
-from mbml.rollout import EnvStack, run_episode
+from mbml.rollout import EnvStack, mean_returns
 from mbml.rows import RowLayout, Rows
 from mbml.seeding import generator_of, seed_of
 from mbml.settings import Count
@@ -84,16 +85,11 @@ class Teaching(Training[TeacherLearner]):
 
     def evaluate(self) -> np.ndarray:
         """Mean return `[T]` of the current policies; its random numbers depend on the iteration alone."""
-        copies, number = self.config.evaluation_episodes, len(self.tasks)
-        places = [(task, self.done, copy) for task in self.tasks for copy in range(copies)]
+        copies = range(self.config.evaluation_episodes)
+        places = [(task, self.done, copy) for task in self.tasks for copy in copies]
         self.envs.seed([seed_of(self.seed, self.teacher, "evaluation", *place) for place in places])
         generator = generator_of(self.seed, self.teacher, "acting", self.done, *self.tasks, device=self.device)
-        policies = self.learner.teachers()
-
-        def act(observation: Tensor) -> Tensor:
-            return policies.act(observation.view(number, copies, -1), generator).flatten(0, 1)
-
-        return run_episode(self.envs, act).reshape(number, copies).mean(1)
+        return mean_returns(self.envs, len(self.tasks), partial(self.learner.teachers().act, generator=generator))
 
     def _select(self, returns: np.ndarray) -> None:
         better = np.flatnonzero(returns > self.best_return)

@@ -27,10 +27,9 @@ from mbml.rollout import EnvStack
 from mbml.rows import RowLayout, Rows, Transitions, gather_rows, scalars_of
 from mbml.seeding import generator_of, seed_of
 from mbml.settings import Count, NotNegative, Positive, Share, Widths
-from mbml.training import Training
+from mbml.training import Training, averaged
 
 ERROR_SCALE = 1e-3
-_CHUNK = 10
 
 
 @dataclass(frozen=True)
@@ -336,35 +335,26 @@ def clipped_step(optimiser: torch.optim.Optimizer, loss: Tensor, network: nn.Mod
     optimiser.step()
 
 
-class MetaGenRLTraining(Training):
-    """The training of one agent on the rows `[1, N, row]` of its task.
+def metagenrl_training(
+    config: MetaGenRLConfig,
+    layout: RowLayout,
+    rows: Rows,
+    make_envs: Callable[[int], EnvStack],
+    task: int,
+    seed: int | str,
+) -> Training[MetaGenRL]:
+    """The training of one agent on the rows `[1, N, row]` of its task, evaluated there on the way.
 
-    Evaluations play the policy without noise; the authors' add noise of 0.1, and play uniform actions for 10K steps.
+    `make_envs(copies)` builds `copies` environments of the task; `task` is its index. Evaluations play the policy
+    without noise, on random numbers that depend on the round alone; the authors' add noise of 0.1, and play uniform
+    actions for 10K steps.
     """
+    learner = MetaGenRL(config, layout, rows, generator_of(seed, "metagenrl", task))
+    envs = make_envs(config.evaluation_episodes)
 
-    unit = "rounds"
+    def evaluated(step: int, losses: dict[str, Tensor]) -> list[dict[str, float]]:
+        seeds = [seed_of(seed, "metagenrl", "evaluation", task, step, copy) for copy in range(len(envs))]
+        score = float(evaluate_actor(learner.act, envs, 1, seeds).mean())
+        return [{"task": task, "return": score} | point for point in averaged(step, losses)]
 
-    def __init__(
-        self,
-        config: MetaGenRLConfig,
-        layout: RowLayout,
-        rows: Rows,
-        make_envs: Callable[[int], EnvStack],
-        task: int,
-        seed: int | str,
-    ) -> None:
-        """`make_envs(copies)` builds `copies` environments of the task; `task` is its index."""
-        self.config, self.task, self.seed = config, task, seed
-        learner = MetaGenRL(config, layout, rows, generator_of(seed, "metagenrl", task))
-        super().__init__(learner, tuple, config.steps, config.evaluation_every, self._evaluated)
-        self.envs = make_envs(config.evaluation_episodes)
-
-    def _evaluated(self, step: int, losses: dict[str, Tensor]) -> list[dict[str, float]]:
-        found = {"task": self.task, "step": step, "return": self.evaluate()}
-        return [found | {name: float(value) for name, value in losses.items()}]
-
-    def evaluate(self) -> float:
-        """Mean return of the current policy on the true task; its random numbers depend on the round alone."""
-        copies = range(self.config.evaluation_episodes)
-        seeds = [seed_of(self.seed, "metagenrl", "evaluation", self.task, self.done, c) for c in copies]
-        return float(evaluate_actor(self.learner.act, self.envs, 1, seeds).mean())
+    return Training(learner, tuple, config.steps, config.evaluation_every, evaluated)
