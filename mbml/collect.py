@@ -13,12 +13,12 @@ import torch
 from mbml.capture import captured
 from mbml.data import TransitionBatch
 from mbml.learner import check_losses
-from mbml.meter import RunningMeans
 from mbml.rollout import EnvStack, mean_returns
 from mbml.rows import RowLayout, gather_rows, sample_indices
 from mbml.sac import SAC, SACConfig
 from mbml.seeding import generator_of, seed_of
 from mbml.settings import Count, NotNegative
+from mbml.training import RunningMeans
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,7 @@ class Collection:
                 again = self.learner.act(observation.unsqueeze(1)).squeeze(1)
                 action = torch.where(lost.unsqueeze(1), again, action)
                 result = result.joined(self.envs.step(action, lost.numpy()))
-            scalars = torch.stack([result.reward, result.terminated.float()], 1)
-            self.rows[:, t] = torch.cat([observation, action, result.next_observation, scalars], 1)
+            self.rows[:, t] = result.rows(observation, action)
             self.truncated[:, t] = result.truncated.numpy()
             self.envs.reset(np.flatnonzero(result.terminated | result.truncated).tolist())
             observation = self.envs.observation

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mbml.encoders import Belief
-from mbml.learner import Learner
+from mbml.learner import Learner, Schedule
 from mbml.losses import (
     Triplets,
     distillation_objective,
@@ -25,13 +25,13 @@ from mbml.losses import (
 from mbml.nets import adam, step
 from mbml.relabel import RelabelTables
 from mbml.rows import RowLayout, Rows, gather_rows, sample_indices
-from mbml.settings import Count, NotNegative, Positive, Share, Whole
+from mbml.settings import Count, NotNegative, Whole
 from mbml.students import Student, StudentConfig, make_student
 from mbml.teachers import Teachers
 
 
 @dataclass(frozen=True)
-class DistillConfig:
+class DistillConfig(Schedule):
     """The multi-task learner; the defaults are the authors' full model."""
 
     student: StudentConfig = field(default_factory=StudentConfig)
@@ -40,18 +40,10 @@ class DistillConfig:
     """Triplet loss on relabelled transitions (Eq. 8-9), hard mining without relabelling (Eq. 11), or none."""
     union_context: bool = True
     """Infer z from M own and M relabelled transitions; otherwise from 2M own ones."""
-    steps: Count = 100_000
-    """Gradient steps."""
-    snapshot_every: Count = 10_000
-    """Steps between snapshots that are evaluated."""
     context_size: Count = 64
     """Context transitions M per task and step."""
     batch_size: Count = 128
     """State-action rows B per task and step."""
-    learning_rate: Positive = 3e-4
-    """Adam learning rate of all networks."""
-    final_learning_rate: Share = 1.0
-    """Share of the learning rate that is left at the last step, reached linearly; 1 keeps it constant, as the paper."""
     kl_weight: NotNegative = 0.1
     """Weight beta of the posterior's divergence from the prior, summed over tasks and dimensions."""
     margin: NotNegative = 2.0
@@ -79,11 +71,10 @@ class MultiTaskLearner(Learner):
     """The central learner: `update` draws its own batches from all tasks' rows and makes one step.
 
     Rows are `[K, N, row]`; `tables` may be None where the switches use no relabelled transition. Batches and contexts
-    have a generator each, so that ablations with one seed see the same batches. Rows, teachers, tables and both
-    generators are on one device.
+    have a generator each, in this order, so that ablations with one seed see the same batches. Rows, teachers, tables
+    and both generators are on one device.
     """
 
-    unregistered = frozenset({"teachers"})
     constant = False  # the number of eligible transitions changes
 
     def __init__(
@@ -91,10 +82,9 @@ class MultiTaskLearner(Learner):
         config: DistillConfig,
         layout: RowLayout,
         rows: Rows,
+        *generators: torch.Generator,
         teachers: Teachers,
-        tables: RelabelTables | None,
-        generator: torch.Generator,
-        context_generator: torch.Generator,
+        tables: RelabelTables | None = None,
     ) -> None:
         if not config.union_context and config.triplet == "relabelled":
             raise ValueError("triplet `relabelled` needs union_context: its contexts hold relabelled transitions.")
@@ -103,9 +93,9 @@ class MultiTaskLearner(Learner):
         if config.union_context and tables is None:
             raise ValueError("union_context needs relabelling tables.")
         self.config, self.layout, self.rows, self.teachers, self.tables = config, layout, rows, teachers, tables
-        self.generator, self.context_generator = generator, context_generator
+        self.generator, self.context_generator = generators
         self.tasks = rows.shape[0]
-        self.student = make_student(config.student, layout, generator)
+        self.student = make_student(config.student, layout, self.generator)
         self.optimiser = adam(self.student.parameters(), config.learning_rate)
         self._pool_index: Tensor | None = None  # where contexts come from; None is all rows
         if config.union_context and tables is not None and tables.index.shape[1] < rows.shape[1]:

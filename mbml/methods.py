@@ -8,7 +8,6 @@ from typing import Any
 
 from mbml import distill
 from mbml.baselines import batch_pearl, contextual_bcq, metagenrl
-from mbml.learner import Learner
 from mbml.registry import Entry, Registry
 
 
@@ -16,8 +15,8 @@ from mbml.registry import Entry, Registry
 class Method(Entry):
     """A multi-task learner and what it changes in the configuration of the whole run.
 
-    Its factory is `make(config, layout, rows, teachers, tables, generator, context_generator)`, with None for those of
-    `teachers` and `tables` that it does not need.
+    Its factory is `make(config, layout, rows, generator, context_generator)`, with those of `teachers` and `tables` by
+    keyword that it needs.
     """
 
     learner: str = ""
@@ -58,11 +57,6 @@ _BATCH_PEARL = {
 }
 
 
-def _from_rows(learner: Callable[..., Learner]) -> Callable[..., Learner]:
-    """The factory of a learner that needs the batches alone."""
-    return lambda config, layout, rows, teachers, tables, *generators: learner(config, layout, rows, *generators)
-
-
 def _distill_needs(config: distill.DistillConfig) -> frozenset[str]:
     return frozenset({"teachers", "tables"} if config.union_context else {"teachers"})
 
@@ -74,7 +68,9 @@ def _ablation(name: str, about: str, colour: str, changes: Mapping[str, Any]) ->
     return Method(name, about, learner, config, *described, "distill", changes, _distill_needs)
 
 
-_ONE_NETWORK = {"models.reward.members": 1, "models.next_observation.members": 1}
+_NO_TRIPLET = {"distill.triplet": "none"}
+_OWN_CONTEXTS = {"distill.union_context": False}
+_TRUTH = {"relabel.source": "ground_truth"}
 METHODS: Registry[Method] = Registry(
     "method",
     # Okabe-Ito blue, orange, vermillion, sky; then darker hues of Tol's muted set.
@@ -83,28 +79,21 @@ METHODS: Registry[Method] = Registry(
         "no_relabelling",
         "hard mining over own contexts instead (Eq. 11)",
         "#E69F00",
-        {"distill.triplet": "hard_mining", "distill.union_context": False},
+        _OWN_CONTEXTS | {"distill.triplet": "hard_mining"},
     ),
-    _ablation("no_triplet", "relabelled contexts without the triplet loss", "#D55E00", {"distill.triplet": "none"}),
-    _ablation(
-        "neither",
-        "own contexts, no triplet loss (Eq. 6)",
-        "#56B4E9",
-        {"distill.triplet": "none", "distill.union_context": False},
-    ),
-    _ablation(
-        "ground_truth", "the full model, relabelled with true rewards", "#882255", {"relabel.source": "ground_truth"}
-    ),
+    _ablation("no_triplet", "relabelled contexts without the triplet loss", "#D55E00", _NO_TRIPLET),
+    _ablation("neither", "own contexts, no triplet loss (Eq. 6)", "#56B4E9", _NO_TRIPLET | _OWN_CONTEXTS),
+    _ablation("ground_truth", "the full model, relabelled with true rewards", "#882255", _TRUTH),
     _ablation(
         "no_ensemble",
         "the full model, relabelled by a single reward network without a filter",
         "#999933",
-        _ONE_NETWORK,
+        {"models.reward.members": 1, "models.next_observation.members": 1},
     ),
     Method(
         "contextual_bcq",
         "BCQ on all tasks with an inferred z",
-        _from_rows(contextual_bcq.ContextualBCQ),
+        contextual_bcq.ContextualBCQ,
         contextual_bcq.ContextualBCQConfig,
         _CONTEXTUAL_BCQ,
         "contextual BCQ",
@@ -113,7 +102,7 @@ METHODS: Registry[Method] = Registry(
     Method(
         "batch_pearl",
         "PEARL on the batches",
-        _from_rows(batch_pearl.BatchPEARL),
+        batch_pearl.BatchPEARL,
         batch_pearl.BatchPEARLConfig,
         _BATCH_PEARL,
         "batch PEARL",
@@ -122,7 +111,7 @@ METHODS: Registry[Method] = Registry(
     Method(
         "metagenrl",
         "MetaGenRL on one batch (ant_dir, Fig. 5)",
-        _from_rows(lambda config, layout, rows, generator, _: metagenrl.MetaGenRL(config, layout, rows, generator)),
+        lambda config, layout, rows, generator, _: metagenrl.MetaGenRL(config, layout, rows, generator),
         metagenrl.MetaGenRLConfig,
         metagenrl.PRESETS,
         "MetaGenRL",

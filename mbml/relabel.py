@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mbml.envs import Reward, Task
-from mbml.models import Ensemble
+from mbml.models import Ensemble, spread
 from mbml.rows import RowLayout, Rows, gather_rows
 from mbml.settings import NotNegative, Whole
 
 _CHUNK = 4096
 Source = Literal["ensemble", "ground_truth"]
-SOURCES: tuple[str, ...] = get_args(Source)
 
 
 @dataclass(frozen=True)
@@ -145,19 +144,19 @@ def diagnostics(tables: RelabelTables, truth: Tensor | None) -> dict[str, list[l
     The diagonal of the share is None; errors are None where no row is eligible, or altogether without a `truth`.
     """
     # A task at a time, because temporary tables of all pairs would take as much memory as the tables.
-    share = torch.stack([eligible.float().mean(-1) for eligible in tables.eligible])
-    result: dict[str, list[list[float | None]] | None] = {"share": _matrix(share, skip_diagonal=True)}
+    share = torch.stack([eligible.float().mean(-1) for eligible in tables.eligible]).fill_diagonal_(torch.nan)
     if truth is None:
-        return result | {"error_eligible": None, "error_all": None}
+        return {"share": _matrix(share), "error_eligible": None, "error_all": None}
     eligible_errors, errors = [], []
     for label, true, eligible in zip(tables.reward, truth, tables.eligible, strict=True):
         squared = (label - true).square()
         eligible_errors.append(((squared * eligible).sum(-1) / eligible.sum(-1)).sqrt())  # 0 / 0 -> nan -> None
         errors.append(squared.mean(-1).sqrt())
-    return result | {
-        "error_eligible": _matrix(torch.stack(eligible_errors), skip_diagonal=True),
-        "error_all": _matrix(torch.stack(errors), skip_diagonal=False),
-    }
+    return {"share": _matrix(share), "error_eligible": _matrix(eligible_errors), "error_all": _matrix(errors)}
+
+
+def _matrix(rows: Iterable[Tensor]) -> list[list[float | None]]:
+    return [[None if value != value else round(value, 6) for value in row.tolist()] for row in rows]
 
 
 @torch.no_grad()
@@ -172,9 +171,9 @@ def cross_task_error(
     """
     tasks = rows.shape[0]
     pair = layout.pair(rows).reshape(1, -1, layout.pair_size).expand(tasks, -1, -1)
-    predictions = model.predict(pair).squeeze(-1)  # [K, E, K * n]
-    squared = (predictions - truth.flatten(1).unsqueeze(1)).square().mean(1).view_as(truth)
-    kept = (model.mean_and_std(pair)[1] < threshold).view_as(truth)
+    predictions = model.predict(pair)  # [K, E, K * n, 1]
+    squared = (predictions.squeeze(-1) - truth.flatten(1).unsqueeze(1)).square().mean(1).view_as(truth)
+    kept = (spread(predictions) < threshold).view_as(truth)
     kept[torch.arange(tasks), torch.arange(tasks)] = False
     count = kept.sum((1, 2))
     error = (squared * kept).sum((1, 2)) / count  # 0 / 0 -> nan -> None
@@ -182,10 +181,3 @@ def cross_task_error(
         "error": [None if value != value else value for value in error.tolist()],
         "kept": float(count.sum()) / (tasks * (tasks - 1) * rows.shape[1]),
     }
-
-
-def _matrix(values: Tensor, *, skip_diagonal: bool) -> list[list[float | None]]:
-    return [
-        [None if (skip_diagonal and i == j) or v != v else round(v, 6) for j, v in enumerate(row)]
-        for i, row in enumerate(values.tolist())
-    ]

@@ -23,6 +23,11 @@ class Step(NamedTuple):
     diverged: Tensor
     """Where the physics blew up: that was no transition, and the episode is over with the one before."""
 
+    def rows(self, observation: Tensor, action: Tensor) -> Tensor:
+        """The transitions from `observation` `[n, d_s]` under `action` `[n, d_a]` as packed rows `[n, row]`."""
+        scalars = torch.stack([self.reward, self.terminated.float()], 1)
+        return torch.cat([observation, action, self.next_observation, scalars], 1)
+
     def joined(self, later: Step) -> Step:
         """This step, and a `later` one of those environments that diverged in it."""
         ends = self.terminated | later.terminated, self.truncated | later.truncated

@@ -145,12 +145,12 @@ class SAC(Learner):
         policy_loss = self._step_policy(batch.observation, drawn, trace, alpha)
         self._target_critics.lerp_(self._critics, self.config.tau)
         self.steps_done += 1
-        return {
-            "critic_loss": critic_loss.unflatten(0, (2, self.tasks)).mean(0),
-            "policy_loss": policy_loss,
-            "alpha": alpha.flatten(),
-            "entropy": -drawn.log_density.mean((1, 2)),
-        }
+        return self._losses(critic_loss.unflatten(0, (2, self.tasks)).mean(0), policy_loss, alpha, drawn)
+
+    @staticmethod
+    def _losses(critic_loss: Tensor, policy_loss: Tensor, alpha: Tensor, drawn: Squashed) -> dict[str, Tensor]:
+        entropy = -drawn.log_density.mean((1, 2))
+        return {"critic_loss": critic_loss, "policy_loss": policy_loss, "alpha": alpha.flatten(), "entropy": entropy}
 
     def _step_alpha(self, log_density: Tensor) -> None:
         """Descend -log alpha (log-density - d_a), in which log alpha is linear."""

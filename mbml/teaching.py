@@ -37,8 +37,6 @@ class TeachingConfig:
 class Teaching(Training[TeacherLearner]):
     """The training of T teachers of one kind on their batches `[T, N, row]`."""
 
-    unit = "iterations"
-
     def __init__(
         self,
         teacher: str,
@@ -61,9 +59,9 @@ class Teaching(Training[TeacherLearner]):
         self.teacher, self.config, self.tasks, self.seed, self.device = teacher, config, list(tasks), seed, device
         generator = generator_of(seed, teacher, *self.tasks, device=device)
         made = TEACHERS[teacher].make(learner, layout, len(self.tasks), generator)
+        schedule = config.iterations, config.evaluation_every, self._evaluated
         draw = batches(rows, learner.batch_size, generator)
-        every = config.evaluation_every
-        super().__init__(made, draw, config.iterations, every, self._evaluated, cuda_graphs=cuda_graphs)
+        super().__init__(made, draw, *schedule, cuda_graphs=cuda_graphs, unit="iterations")
         self.envs = make_envs(config.evaluation_episodes)
         self.best = made.teachers()
         self.best_return = np.full(len(self.tasks), -np.inf)

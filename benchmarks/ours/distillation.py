@@ -34,7 +34,7 @@ def make_learner(
     tables = RelabelTables(pool_indices(tasks, rows, 0, generator), labels, mask)
     config = DistillConfig(student=student)
     data = random_rows(tasks, rows, layout)
-    return MultiTaskLearner(config, layout, data, teachers, tables, seeded(5), seeded(6))
+    return MultiTaskLearner(config, layout, data, seeded(5), seeded(6), teachers=teachers, tables=tables)
 
 
 def plain_twin(learner: MultiTaskLearner) -> PlainDistiller:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mbml.encoders import EncoderConfig, make_encoder
-from mbml.learner import Learner
+from mbml.learner import Learner, Schedule
 from mbml.losses import posterior_regulariser
 from mbml.nets import StackedMLP, adam, soft_update, step
 from mbml.policy import ContextPolicy
@@ -18,27 +18,19 @@ from mbml.settings import Count, NotNegative, Positive, Share, Widths
 
 
 @dataclass(frozen=True)
-class BatchPEARLConfig:
+class BatchPEARLConfig(Schedule):
     """PEARL without collection; the defaults are the authors' for most environments."""
 
     encoder: EncoderConfig = field(default_factory=lambda: EncoderConfig(embedding_size=5))
     """The context encoder."""
     hidden: Widths = (300, 300, 300)
     """Widths of the policy, of each critic and of the value network."""
-    steps: Count = 100_000
-    """Gradient steps."""
-    snapshot_every: Count = 10_000
-    """Steps between snapshots that are evaluated."""
     context_size: Count = 256
     """Context transitions per sampled task."""
     batch_size: Count = 256
     """Transitions per sampled task that the actor-critic learns from."""
     tasks_per_step: Count = 16
     """Tasks of one step, drawn with replacement."""
-    learning_rate: Positive = 3e-4
-    """Adam learning rate of all networks."""
-    final_learning_rate: Share = 1.0
-    """Share of the learning rate that is left at the last step, reached linearly; 1 keeps it constant, as the paper."""
     kl_weight: NotNegative = 0.1
     """Weight of the posterior's divergence from the prior, summed over sampled tasks and dimensions."""
     reward_scale: Positive = 5.0
@@ -79,16 +71,9 @@ class BatchPEARL(Learner):
 
     constant = False  # the learning rate changes
 
-    def __init__(
-        self,
-        config: BatchPEARLConfig,
-        layout: RowLayout,
-        rows: Rows,
-        generator: torch.Generator,
-        context_generator: torch.Generator,
-    ) -> None:
+    def __init__(self, config: BatchPEARLConfig, layout: RowLayout, rows: Rows, *generators: torch.Generator) -> None:
         self.config, self.layout, self.rows = config, layout, rows
-        self.generator, self.context_generator = generator, context_generator
+        self.generator, self.context_generator = generator, _ = generators
         self.policy = PEARLPolicy(config, layout, generator)
         z = config.encoder.embedding_size
         self.critics = StackedMLP(2, [layout.pair_size + z, *config.hidden, 1], generator=generator)

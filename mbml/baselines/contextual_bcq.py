@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from mbml.encoders import make_encoder
-from mbml.learner import Learner
+from mbml.learner import Learner, Schedule
 from mbml.losses import posterior_regulariser
 from mbml.nets import StackedMLP, adam, select_stack, soft_update, step
 from mbml.rows import RowLayout, Rows, gather_rows, sample_indices
-from mbml.settings import Count, NotNegative, Positive, Share, Widths
+from mbml.settings import Count, NotNegative, Widths
 from mbml.students import GenerativeStudent, StudentConfig
 from mbml.teachers.bcq import TargetConfig, perturbation_loss, td_target, variational_loss
 from mbml.teachers.contract import twin_error
 
 
 @dataclass(frozen=True)
-class ContextualBCQConfig(TargetConfig):
+class ContextualBCQConfig(Schedule, TargetConfig):
     """Contextual BCQ; the defaults are the authors'."""
 
     student: StudentConfig = field(default_factory=StudentConfig)
@@ -31,18 +31,10 @@ class ContextualBCQConfig(TargetConfig):
     """Losses that train the context encoder: both in the authors' code, the value loss alone in the paper."""
     kl_weight: NotNegative = 0.0
     """Weight of the posterior's divergence from the prior, summed over tasks and dimensions; the authors have none."""
-    steps: Count = 100_000
-    """Gradient steps."""
-    snapshot_every: Count = 10_000
-    """Steps between snapshots that are evaluated."""
     context_size: Count = 128
     """Own context transitions per task and step."""
     batch_size: Count = 128
     """Transitions per task and step."""
-    learning_rate: Positive = 3e-4
-    """Adam learning rate of all networks."""
-    final_learning_rate: Share = 1.0
-    """Share of the learning rate that is left at the last step, reached linearly; 1 keeps it constant, as the paper."""
     vae_kl_weight: NotNegative = 0.5
     """Weight of the VAE's divergence."""
 
@@ -57,15 +49,10 @@ class ContextualBCQ(Learner):
     constant = False  # the learning rate changes
 
     def __init__(
-        self,
-        config: ContextualBCQConfig,
-        layout: RowLayout,
-        rows: Rows,
-        generator: torch.Generator,
-        context_generator: torch.Generator,
+        self, config: ContextualBCQConfig, layout: RowLayout, rows: Rows, *generators: torch.Generator
     ) -> None:
         self.config, self.layout, self.rows = config, layout, rows
-        self.generator, self.context_generator = generator, context_generator
+        self.generator, self.context_generator = generator, _ = generators
         self.tasks = rows.shape[0]
         shapes, actions = config.student, layout.action_size
         latent, z = 2 * actions, shapes.encoder.embedding_size

@@ -146,11 +146,17 @@ class HalfSquare(nn.Module):
         return torch.cat([torch.relu(first), second.square()], -1)
 
 
-def linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
-    """Glorot weights and zero biases, as TensorFlow begins, drawn from `generator` alone."""
-    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
-    nn.init.xavier_uniform_(layer.weight, generator=generator)
-    nn.init.zeros_(layer.bias)
+def glorot(layer: nn.Module, generator: torch.Generator) -> Any:
+    """A layer that is on no device yet, with Glorot weights and zero biases, as TensorFlow begins.
+
+    So nothing is drawn but from `generator`.
+    """
+    layer = layer.to_empty(device="cpu")
+    for parameter in layer.parameters():
+        if parameter.dim() == 1:
+            nn.init.zeros_(parameter)
+        else:
+            nn.init.xavier_uniform_(parameter, generator=generator)
     return layer
 
 
@@ -161,14 +167,14 @@ def hidden_layers(
     layers = []
     for inputs, outputs in itertools.pairwise(sizes):
         norm = [nn.LayerNorm(outputs)] if layer_norm else []
-        layers += [linear(inputs, outputs, generator), activation(), *norm]
+        layers += [glorot(nn.Linear(inputs, outputs, device="meta"), generator), activation(), *norm]
     return nn.Sequential(*layers)
 
 
 def normed_mlp(sizes: Sequence[int], activation: type[nn.Module], generator: torch.Generator) -> nn.Sequential:
     """A perceptron of `sizes` with layer norms and a linear output."""
     body = hidden_layers(sizes[:-1], activation, generator, layer_norm=True)
-    return nn.Sequential(body, linear(sizes[-2], sizes[-1], generator))
+    return nn.Sequential(body, glorot(nn.Linear(*sizes[-2:], device="meta"), generator))
 
 
 def make_policy(layout: RowLayout, hidden: Sequence[int], generator: torch.Generator) -> nn.Module:
@@ -185,11 +191,7 @@ class LearnedObjective(nn.Module):
         self.action_features = hidden_layers([2, *hidden], HalfSquare, generator)
         self.other_features = hidden_layers([4, *hidden], HalfSquare, generator)
         # A cell and not nn.LSTM, whose kernels cannot all be differentiated twice.
-        self.cell = nn.LSTMCell(2 * hidden[-1], lstm, device="meta").to_empty(device="cpu")
-        for weight in (self.cell.weight_ih, self.cell.weight_hh):
-            nn.init.xavier_uniform_(weight, generator=generator)
-        nn.init.zeros_(self.cell.bias_ih)
-        nn.init.zeros_(self.cell.bias_hh)
+        self.cell = glorot(nn.LSTMCell(2 * hidden[-1], lstm, device="meta"), generator)
         with torch.no_grad():
             self.cell.bias_ih[lstm : 2 * lstm] = 1.0  # the forget gate, open at first as in TensorFlow
         self.error = normed_mlp([lstm, *hidden, 1], HalfSquare, generator)
@@ -357,4 +359,4 @@ def metagenrl_training(
         score = float(evaluate_actor(learner.act, envs, 1, seeds).mean())
         return [{"task": task, "return": score} | point for point in averaged(step, losses)]
 
-    return Training(learner, tuple, config.steps, config.evaluation_every, evaluated)
+    return Training(learner, tuple, config.steps, config.evaluation_every, evaluated, unit="rounds")

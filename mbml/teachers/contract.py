@@ -117,6 +117,13 @@ class DeterministicTeachers(Teachers):
         return torch.tanh(self.policy(observation))
 
 
+PRESETS = {
+    "smoke": {"hidden": (16, 16), "batch_size": 16},
+    "laptop": {"hidden": (128, 128), "batch_size": 128, "learning_rate": 1e-3, "tau": 0.01},
+}
+"""Of the teachers that leave DeterministicTeachers."""
+
+
 class TeacherLearner(Learner):
     """T learners side by side on the device of the generator, which share nothing but the batched products.
 

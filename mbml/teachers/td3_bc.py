@@ -10,7 +10,7 @@ from torch import Tensor
 from mbml.nets import adam, soft_update, step
 from mbml.rows import RowLayout
 from mbml.settings import Count, NotNegative, Positive, Share, Widths
-from mbml.teachers.contract import DeterministicTeachers, TeacherEntry, TeacherLearner, twin_error
+from mbml.teachers.contract import PRESETS, DeterministicTeachers, TeacherEntry, TeacherLearner, twin_error
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,7 @@ ENTRY = TeacherEntry(
     about="TD3 whose policy also imitates the batch",
     make=TD3BC,
     config=TD3BCConfig,
-    presets={
-        "smoke": {"hidden": (16, 16), "batch_size": 16},
-        "laptop": {"hidden": (128, 128), "batch_size": 128, "learning_rate": 1e-3, "tau": 0.01},
-    },
+    presets=PRESETS,
     title="TD3+BC",
     colour="#b5651d",
     policies=DeterministicTeachers,

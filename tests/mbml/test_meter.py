@@ -2,7 +2,7 @@
 
 import torch
 
-from mbml.meter import RunningMeans
+from mbml.training import RunningMeans
 
 
 def test_means_since_the_last_reading():

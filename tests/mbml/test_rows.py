@@ -92,7 +92,7 @@ def test_tasks_of_different_length_are_refused(tmp_path: Path):
 
 
 def distillation(rows, pool):
-    return MultiTaskLearner(SMALL, LAYOUT, rows, teachers(), make_tables(pool), seeded(), seeded(1))
+    return MultiTaskLearner(SMALL, LAYOUT, rows, seeded(), seeded(1), teachers=teachers(), tables=make_tables(pool))
 
 
 def contextual_bcq(rows):
