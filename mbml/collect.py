@@ -163,7 +163,8 @@ class Collection:
         for rows, truncated in zip(self.rows.cpu(), self.truncated, strict=True):
             *vectors, reward, terminated = (part.numpy().copy() for part in self.layout.split(rows))
             ends = (terminated[:, 0] > 0) | truncated
-            result.append(TransitionBatch(*vectors, reward[:, 0], terminated[:, 0] > 0, truncated, *numbered(ends)))
+            columns = [*vectors, reward[:, 0], terminated[:, 0] > 0, truncated, *numbered(ends)]
+            result.append(TransitionBatch(*columns))
         return result
 
     def state_dict(self) -> dict[str, Any]:

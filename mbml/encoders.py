@@ -20,6 +20,12 @@ from mbml.settings import Count, Widths
 VARIANCE_FLOOR = 1e-7
 
 
+def through(network: StackedMLP, *parts: Tensor) -> Tensor:
+    """Outputs `[..., out]` of a stack of one for parts of its input, `[..., d]` each, joined in order."""
+    joined = torch.cat(parts, dim=-1)
+    return network(joined.flatten(0, -2).unsqueeze(0)).squeeze(0).unflatten(0, joined.shape[:-1])
+
+
 class Belief(NamedTuple):
     """What is believed of the task embedding z: mean and variance of each dimension, `[..., Z]`."""
 
@@ -62,16 +68,6 @@ class Encoder(nn.Module, ABC):
         outputs = self.outputs_per_dimension * config.embedding_size
         self.body = StackedMLP(1, [context_size, *config.hidden, outputs], generator=generator)
 
-    def outputs(self, context: Tensor) -> Tensor:
-        """Outputs of the network `[..., n, outputs]` for transitions `[..., n, d_c]`."""
-        outputs = self.body(context.flatten(0, -2).unsqueeze(0))
-        return outputs.view(*context.shape[:-1], outputs.shape[-1])
-
-    @property
-    @abstractmethod
-    def statistics_size(self) -> int:
-        """Size S of a set's statistics."""
-
     @abstractmethod
     def statistics(self, context: Tensor) -> Tensor:
         """Statistics `[..., n, S]` of single transitions `[..., n, d_c]`; those of a set are their (masked) sum."""
@@ -103,14 +99,9 @@ class ProductOfGaussians(Encoder):
 
     outputs_per_dimension = 2
 
-    @property
-    def statistics_size(self) -> int:
-        """Precision and precision times mean."""
-        return 2 * self.embedding_size
-
     def statistics(self, context: Tensor) -> Tensor:
         """Natural parameters `[..., 2Z]`; the variance of a factor is at least 1e-7."""
-        mean, raw = self.outputs(context).chunk(2, dim=-1)
+        mean, raw = through(self.body, context).chunk(2, dim=-1)
         precision = 1.0 / F.softplus(raw).clamp_min(VARIANCE_FLOOR)
         return torch.cat([precision, precision * mean], -1)
 
@@ -140,14 +131,9 @@ class MeanEmbedding(Encoder):
 
     outputs_per_dimension = 1
 
-    @property
-    def statistics_size(self) -> int:
-        """Summed embeddings and their number."""
-        return self.embedding_size + 1
-
     def statistics(self, context: Tensor) -> Tensor:
         """Embedding in (-1, 1) and the number 1, `[..., Z + 1]`."""
-        embedding = torch.tanh(self.outputs(context))
+        embedding = torch.tanh(through(self.body, context))
         return torch.cat([embedding, torch.ones_like(embedding[..., :1])], -1)
 
     def belief(self, statistics: Tensor) -> Belief:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mbml.encoders import EncoderConfig, make_encoder
+from mbml.encoders import EncoderConfig, make_encoder, through
 from mbml.losses import (
     acting_distillation_loss,
     generator_distillation_loss,
@@ -24,7 +24,7 @@ from mbml.registry import Entry, Registry
 from mbml.rows import RowLayout, Transitions
 from mbml.settings import Count, Widths
 from mbml.teachers import Teachers
-from mbml.teachers.bcq import candidate_outputs, clamped_latents, select_action
+from mbml.teachers.bcq import best_of_candidates, clamped_latents
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,6 @@ class Student(ContextPolicy):
         """Losses by name of what it acts with, for observations `[K, B, d_s]` under fixed embeddings `[K, B, Z]`."""
 
 
-def through(network: StackedMLP, *parts: Tensor) -> Tensor:
-    """Outputs `[..., out]` of a stack of one for parts of its input, `[..., d]` each, joined in order."""
-    joined = torch.cat(parts, dim=-1)
-    return network(joined.flatten(0, -2).unsqueeze(0)).view(*joined.shape[:-1], -1)
-
-
 class GenerativeStudent(Student):
     """The paper's student: it generates candidate actions, perturbs them and takes the one that it values most.
 
@@ -132,18 +126,9 @@ class GenerativeStudent(Student):
     @torch.no_grad()
     def act(self, observation: Tensor, z: Tensor, generator: torch.Generator) -> Tensor:
         """Actions `[n, d_a]` for observations `[n, d_s]` under embeddings `[n, Z]` (BCQ's acting rule; Fig. 3)."""
-        candidates = self.config.acting_candidates
-
-        def run(network: StackedMLP, own: Tensor) -> Tensor:
-            return candidate_outputs(network, observation.unsqueeze(0), own, z.unsqueeze(0))
-
-        latent = clamped_latents((1, len(observation) * candidates, self.latent_size), generator)
-        return select_action(
-            torch.tanh(run(self.decoder, latent)),
-            candidates,
-            lambda action: torch.tanh(run(self.perturbation, action)),
-            lambda action: run(self.value_network, action),
-        ).squeeze(0)
+        networks = self.decoder, self.perturbation, self.value_network
+        candidates, shared = self.config.acting_candidates, (observation.unsqueeze(0), z.unsqueeze(0))
+        return best_of_candidates(*networks, candidates, generator, *shared).squeeze(0)
 
 
 class ActingStudent(Student):

@@ -64,13 +64,18 @@ class Teaching(Training[TeacherLearner]):
         super().__init__(made, draw, *schedule, cuda_graphs=cuda_graphs, unit="iterations")
         self.envs = make_envs(config.evaluation_episodes)
         self.best = made.teachers()
-        self.best_return = np.full(len(self.tasks), -np.inf)
-        self.best_iteration = np.zeros(len(self.tasks), dtype=int)
+        self.selected: list[dict[str, float]] = [{"task": t, "iteration": 0, "return": -np.inf} for t in self.tasks]
+        """Iteration and return of every task's best checkpoint."""
 
     def advance(self) -> Mapping[str, float | Tensor]:
         """Some iterations; where an evaluation is due, every task keeps the teacher that is its best."""
         super().advance()
-        return {"best_return": float(self.best_return.mean())} if self.curve else {}
+        return {"best_return": self.best_return} if self.curve else {}
+
+    @property
+    def best_return(self) -> float:
+        """Mean over tasks of the selected checkpoints' returns."""
+        return float(np.mean([selected["return"] for selected in self.selected]))
 
     def _evaluated(self, iteration: int, losses: dict[str, Tensor]) -> list[dict[str, float]]:
         returns = self.evaluate()
@@ -90,26 +95,19 @@ class Teaching(Training[TeacherLearner]):
         return mean_returns(self.envs, len(self.tasks), partial(self.learner.teachers().act, generator=generator))
 
     def _select(self, returns: np.ndarray) -> None:
-        better = np.flatnonzero(returns > self.best_return)
-        self.best_return[better], self.best_iteration[better] = returns[better], self.done
+        better = [i for i, selected in enumerate(self.selected) if returns[i] > selected["return"]]
+        for i in better:
+            self.selected[i] |= {"iteration": self.done, "return": float(returns[i])}
         with torch.no_grad():
             for kept, new in zip(self.best.parameters(), self.learner.teachers().parameters(), strict=True):
                 kept[better] = new[better]
 
-    def selected(self) -> list[dict[str, float]]:
-        """Iteration and return of every task's selected checkpoint."""
-        return [
-            {"task": task, "iteration": int(self.best_iteration[i]), "return": float(self.best_return[i])}
-            for i, task in enumerate(self.tasks)
-        ]
-
     def state_dict(self) -> dict[str, Any]:
         """The training's state and the selected teachers."""
-        selection = {"returns": self.best_return.tolist(), "iterations": self.best_iteration.tolist()}
-        return super().state_dict() | {"best": self.best.state_dict(), **selection}
+        return super().state_dict() | {"best": self.best.state_dict(), "selected": self.selected}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where `state_dict` was taken; with `cuda_graphs` before the first `advance` only."""
         super().load_state_dict(state)
         self.best: Teachers = teachers.load(state["best"]).to(self.device)
-        self.best_return, self.best_iteration = np.array(state["returns"]), np.array(state["iterations"])
+        self.selected = state["selected"]

@@ -47,6 +47,7 @@ class RunningMeans:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
+        ...
         self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
 
 
@@ -56,22 +57,27 @@ class Process(Protocol):
     @property
     def done(self) -> int:
         """How much of `total` is done."""
+        ...
 
     @property
     def total(self) -> int:
         """All of it, in `unit`."""
+        ...
 
     unit: str
     """Plural noun, such as "steps"."""
 
     def advance(self) -> Mapping[str, float | Tensor]:
         """Some work, well under a minute; the latest metrics, numbers or tensors of one element."""
+        ...
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest depends on."""
+        ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
+        ...
 
 
 def run(process: Process) -> None:

@@ -174,7 +174,7 @@ def hidden_layers(
 def normed_mlp(sizes: Sequence[int], activation: type[nn.Module], generator: torch.Generator) -> nn.Sequential:
     """A perceptron of `sizes` with layer norms and a linear output."""
     body = hidden_layers(sizes[:-1], activation, generator, layer_norm=True)
-    return nn.Sequential(body, glorot(nn.Linear(*sizes[-2:], device="meta"), generator))
+    return nn.Sequential(body, glorot(nn.Linear(sizes[-2], sizes[-1], device="meta"), generator))
 
 
 def make_policy(layout: RowLayout, hidden: Sequence[int], generator: torch.Generator) -> nn.Module:

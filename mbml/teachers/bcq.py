@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,7 +13,7 @@ from mbml.nets import StackedMLP, adam, soft_update, step
 from mbml.products import affine
 from mbml.rows import RowLayout, Transitions
 from mbml.settings import Count, NotNegative, Positive, Share, Widths
-from mbml.teachers.contract import TeacherEntry, TeacherLearner, Teachers, twin_error
+from mbml.teachers.contract import PRESETS, TeacherEntry, TeacherLearner, Teachers, twin_error
 
 PERTURBATION = 0.05
 LATENT_CLAMP = 0.5
@@ -84,17 +84,30 @@ def candidate_outputs(network: StackedMLP, observation: Tensor, own: Tensor, emb
     return x
 
 
-def select_action(
-    generated: Tensor, candidates: int, perturb: Callable[[Tensor], Tensor], value: Callable[[Tensor], Tensor]
+def best_of_candidates(
+    decoder: StackedMLP,
+    perturbation: StackedMLP,
+    critic: StackedMLP,
+    candidates: int,
+    generator: torch.Generator,
+    observation: Tensor,
+    z: Tensor | None = None,
 ) -> Tensor:
-    """BCQ's acting rule (paper, Fig. 3): perturb the generated candidates, take the one of highest value.
+    """BCQ's acting rule (paper, Fig. 3): generate candidates, perturb them, take the one of highest value.
 
-    The functions map actions `[T, n * candidates, d_a]`, the shape of `generated`. Returns actions `[T, n, d_a]`.
+    Actions `[T, n, d_a]` for observations `[T, n, d_s]`, under `z` `[T, n, Z]` if the networks take one.
     """
-    actions = perturbed(generated, perturb(generated))
-    best = value(actions).unflatten(1, (-1, candidates)).argmax(2, keepdim=True)
-    actions = actions.unflatten(1, (-1, candidates))
-    return actions.gather(2, best.expand(-1, -1, -1, actions.shape[-1])).squeeze(2)
+    latent_shape = (decoder.stack, observation.shape[1] * candidates, 2 * decoder.sizes[-1])
+    latent = clamped_latents(latent_shape, generator)
+    generated = torch.tanh(candidate_outputs(decoder, observation, latent, z))
+    actions = perturbed(generated, torch.tanh(candidate_outputs(perturbation, observation, generated, z)))
+    return best_actions(actions, candidate_outputs(critic, observation, actions, z), candidates)
+
+
+def best_actions(actions: Tensor, values: Tensor, candidates: int) -> Tensor:
+    """Of every `candidates` actions in a row `[T, n * candidates, d_a]` the one of highest value, `[T, n, d_a]`."""
+    best = values.unflatten(1, (-1, candidates)).argmax(2, keepdim=True)
+    return actions.unflatten(1, (-1, candidates)).take_along_dim(best, 2).squeeze(2)
 
 
 def variational_loss(
@@ -201,15 +214,9 @@ class BCQTeachers(Teachers):
 
     @torch.no_grad()
     def act(self, observation: Tensor, generator: torch.Generator) -> Tensor:
-        """`select_action` among `acting_candidates` generated ones."""
-        observation, candidates = observation.to(generator.device), self.acting_candidates
-        latent = clamped_latents((self.tasks, observation.shape[1] * candidates, self.latent_size), generator)
-        return select_action(
-            torch.tanh(candidate_outputs(self.decoder, observation, latent)),
-            candidates,
-            lambda action: torch.tanh(candidate_outputs(self.perturbation, observation, action)),
-            lambda action: candidate_outputs(self.critic, observation, action),
-        ).cpu()
+        """The best of `acting_candidates` generated ones."""
+        networks, observation = (self.decoder, self.perturbation, self.critic), observation.to(generator.device)
+        return best_of_candidates(*networks, self.acting_candidates, generator, observation).cpu()
 
 
 class BCQ(TeacherLearner):
@@ -267,21 +274,8 @@ ENTRY = TeacherEntry(
     make=BCQ,
     config=BCQConfig,
     presets={
-        "smoke": {
-            "hidden": (16, 16),
-            "vae_hidden": (16, 16),
-            "batch_size": 16,
-            "target_candidates": 2,
-            "acting_candidates": 2,
-        },
-        "laptop": {
-            "hidden": (128, 128),
-            "vae_hidden": (128, 128),
-            "batch_size": 64,
-            "learning_rate": 1e-3,
-            "target_candidates": 5,
-            "tau": 0.01,
-        },
+        "smoke": PRESETS["smoke"] | {"vae_hidden": (16, 16), "target_candidates": 2, "acting_candidates": 2},
+        "laptop": PRESETS["laptop"] | {"vae_hidden": (128, 128), "batch_size": 64, "target_candidates": 5},
     },
     title="BCQ",
     policies=BCQTeachers,

@@ -121,7 +121,7 @@ PRESETS = {
     "smoke": {"hidden": (16, 16), "batch_size": 16},
     "laptop": {"hidden": (128, 128), "batch_size": 128, "learning_rate": 1e-3, "tau": 0.01},
 }
-"""Of the teachers that leave DeterministicTeachers."""
+"""Of every teacher, beside what is its own."""
 
 
 class TeacherLearner(Learner):

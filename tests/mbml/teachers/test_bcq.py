@@ -8,7 +8,7 @@ import torch
 
 from mbml.nets import StackedMLP, batched_perceptrons
 from mbml.rows import RowLayout
-from mbml.teachers.bcq import BCQ, BCQConfig, candidate_outputs, clamped_latents, perturbed, select_action
+from mbml.teachers.bcq import BCQ, BCQConfig, best_actions, candidate_outputs, clamped_latents, perturbed
 from tests.mbml.toys import (
     LAYOUT,
     forward,
@@ -41,7 +41,8 @@ def test_the_acting_rule_takes_the_best_perturbed_candidate():
         repeated = observation.repeat_interleave(3, dim=1)
         return (repeated.sum(-1, keepdim=True) * a.sum(-1, keepdim=True)).sin()
 
-    chosen = select_action(candidates, 3, lambda a: raw * (a == candidates), value)
+    actions = perturbed(candidates, raw)
+    chosen = best_actions(actions, value(actions), 3)
     for t in range(2):
         for n in range(4):
             options = [(candidates[t, n * 3 + m] + 0.05 * raw[t, n * 3 + m]).clamp(-1, 1) for m in range(3)]
