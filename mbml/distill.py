@@ -24,7 +24,7 @@ from mbml.losses import (
 )
 from mbml.nets import adam, step
 from mbml.relabel import RelabelTables
-from mbml.rows import RowLayout, Rows, gather_rows, sample_indices
+from mbml.rows import RowLayout, Rows, gather_rows, sample_indices, sample_rows
 from mbml.settings import Count, NotNegative, Whole
 from mbml.students import Student, StudentConfig, make_student
 from mbml.teachers import Teachers
@@ -97,9 +97,8 @@ class MultiTaskLearner(Learner):
         self.tasks = rows.shape[0]
         self.student = make_student(config.student, layout, self.generator)
         self.optimiser = adam(self.student.parameters(), config.learning_rate)
-        self._pool_index: Tensor | None = None  # where contexts come from; None is all rows
-        if config.union_context and tables is not None and tables.index.shape[1] < rows.shape[1]:
-            self._pool_index = tables.index
+        everything = torch.arange(rows.shape[1], device=self.generator.device).expand(self.tasks, -1)
+        self._pool = tables.index if config.union_context and tables is not None else everything
 
     @property
     def policy(self) -> Student:
@@ -116,8 +115,7 @@ class MultiTaskLearner(Learner):
         z = contexts.belief.sample(self.generator).unsqueeze(1).expand(-1, config.batch_size, -1)
 
         # Distil every teacher under its task's z
-        indices = sample_indices(self.tasks, config.batch_size, self.rows.shape[1], self.generator)
-        rows = gather_rows(self.rows, indices)
+        rows = sample_rows(self.rows, config.batch_size, self.generator)
         batch, pair = self.layout.split(rows), self.layout.pair(rows)
         losses = self.student.losses(self.teachers, batch, pair, z, self.generator)
         losses["loss_kl"] = posterior_regulariser(self.student.encoder, contexts.belief, config.kl_weight)
@@ -173,11 +171,8 @@ class MultiTaskLearner(Learner):
 
     def _own_transitions(self, count: int) -> tuple[Tensor, Tensor]:
         """Random context transitions `[K, count, d_c]` of each task and their places in the pool `[K, count]`."""
-        pool = self._pool_index
-        available = self.rows.shape[1] if pool is None else pool.shape[1]
-        places = sample_indices(self.tasks, count, available, self.context_generator)
-        rows = gather_rows(self.rows, places if pool is None else pool.gather(1, places))
-        return self.layout.context(rows), places
+        places = sample_indices(self.tasks, count, self._pool.shape[1], self.context_generator)
+        return self.layout.context(gather_rows(self.rows, self._pool.gather(1, places))), places
 
     def _encode(self, own: Tensor, places: Tensor, partners: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encode own transitions `[K, M, d_c]`, and those of partners `[K, P]` that may be relabelled.

@@ -24,7 +24,7 @@ from mbml.registry import Entry, Registry
 from mbml.rows import RowLayout, Transitions
 from mbml.settings import Count, Widths
 from mbml.teachers import Teachers
-from mbml.teachers.bcq import best_of_candidates, clamped_latents
+from mbml.teachers.bcq import CandidateNetworks, clamped_latents
 
 
 @dataclass(frozen=True)
@@ -126,9 +126,9 @@ class GenerativeStudent(Student):
     @torch.no_grad()
     def act(self, observation: Tensor, z: Tensor, generator: torch.Generator) -> Tensor:
         """Actions `[n, d_a]` for observations `[n, d_s]` under embeddings `[n, Z]` (BCQ's acting rule; Fig. 3)."""
-        networks = self.decoder, self.perturbation, self.value_network
-        candidates, shared = self.config.acting_candidates, (observation.unsqueeze(0), z.unsqueeze(0))
-        return best_of_candidates(*networks, candidates, generator, *shared).squeeze(0)
+        networks = CandidateNetworks(self.decoder, self.perturbation, self.value_network)
+        candidates = self.config.acting_candidates
+        return networks.act(observation.unsqueeze(0), candidates, generator, z.unsqueeze(0)).squeeze(0)
 
 
 class ActingStudent(Student):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mbml.capture import captured
 from mbml.learner import Learner, check_losses
-from mbml.rows import Rows, gather_rows, sample_indices
+from mbml.rows import Rows, sample_rows
 
 _CHUNK = 50
 """Updates in one call of `advance`: between two calls a checkpoint may be made."""
@@ -88,8 +88,7 @@ def run(process: Process) -> None:
 
 def batches(rows: Rows, batch_size: int, generator: torch.Generator) -> Callable[[], tuple[Tensor]]:
     """A function that draws rows `[T, batch_size, row]`, uniformly with replacement, from each of `[T, N, row]`."""
-    tasks, available = rows.shape[:2]
-    return lambda: (gather_rows(rows, sample_indices(tasks, batch_size, available, generator)),)
+    return lambda: (sample_rows(rows, batch_size, generator),)
 
 
 def averaged(step: int, losses: Mapping[str, Tensor]) -> list[dict[str, float]]:

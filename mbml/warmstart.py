@@ -14,7 +14,7 @@ from mbml.learner import check_losses
 from mbml.nets import StackedMLP, adam, part_of, soft_update, step
 from mbml.policy import AdaptivePolicy
 from mbml.rollout import EnvStack, Step, run_episode
-from mbml.rows import RowLayout, Rows, gather_rows, sample_indices
+from mbml.rows import RowLayout, Rows, sample_rows
 from mbml.sac import LOG_STD_MAX, LOG_STD_MIN, SAC, SACConfig, Squashed
 from mbml.settings import Count, Part, Positive, Whole
 from mbml.students import Student
@@ -118,7 +118,7 @@ def imitate(
     optimiser = adam(policy.parameters(), config.learning_rate)
     losses = torch.zeros(len(rows), device=generator.device)
     for _ in range(config.steps):
-        batch = layout.split(gather_rows(rows, sample_indices(len(rows), config.batch_size, rows.shape[1], generator)))
+        batch = layout.split(sample_rows(rows, config.batch_size, generator))
         losses = imitation_loss(policy(batch.observation), batch.action, config.target)
         step(optimiser, losses.sum())
     check_losses({"imitation_loss": losses}, config.steps)

@@ -12,7 +12,7 @@ from mbml.learner import Learner, Schedule
 from mbml.losses import posterior_regulariser
 from mbml.nets import StackedMLP, adam, soft_update, step
 from mbml.policy import ContextPolicy
-from mbml.rows import RowLayout, Rows, gather_rows, sample_indices
+from mbml.rows import RowLayout, Rows, sample_rows
 from mbml.sac import LOG_STD_MAX, LOG_STD_MIN, squashed_sample
 from mbml.settings import Count, NotNegative, Positive, Share, Widths
 
@@ -97,10 +97,10 @@ class BatchPEARL(Learner):
 
         # Infer the tasks drawn, and draw one long batch [1, T * B, row], for they share all networks
         tasks = torch.randint(len(self.rows), (config.tasks_per_step,), generator=generator, device=generator.device)
-        context = self._draw(tasks, config.context_size, self.context_generator)
-        belief = encoder.infer(self.layout.context(context))
+        context = self.layout.context(sample_rows(self.rows, config.context_size, self.context_generator, tasks))
+        belief = encoder.infer(context)
         z = belief.sample(generator).repeat_interleave(config.batch_size, dim=0).unsqueeze(0)
-        rows = self._draw(tasks, config.batch_size, generator).flatten(0, 1).unsqueeze(0)
+        rows = sample_rows(self.rows, config.batch_size, generator, tasks).flatten(0, 1).unsqueeze(0)
         batch = self.layout.split(rows)
 
         # Encoder and critics; only here does z carry gradient
@@ -129,10 +129,6 @@ class BatchPEARL(Learner):
             "kl": encoder.regulariser(belief).detach().mean(),
             "entropy": -log_density.detach().mean(),
         }
-
-    def _draw(self, tasks: Tensor, count: int, generator: torch.Generator) -> Tensor:
-        """`count` rows of each task drawn, `[T, count, row]`; a task that was drawn twice gives two such batches."""
-        return gather_rows(self.rows, sample_indices(len(tasks), count, self.rows.shape[1], generator), tasks)
 
     @torch.no_grad()
     def _td_target(self, observation: Tensor, reward: Tensor, terminated: Tensor, z: Tensor) -> Tensor:

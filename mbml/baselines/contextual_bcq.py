@@ -12,10 +12,10 @@ from mbml.encoders import make_encoder
 from mbml.learner import Learner, Schedule
 from mbml.losses import posterior_regulariser
 from mbml.nets import StackedMLP, adam, select_stack, soft_update, step
-from mbml.rows import RowLayout, Rows, gather_rows, sample_indices
+from mbml.rows import RowLayout, Rows, sample_rows
 from mbml.settings import Count, NotNegative, Widths
 from mbml.students import GenerativeStudent, StudentConfig
-from mbml.teachers.bcq import TargetConfig, perturbation_loss, td_target, variational_loss
+from mbml.teachers.bcq import CandidateNetworks, TargetConfig, variational_loss
 from mbml.teachers.contract import twin_error
 
 
@@ -53,7 +53,6 @@ class ContextualBCQ(Learner):
     ) -> None:
         self.config, self.layout, self.rows = config, layout, rows
         self.generator, self.context_generator = generator, _ = generators
-        self.tasks = rows.shape[0]
         shapes, actions = config.student, layout.action_size
         latent, z = 2 * actions, shapes.encoder.embedding_size
         inputs = layout.pair_size + z
@@ -82,11 +81,10 @@ class ContextualBCQ(Learner):
         self.anneal()
 
         # Infer every task, and draw one long batch [1, K * B, row]
-        indices = sample_indices(self.tasks, config.context_size, self.rows.shape[1], self.context_generator)
-        belief = self.encoder.infer(self.layout.context(gather_rows(self.rows, indices)))
+        context = self.layout.context(sample_rows(self.rows, config.context_size, self.context_generator))
+        belief = self.encoder.infer(context)
         z = belief.sample(generator).repeat_interleave(config.batch_size, dim=0).unsqueeze(0)
-        indices = sample_indices(self.tasks, config.batch_size, self.rows.shape[1], generator)
-        rows = gather_rows(self.rows, indices).flatten(0, 1).unsqueeze(0)
+        rows = sample_rows(self.rows, config.batch_size, generator).flatten(0, 1).unsqueeze(0)
         batch, pair = self.layout.split(rows), self.layout.pair(rows)
         fixed_z = z.detach()
         # z cut off from the encoder: what VAE and critics want of it adds up in its gradient.
@@ -99,8 +97,8 @@ class ContextualBCQ(Learner):
         step(self.vae_optimiser, vae_loss)
 
         # Critics
-        targets = self.target_perturbation, self.target_critics
-        target = td_target(self.decoder, *targets, batch, config, generator, fixed_z)
+        targets = CandidateNetworks(self.decoder, self.target_perturbation, self.target_critics)
+        target = targets.td_target(batch, config, generator, fixed_z)
         critic_loss = twin_error(self.critics(torch.cat([pair, wanted_z], -1)), target).sum()
         step(self.critic_optimiser, critic_loss)
 
@@ -110,8 +108,8 @@ class ContextualBCQ(Learner):
         step(self.encoder_optimiser, losses_through_z + posterior_regulariser(self.encoder, belief, config.kl_weight))
 
         # Perturbation
-        networks = self.decoder, self.perturbation, self.critics
-        actor_loss = perturbation_loss(*networks, batch.observation, generator, fixed_z).sum()
+        online = CandidateNetworks(self.decoder, self.perturbation, self.critics)
+        actor_loss = online.perturbation_loss(batch.observation, generator, fixed_z).sum()
         step(self.perturbation_optimiser, actor_loss)
 
         # Targets

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -84,30 +85,61 @@ def candidate_outputs(network: StackedMLP, observation: Tensor, own: Tensor, emb
     return x
 
 
-def best_of_candidates(
-    decoder: StackedMLP,
-    perturbation: StackedMLP,
-    critic: StackedMLP,
-    candidates: int,
-    generator: torch.Generator,
-    observation: Tensor,
-    z: Tensor | None = None,
-) -> Tensor:
-    """BCQ's acting rule (paper, Fig. 3): generate candidates, perturb them, take the one of highest value.
-
-    Actions `[T, n, d_a]` for observations `[T, n, d_s]`, under `z` `[T, n, Z]` if the networks take one.
-    """
-    latent_shape = (decoder.stack, observation.shape[1] * candidates, 2 * decoder.sizes[-1])
-    latent = clamped_latents(latent_shape, generator)
-    generated = torch.tanh(candidate_outputs(decoder, observation, latent, z))
-    actions = perturbed(generated, torch.tanh(candidate_outputs(perturbation, observation, generated, z)))
-    return best_actions(actions, candidate_outputs(critic, observation, actions, z), candidates)
-
-
 def best_actions(actions: Tensor, values: Tensor, candidates: int) -> Tensor:
     """Of every `candidates` actions in a row `[T, n * candidates, d_a]` the one of highest value, `[T, n, d_a]`."""
     best = values.unflatten(1, (-1, candidates)).argmax(2, keepdim=True)
     return actions.unflatten(1, (-1, candidates)).take_along_dim(best, 2).squeeze(2)
+
+
+class CandidateNetworks(NamedTuple):
+    """What generates, perturbs and values candidate actions in batch-constrained Q-learning.
+
+    An embedding `z` `[T, n, Z]` of the task, if one is given, is the last input of all of them.
+    """
+
+    decoder: StackedMLP
+    perturbation: StackedMLP
+    critics: StackedMLP
+
+    def act(self, observation: Tensor, candidates: int, generator: torch.Generator, *z: Tensor) -> Tensor:
+        """BCQ's acting rule (paper, Fig. 3): of perturbed candidates the one that a single critic values most.
+
+        Actions `[T, n, d_a]` for observations `[T, n, d_s]`.
+        """
+        decoder, perturbation, critic = self
+        latent_shape = (decoder.stack, observation.shape[1] * candidates, 2 * decoder.sizes[-1])
+        latent = clamped_latents(latent_shape, generator)
+        generated = torch.tanh(candidate_outputs(decoder, observation, latent, *z))
+        actions = perturbed(generated, torch.tanh(candidate_outputs(perturbation, observation, generated, *z)))
+        return best_actions(actions, candidate_outputs(critic, observation, actions, *z), candidates)
+
+    @torch.no_grad()
+    def td_target(self, batch: Transitions, config: TargetConfig, generator: torch.Generator, *z: Tensor) -> Tensor:
+        """Eq. 1: `r + gamma max_a' Q'(s', a')` `[T, n, 1]` over candidates, of target networks, for both critics."""
+        candidates = config.target_candidates
+        observation, *told = (part.repeat_interleave(candidates, dim=1) for part in (batch.next_observation, *z))
+        action = self.perturb(observation, self.generate(observation, generator, *told), *told)
+        values = self.critics(torch.cat([observation, action, *told], -1)).unflatten(0, (2, -1))
+        # The two critics are mixed per candidate, and the maximum is taken afterwards.
+        mixed = config.minimum_weight * values.amin(0) + (1 - config.minimum_weight) * values.amax(0)
+        best = mixed.unflatten(1, (-1, candidates)).amax(2)
+        return batch.reward + (1 - batch.terminated) * config.discount * best
+
+    def perturbation_loss(self, observation: Tensor, generator: torch.Generator, *z: Tensor) -> Tensor:
+        """Minus the first critic's value of a candidate, per task `[T]`; reaches the perturbation alone."""
+        with torch.no_grad():
+            generated = self.generate(observation, generator, *z)
+        pair = torch.cat([observation, self.perturb(observation, generated, *z), *z], -1)
+        return -self.critics(pair, frozen=True, first=self.perturbation.stack).mean((1, 2))
+
+    def generate(self, observation: Tensor, generator: torch.Generator, *z: Tensor) -> Tensor:
+        """Actions `[T, n, d_a]` decoded from clamped latents."""
+        latent = clamped_latents((*observation.shape[:2], 2 * self.decoder.sizes[-1]), generator)
+        return torch.tanh(self.decoder(torch.cat([observation, latent, *z], -1)))
+
+    def perturb(self, observation: Tensor, action: Tensor, *z: Tensor) -> Tensor:
+        """Those `action` `[T, n, d_a]`, perturbed."""
+        return perturbed(action, torch.tanh(self.perturbation(torch.cat([observation, action, *z], -1))))
 
 
 def variational_loss(
@@ -124,64 +156,6 @@ def variational_loss(
     decoded = torch.tanh(decoder(torch.cat([batch.observation, mean + std * noise, *z], -1)))
     divergence = -0.5 * (1 + std.square().log() - mean.square() - std.square()).mean((1, 2))
     return (decoded - batch.action).square().mean((1, 2)) + kl_weight * divergence
-
-
-def generate(decoder: StackedMLP, observation: Tensor, generator: torch.Generator, *z: Tensor) -> Tensor:
-    """Actions `[T, n, d_a]` decoded from clamped latents, for `observation` `[T, n, d_s]` and `z` as above."""
-    latent = clamped_latents((*observation.shape[:2], 2 * decoder.sizes[-1]), generator)
-    return torch.tanh(decoder(torch.cat([observation, latent, *z], -1)))
-
-
-def perturb(network: StackedMLP, observation: Tensor, action: Tensor, *z: Tensor) -> Tensor:
-    """Those `action` `[T, n, d_a]`, perturbed by a network of `s | a`, or of `s | a | z`."""
-    return perturbed(action, torch.tanh(network(torch.cat([observation, action, *z], -1))))
-
-
-@torch.no_grad()
-def td_target(
-    decoder: StackedMLP,
-    perturbation: StackedMLP,
-    critics: StackedMLP,
-    batch: Transitions,
-    config: TargetConfig,
-    generator: torch.Generator,
-    *z: Tensor,
-) -> Tensor:
-    """Eq. 1: `r + gamma max_a' Q'(s', a')` `[T, n, 1]` over generated and perturbed candidates, for both critics.
-
-    `perturbation` and `critics` are the target networks; a `z` `[T, n, Z]` is the last input of every network.
-    """
-    candidates = config.target_candidates
-    observation, *z_repeated = (part.repeat_interleave(candidates, dim=1) for part in (batch.next_observation, *z))
-    action = generate(decoder, observation, generator, *z_repeated)
-    action = perturb(perturbation, observation, action, *z_repeated)
-    values = critics(torch.cat([observation, action, *z_repeated], -1)).unflatten(0, (2, -1))
-    best = candidate_maximum(values, candidates, config.minimum_weight)
-    return batch.reward + (1 - batch.terminated) * config.discount * best
-
-
-def perturbation_loss(
-    decoder: StackedMLP,
-    perturbation: StackedMLP,
-    critics: StackedMLP,
-    observation: Tensor,
-    generator: torch.Generator,
-    *z: Tensor,
-) -> Tensor:
-    """Minus the first critic's value of a perturbed candidate, the mean per task `[T]`; trains the perturbation."""
-    with torch.no_grad():
-        generated = generate(decoder, observation, generator, *z)
-    action = perturb(perturbation, observation, generated, *z)
-    return -critics(torch.cat([observation, action, *z], -1), frozen=True, first=perturbation.stack).mean((1, 2))
-
-
-def candidate_maximum(values: Tensor, candidates: int, minimum_weight: float) -> Tensor:
-    """Highest candidate value `[..., n, 1]` of twin values `[2, ..., n * candidates, 1]`.
-
-    The two critics are mixed per candidate, the smaller with `minimum_weight`, and the maximum is taken afterwards.
-    """
-    mixed = minimum_weight * values.amin(0) + (1 - minimum_weight) * values.amax(0)
-    return mixed.unflatten(-2, (-1, candidates)).amax(-2)
 
 
 @dataclass(eq=False)
@@ -215,8 +189,8 @@ class BCQTeachers(Teachers):
     @torch.no_grad()
     def act(self, observation: Tensor, generator: torch.Generator) -> Tensor:
         """The best of `acting_candidates` generated ones."""
-        networks, observation = (self.decoder, self.perturbation, self.critic), observation.to(generator.device)
-        return best_of_candidates(*networks, self.acting_candidates, generator, observation).cpu()
+        networks = CandidateNetworks(self.decoder, self.perturbation, self.critic)
+        return networks.act(observation.to(generator.device), self.acting_candidates, generator).cpu()
 
 
 class BCQ(TeacherLearner):
@@ -249,11 +223,12 @@ class BCQ(TeacherLearner):
         vae_loss = variational_loss(self.encoder(pair), self.decoder, batch, config.kl_weight, generator)
         step(self.vae_optimiser, vae_loss.sum())
 
-        target = td_target(self.decoder, self.target_perturbation, self.target_critics, batch, config, generator)
-        critic_loss = twin_error(self.critics(pair), target)
+        targets = CandidateNetworks(self.decoder, self.target_perturbation, self.target_critics)
+        critic_loss = twin_error(self.critics(pair), targets.td_target(batch, config, generator))
         step(self.critic_optimiser, critic_loss.sum())
 
-        actor_loss = perturbation_loss(self.decoder, self.perturbation, self.critics, batch.observation, generator)
+        online = CandidateNetworks(self.decoder, self.perturbation, self.critics)
+        actor_loss = online.perturbation_loss(batch.observation, generator)
         step(self.perturbation_optimiser, actor_loss.sum())
 
         soft_update(self.target_critics, self.critics, config.tau)
