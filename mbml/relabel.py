@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mbml.envs import Reward, Task
-from mbml.models import Ensemble, spread
+from mbml.models import Ensemble, Target, spread
 from mbml.rows import RowLayout, Rows, gather_rows
 from mbml.settings import NotNegative, Whole
 
@@ -80,32 +80,30 @@ def relabel(
     rows: Rows,
     index: Tensor,
     layout: RowLayout,
-    reward_model: Ensemble,
-    next_model: Ensemble | None,
+    models: Mapping[Target, Ensemble],
     config: RelabelConfig,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> RelabelTables:
     """Apply every task's ensembles to every task's rows `[K, N, row]` at the pool's `index` `[K, P]`; once, before any
-    distillation."""
+    distillation.
+
+    `models` are the reward ensembles and, where the dynamics vary, the next-state ones: a transition is eligible where
+    all of them are certain. `report` hears how many tasks' rows are done, of how many.
+    """
     tasks, pool = index.shape
-    reward = torch.empty(tasks, tasks, pool)
-    eligible = torch.empty(tasks, tasks, pool, dtype=torch.bool)
-    size = layout.observation_size
-    next_observation = torch.empty(tasks, tasks, pool, size) if next_model is not None else None
+    thresholds = {"reward": config.reward_threshold, "next_observation": config.next_observation_threshold}
+    labels = {target: torch.empty(tasks, tasks, pool, model.network.sizes[-1]) for target, model in models.items()}
+    eligible = torch.ones(tasks, tasks, pool, dtype=torch.bool)
     for source, part, chunk in _chunks(rows, index):
         pair = layout.pair(chunk).expand(tasks, -1, -1)
-        mean, std = reward_model.mean_and_std(pair)
-        reward[:, source, part] = mean.squeeze(-1)
-        eligible[:, source, part] = std < config.reward_threshold
-        if next_model is not None and next_observation is not None:
-            next_mean, next_std = next_model.mean_and_std(pair)
-            next_observation[:, source, part] = next_mean
-            eligible[:, source, part] &= next_std < config.next_observation_threshold
+        for target, model in models.items():
+            labels[target][:, source, part], uncertainty = model.mean_and_std(pair)
+            eligible[:, source, part] &= uncertainty < thresholds[target]
         if part.stop == pool:
             report(source + 1, tasks)
     own = torch.arange(tasks)
     eligible[own, own] = False
-    return RelabelTables(index, reward, eligible, next_observation)
+    return RelabelTables(index, labels["reward"].squeeze(-1), eligible, labels.get("next_observation"))
 
 
 def _chunks(rows: Rows, index: Tensor) -> Iterator[tuple[int, slice, Tensor]]:

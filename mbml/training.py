@@ -25,30 +25,21 @@ class RunningMeans:
     """
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
+        self.state: dict[str, list[Any]] = {}
+        """Sum and count by name."""
 
     def add(self, values: dict[str, Tensor]) -> None:
         """One update's values, of one shape for each name; an update may leave a name out."""
         for name, value in values.items():
-            # Sums that were loaded are on the CPU, wherever the values are.
-            self.sums[name] = self.sums[name].to(value.device) + value if name in self.sums else value
-            self.counts[name] = self.counts.get(name, 0) + 1
+            total, count = self.state.get(name, (None, 0))
+            # A sum that was loaded is on the CPU, wherever the values are.
+            self.state[name] = [value if total is None else total.to(value.device) + value, count + 1]
 
     def take(self) -> dict[str, Tensor]:
         """Means by name, each over the updates that had it; starts anew."""
-        means = {name: value / self.counts[name] for name, value in self.sums.items()}
-        self.sums, self.counts = {}, {}
+        means = {name: total / count for name, (total, count) in self.state.items()}
+        self.state = {}
         return means
-
-    def state_dict(self) -> dict[str, Any]:
-        """Sums and counts."""
-        return {"sums": self.sums, "counts": self.counts}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
-        ...
-        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
 
 
 class Process(Protocol):
@@ -154,10 +145,10 @@ class Training(Generic[_AnyLearner]):
 
     def state_dict(self) -> dict[str, Any]:
         """Learner, curve, and the losses since its last point."""
-        return {"learner": self.learner.state_dict(), "curve": self.curve, "means": self._means.state_dict()}
+        return {"learner": self.learner.state_dict(), "curve": self.curve, "means": self._means.state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where `state_dict` was taken; with `cuda_graphs` before the first `advance` only."""
         self.learner.load_state_dict(state["learner"])
         self.curve = state["curve"]
-        self._means.load_state_dict(state["means"])
+        self._means.state = dict(state["means"])

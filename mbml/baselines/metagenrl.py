@@ -27,6 +27,7 @@ from mbml.rollout import EnvStack
 from mbml.rows import RowLayout, Rows, Transitions, gather_rows, scalars_of
 from mbml.seeding import generator_of, seed_of
 from mbml.settings import Count, NotNegative, Positive, Share, Widths
+from mbml.teachers.td3_bc import smoothed
 from mbml.training import Training, averaged
 
 ERROR_SCALE = 1e-3
@@ -281,9 +282,8 @@ class MetaGenRL(Learner):
     @torch.no_grad()
     def _td_target(self, batch: Transitions) -> Tensor:
         config = self.config
-        noise = torch.randn(batch.action.shape, generator=self.generator) * config.target_noise
-        noise = noise.clamp(-config.target_noise_clip, config.target_noise_clip)
-        action = (self.target_policy(batch.next_observation) + noise).clamp(-1.0, 1.0)
+        noise = config.target_noise, config.target_noise_clip
+        action = smoothed(self.target_policy(batch.next_observation), *noise, self.generator)
         pair = torch.cat([batch.next_observation, action], -1)
         value = torch.minimum(*(critic(pair) for critic in self.target_critics))
         target = batch.reward + (1 - batch.terminated) * config.discount * value

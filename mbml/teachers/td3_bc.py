@@ -37,6 +37,12 @@ class TD3BCConfig:
     """Polyak rate of the target networks."""
 
 
+def smoothed(action: Tensor, noise: float, clip: float, generator: torch.Generator) -> Tensor:
+    """Actions of a target policy with bounded noise, so that the target is smooth in them (Fujimoto et al. 2018)."""
+    drawn = torch.randn(action.shape, generator=generator, device=action.device) * noise
+    return (action + drawn.clamp(-clip, clip)).clamp(-1.0, 1.0)
+
+
 class TD3BC(TeacherLearner):
     """T learners of TD3+BC side by side."""
 
@@ -72,11 +78,9 @@ class TD3BC(TeacherLearner):
     def _td_target(self, observation: Tensor, reward: Tensor, terminated: Tensor) -> Tensor:
         """`r + gamma min_k Q'_k(s', a')`, a' the target policy's action with bounded noise."""
         config = self.config
-        action = torch.tanh(self.target_policy(observation))
-        noise = torch.randn(action.shape, generator=self.generator, device=action.device) * config.target_noise
-        noise = noise.clamp(-config.target_noise_clip, config.target_noise_clip)
-        pair = torch.cat([observation, (action + noise).clamp(-1.0, 1.0)], -1)
-        lesser = self.target_critics(pair).unflatten(0, (2, self.tasks)).amin(0)
+        noise = config.target_noise, config.target_noise_clip
+        action = smoothed(torch.tanh(self.target_policy(observation)), *noise, self.generator)
+        lesser = self.target_critics(torch.cat([observation, action], -1)).unflatten(0, (2, self.tasks)).amin(0)
         return reward + (1 - terminated) * config.discount * lesser
 
     def _policy_loss(self, observation: Tensor, action: Tensor) -> Tensor:
