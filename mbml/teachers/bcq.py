@@ -168,16 +168,6 @@ class BCQTeachers(Teachers):
     """Candidate actions per observation when acting."""
     kind: str = field(default="bcq", kw_only=True)
 
-    @property
-    def action_size(self) -> int:
-        """Size d_a of an action."""
-        return self.decoder.sizes[-1]
-
-    @property
-    def latent_size(self) -> int:
-        """Two for each dimension of the action."""
-        return 2 * self.action_size
-
     def generate(self, observation: Tensor, latent: Tensor) -> Tensor:
         """G_i(s, nu), tanh outputs `[K, n, d_a]`."""
         return torch.tanh(self.decoder(torch.cat([observation, latent], -1)))

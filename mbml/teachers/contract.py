@@ -37,16 +37,6 @@ class Teachers(ABC):
         """Number of teachers K."""
         return self.critic.stack
 
-    @property
-    @abstractmethod
-    def action_size(self) -> int:
-        """Size d_a of an action."""
-
-    @property
-    def latent_size(self) -> int:
-        """Size L of the latent that `generate` decodes; 0: it takes none."""
-        return 0
-
     def value(self, pair: Tensor) -> Tensor:
         """Q_i(s, a) `[K, n, 1]` for pairs `[K, n, d_s + d_a]`."""
         return self.critic(pair)
@@ -58,7 +48,7 @@ class Teachers(ABC):
 
     @abstractmethod
     def generate(self, observation: Tensor, latent: Tensor) -> Tensor:
-        """Actions `[K, n, d_a]` for observations `[K, n, d_s]` and latents `[K, n, L]`, before `perturb`."""
+        """Actions `[K, n, d_a]` for observations `[K, n, d_s]` and latents `[K, n, 2 d_a]`, before `perturb`."""
 
     def perturb(self, observation: Tensor, action: Tensor) -> Tensor:
         """Raw output `[K, n, d_a]` of the perturbation network for a generated action; zeros where there is none."""
@@ -101,11 +91,6 @@ class DeterministicTeachers(Teachers):
     """Teachers that act by a_i = tanh pi_i(s), whatever the latent."""
 
     policy: StackedMLP
-
-    @property
-    def action_size(self) -> int:
-        """Size d_a of an action."""
-        return self.policy.sizes[-1]
 
     @torch.no_grad()
     def act(self, observation: Tensor, generator: torch.Generator) -> Tensor:
