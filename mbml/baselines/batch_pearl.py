@@ -104,7 +104,9 @@ class BatchPEARL(Learner):
         batch = self.layout.split(rows)
 
         # Encoder and critics; only here does z carry gradient
-        target = self._td_target(batch.next_observation, batch.reward, batch.terminated, z)
+        with torch.no_grad():
+            next_value = self.target_value(torch.cat([batch.next_observation, z], -1))
+            target = config.reward_scale * batch.reward + (1 - batch.terminated) * config.discount * next_value
         values = self.critics(torch.cat([self.layout.pair(rows), z], -1))
         q_loss = (values - target).square().mean((1, 2)).sum()
         step(self.critic_optimiser, q_loss + posterior_regulariser(encoder, belief, config.kl_weight))
@@ -129,11 +131,6 @@ class BatchPEARL(Learner):
             "kl": encoder.regulariser(belief).detach().mean(),
             "entropy": -log_density.detach().mean(),
         }
-
-    @torch.no_grad()
-    def _td_target(self, observation: Tensor, reward: Tensor, terminated: Tensor, z: Tensor) -> Tensor:
-        value = self.target_value(torch.cat([observation, z], -1))
-        return self.config.reward_scale * reward + (1 - terminated) * self.config.discount * value
 
 
 def head_regulariser(head: Tensor, weight: float) -> Tensor:

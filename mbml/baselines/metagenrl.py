@@ -14,6 +14,7 @@ import copy
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -256,21 +257,19 @@ class MetaGenRL(Learner):
     def update(self) -> dict[str, Tensor]:
         """One round: the critics, then the policy with the targets, then the objective; the losses of those due."""
         config, losses = self.config, {}
-        losses["critic_loss"] = self._critic_loss(self._draw(config.segments))
+        draw = partial(self.sampler.draw, generator=self.generator)
+        losses["critic_loss"] = self._critic_loss(draw(config.segments))
         step(self.critic_optimiser, losses["critic_loss"])
         if self.steps_done % config.policy_every == 0:
-            losses["policy_loss"] = self._policy_loss(self._draw(config.segments))
+            losses["policy_loss"] = self._policy_loss(draw(config.segments))
             clipped_step(self.policy_optimiser, losses["policy_loss"], self.policy, config.clip)
             soft_update(self.target_policy, self.policy, config.tau)
             soft_update(self.target_critics, self.critics, config.tau)
         if self.steps_done % config.objective_every == 0:
-            losses["objective_loss"] = self._objective_loss(self._draw(config.objective_segments))
+            losses["objective_loss"] = self._objective_loss(draw(config.objective_segments))
             clipped_step(self.objective_optimiser, losses["objective_loss"], self.objective, config.clip)
         self.steps_done += 1
         return {name: loss.detach() for name, loss in losses.items()}
-
-    def _draw(self, count: int) -> Segments:
-        return self.sampler.draw(count, self.generator)
 
     def _critic_loss(self, segments: Segments) -> Tensor:
         """Both critics' squared errors, each a mean over the padded segments."""
