@@ -73,12 +73,12 @@ class BatchPEARL(Learner):
 
     def __init__(self, config: BatchPEARLConfig, layout: RowLayout, rows: Rows, *generators: torch.Generator) -> None:
         self.config, self.layout, self.rows = config, layout, rows
-        self.generator, self.context_generator = generator, _ = generators
-        self.policy = PEARLPolicy(config, layout, generator)
+        self.generator, self.context_generator = generators
+        self.policy = PEARLPolicy(config, layout, self.generator)
         z = config.encoder.embedding_size
-        self.critics = StackedMLP(2, [layout.pair_size + z, *config.hidden, 1], generator=generator)
+        self.critics = StackedMLP(2, [layout.pair_size + z, *config.hidden, 1], generator=self.generator)
         value_sizes = [layout.observation_size + z, *config.hidden, 1]
-        self.value, self.target_value = (StackedMLP(1, value_sizes, generator=generator) for _ in range(2))
+        self.value, self.target_value = (StackedMLP(1, value_sizes, generator=self.generator) for _ in range(2))
         self.target_value.load_state_dict(self.value.state_dict())
         self.target_value.requires_grad_(False)
         self.critic_optimiser = adam(

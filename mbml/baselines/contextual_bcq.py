@@ -52,15 +52,15 @@ class ContextualBCQ(Learner):
         self, config: ContextualBCQConfig, layout: RowLayout, rows: Rows, *generators: torch.Generator
     ) -> None:
         self.config, self.layout, self.rows = config, layout, rows
-        self.generator, self.context_generator = generator, _ = generators
+        self.generator, self.context_generator = generators
         shapes, actions = config.student, layout.action_size
         latent, z = 2 * actions, shapes.encoder.embedding_size
         inputs = layout.pair_size + z
 
         def network(*sizes: int, copies: int = 1) -> StackedMLP:
-            return StackedMLP(copies, sizes, generator=generator, initialisation="torch")
+            return StackedMLP(copies, sizes, generator=self.generator, initialisation="torch")
 
-        self.encoder = make_encoder(layout.context_size, shapes.encoder, generator)
+        self.encoder = make_encoder(layout.context_size, shapes.encoder, self.generator)
         self.critics = network(inputs, *shapes.value_hidden, 1, copies=2)
         self.vae_encoder = network(inputs, *config.vae_encoder_hidden, 2 * latent)
         self.decoder = network(layout.observation_size + latent + z, *shapes.decoder_hidden, actions)
