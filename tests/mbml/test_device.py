@@ -126,7 +126,7 @@ def test_teaching_moves_its_checkpoint_to_the_device(monkeypatch):
     resumed.advance()
     assert resumed.done > started.done > 0
     state = resumed.state_dict()
-    parts = (state["learner"]["critic_optimiser"], resumed.best.parameters(), state["means"]["sums"])
+    parts = (state["learner"]["critic_optimiser"], resumed.best.parameters(), state["means"])
     tensors = [leaf for leaf in tree_leaves(parts) if isinstance(leaf, Tensor)]
     assert all(tensor.is_meta for tensor in tensors)
 
