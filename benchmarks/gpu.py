@@ -103,7 +103,8 @@ class Problem:
         if self.learner == "full":
             teachers = BCQ(config.bcq, layout, tasks, seeded(4)).teachers().to(device)
             tables = random_tables(tasks, rows, _ELIGIBLE).to(device)
-            learner = MultiTaskLearner(config.distill, layout, data, teachers, tables, generator, contexts)
+            needed = {"teachers": teachers, "tables": tables}
+            learner = MultiTaskLearner(config.distill, layout, data, generator, contexts, **needed)
             return learner, learner.update
         if self.learner == "sac":
             learner = SAC(config.collect.sac, layout, tasks, generator)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mbml.capture import captured
 from mbml.data import TransitionBatch
 from mbml.learner import check_losses
-from mbml.meter import RunningMeans
-from mbml.rollout import EnvStack, run_episode
+from mbml.rollout import EnvStack, mean_returns
 from mbml.rows import RowLayout, gather_rows, sample_indices
 from mbml.sac import SAC, SACConfig
 from mbml.seeding import generator_of, seed_of
 from mbml.settings import Count, NotNegative
+from mbml.training import RunningMeans
 
 
 @dataclass(frozen=True)
@@ -71,18 +71,14 @@ class Collection:
         """
         self.config, self.layout, self.tasks, self.seed = config, layout, list(tasks), seed
         number = len(self.tasks)
-        self.learner = learner or SAC(
-            config.sac, layout, number, generator_of(seed, "collect", *self.tasks, device=device)
-        )
-        generator = self.learner.generator
+        generator = generator_of(seed, "collect", *self.tasks, device=device)
+        self.learner = learner or SAC(config.sac, layout, number, generator)
         self._update = captured(self.learner) if cuda_graphs else self.learner.update
         self.envs = make_envs(1)
         self.envs.seed([seed_of(seed, "collect", "environment", task) for task in self.tasks])
         self.evaluation_envs = make_envs(config.evaluation_episodes)
-        self.rows = torch.zeros(number, config.steps, layout.row_size, device=generator.device)
+        self.rows = torch.zeros(number, config.steps, layout.row_size, device=self.learner.generator.device)
         self.truncated = np.zeros((number, config.steps), dtype=bool)
-        self.episode = np.zeros((number, config.steps), dtype=np.int32)
-        self.step_in_episode = np.zeros((number, config.steps), dtype=np.int32)
         self.done, self.total, self.epoch = 0, config.steps, 0
         self.curve: list[dict[str, float]] = []
 
@@ -92,10 +88,8 @@ class Collection:
         Returns the mean return of the last evaluation, if there was one. Raises NotFinite.
         """
         config = self.config
-        if self.done == 0:
-            self._collect(min(config.warmup_steps, config.steps))
-        else:
-            self._collect(min(config.epoch_steps, config.steps - self.done))
+        steps = config.epoch_steps if self.done else config.warmup_steps
+        self._collect(min(steps, config.steps - self.done))
         if self.done > config.warmup_steps or self.done == self.total:
             losses = self._learn()
             self.epoch += 1
@@ -118,37 +112,30 @@ class Collection:
 
     def _collect(self, steps: int) -> None:
         self.envs.reset()
-        step_in_episode = np.zeros(len(self.tasks), dtype=np.int32)
-        episode = self.episode[:, self.done - 1] + 1 if self.done else np.zeros_like(step_in_episode)
         observation = self.envs.observation
         for t in range(self.done, self.done + steps):
             action = self.learner.act(observation.unsqueeze(1)).squeeze(1)
             result = self.envs.step(action)
             while (lost := result.diverged).any():
                 # Those episodes end, cut, with the row before; the first step of a new one takes this row.
-                cut = lost.numpy() & (step_in_episode > 0)
-                self.truncated[cut, t - 1] = True
-                episode = episode + cut
-                step_in_episode = np.where(lost, 0, step_in_episode)
+                if t > 0:
+                    self._cut(t - 1, lost.numpy())
                 self.envs.reset(np.flatnonzero(lost).tolist())
                 observation = torch.where(lost.unsqueeze(1), self.envs.observation, observation)
                 again = self.learner.act(observation.unsqueeze(1)).squeeze(1)
                 action = torch.where(lost.unsqueeze(1), again, action)
                 result = result.joined(self.envs.step(action, lost.numpy()))
-            parts = [observation, action, result.next_observation]
-            scalars = [result.reward.unsqueeze(1), result.terminated.float().unsqueeze(1)]
-            self.rows[:, t] = torch.cat([*parts, *scalars], 1)
+            self.rows[:, t] = result.rows(observation, action)
             self.truncated[:, t] = result.truncated.numpy()
-            self.episode[:, t], self.step_in_episode[:, t] = episode, step_in_episode
-            over = (result.terminated | result.truncated).numpy()
-            self.envs.reset(np.flatnonzero(over).tolist())
-            episode = np.where(over, episode + 1, episode)
-            step_in_episode = np.where(over, 0, step_in_episode + 1)
+            self.envs.reset(np.flatnonzero(result.terminated | result.truncated).tolist())
             observation = self.envs.observation
-        # The round ends here whatever the environments do: an episode still running is cut, which is no termination.
-        last = self.done + steps - 1
-        self.truncated[:, last] |= self.rows[:, last, -1].cpu().numpy() == 0
+        # The round ends here whatever the environments do.
+        self._cut(self.done + steps - 1, np.ones(len(self.tasks), dtype=bool))
         self.done += steps
+
+    def _cut(self, t: int, which: np.ndarray) -> None:
+        """End the episodes of the tasks `which` `[T]` that are still running after row t, which is no termination."""
+        self.truncated[:, t] |= which & (self.rows[:, t, -1].cpu().numpy() == 0)
 
     def _learn(self) -> dict[str, float]:
         """The updates that the steps collected so far have earned; mean losses over updates and tasks."""
@@ -165,29 +152,20 @@ class Collection:
 
     def evaluate(self) -> np.ndarray:
         """Mean return `[T]` of the deterministic policy over the evaluation episodes, each from its own seed."""
-        copies = self.config.evaluation_episodes
-        number = len(self.tasks)
-        self.evaluation_envs.seed(
-            [seed_of(self.seed, "collect", "evaluation", t, self.epoch, c) for t in self.tasks for c in range(copies)]
-        )
-
-        def act(observation: Tensor) -> Tensor:
-            return self.learner.act(observation.view(number, copies, -1), deterministic=True).flatten(0, 1)
-
-        return run_episode(self.evaluation_envs, act).reshape(number, copies).mean(1)
+        copies = range(self.config.evaluation_episodes)
+        seeds = [seed_of(self.seed, "collect", "evaluation", t, self.epoch, c) for t in self.tasks for c in copies]
+        self.evaluation_envs.seed(seeds)
+        return mean_returns(self.evaluation_envs, len(self.tasks), partial(self.learner.act, deterministic=True))
 
     def batches(self) -> list[TransitionBatch]:
         """The finished batch of every task, in the order of collection."""
         result = []
-        for i in range(len(self.tasks)):
-            *vectors, reward, terminated = (part.numpy().copy() for part in self.layout.split(self.rows[i].cpu()))
-            columns = [*vectors, reward[:, 0], terminated[:, 0] > 0, *(column[i] for column in self._columns())]
+        for rows, truncated in zip(self.rows.cpu(), self.truncated, strict=True):
+            *vectors, reward, terminated = (part.numpy().copy() for part in self.layout.split(rows))
+            ends = (terminated[:, 0] > 0) | truncated
+            columns = [*vectors, reward[:, 0], terminated[:, 0] > 0, truncated, *numbered(ends)]
             result.append(TransitionBatch(*columns))
         return result
-
-    def _columns(self) -> tuple[np.ndarray, ...]:
-        """What a transition has beside its row, each `[T, N]`."""
-        return self.truncated, self.episode, self.step_in_episode
 
     def state_dict(self) -> dict[str, Any]:
         """Learner, environments' generators, everything collected so far, and counters."""
@@ -196,7 +174,7 @@ class Collection:
             "learner": self.learner.state_dict(),
             "environments": self.envs.random_states(),
             "rows": self.rows[:, :end],
-            "columns": [torch.from_numpy(column[:, :end]) for column in self._columns()],
+            "truncated": torch.from_numpy(self.truncated[:, :end]),
             "epoch": self.epoch,
             "curve": self.curve,
         }
@@ -207,6 +185,12 @@ class Collection:
         self.envs.set_random_states(state["environments"])
         self.done = end = state["rows"].shape[1]
         self.rows[:, :end] = state["rows"]
-        for column, saved in zip(self._columns(), state["columns"], strict=True):
-            column[:, :end] = saved.numpy()
+        self.truncated[:, :end] = state["truncated"].numpy()
         self.epoch, self.curve = state["epoch"], state["curve"]
+
+
+def numbered(ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of every row the number of its episode and of its step in there, int32 `[N]`, given where episodes end."""
+    starts = np.flatnonzero(np.append(True, ends[:-1]))
+    episode = np.cumsum(ends) - ends
+    return episode.astype(np.int32), (np.arange(len(ends)) - starts[episode]).astype(np.int32)

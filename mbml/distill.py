@@ -6,13 +6,13 @@ The full model and its ablations are one class with switches.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mbml.encoders import Belief
-from mbml.learner import Learner
+from mbml.learner import Learner, Schedule
 from mbml.losses import (
     Triplets,
     distillation_objective,
@@ -24,14 +24,14 @@ from mbml.losses import (
 )
 from mbml.nets import adam, step
 from mbml.relabel import RelabelTables
-from mbml.rows import RowLayout, Rows, gather_rows, sample_indices
-from mbml.settings import Count, NotNegative, Positive, Share, Whole
-from mbml.students import STUDENT_PRESETS, Student, StudentConfig, make_student
+from mbml.rows import RowLayout, Rows, gather_rows, sample_indices, sample_rows
+from mbml.settings import Count, NotNegative, Whole
+from mbml.students import Student, StudentConfig, make_student
 from mbml.teachers import Teachers
 
 
 @dataclass(frozen=True)
-class DistillConfig:
+class DistillConfig(Schedule):
     """The multi-task learner; the defaults are the authors' full model."""
 
     student: StudentConfig = field(default_factory=StudentConfig)
@@ -40,18 +40,10 @@ class DistillConfig:
     """Triplet loss on relabelled transitions (Eq. 8-9), hard mining without relabelling (Eq. 11), or none."""
     union_context: bool = True
     """Infer z from M own and M relabelled transitions; otherwise from 2M own ones."""
-    steps: Count = 100_000
-    """Gradient steps."""
-    snapshot_every: Count = 10_000
-    """Steps between snapshots that are evaluated."""
     context_size: Count = 64
     """Context transitions M per task and step."""
     batch_size: Count = 128
     """State-action rows B per task and step."""
-    learning_rate: Positive = 3e-4
-    """Adam learning rate of all networks."""
-    final_learning_rate: Share = 1.0
-    """Share of the learning rate that is left at the last step, reached linearly; 1 keeps it constant, as the paper."""
     kl_weight: NotNegative = 0.1
     """Weight beta of the posterior's divergence from the prior, summed over tasks and dimensions."""
     margin: NotNegative = 2.0
@@ -67,25 +59,6 @@ class DistillConfig:
     """Hard mining adds up its anchors in the authors' code, the paper averages."""
 
 
-SCHEDULE: dict[str, dict[str, Any]] = {
-    "smoke": {"steps": 20, "snapshot_every": 10, "context_size": 8, "batch_size": 16},
-    "laptop": {
-        "steps": 8_000,
-        "snapshot_every": 1_000,
-        "batch_size": 64,
-        "learning_rate": 1e-3,
-        "final_learning_rate": 0.1,
-    },
-}
-"""What the presets change for the multi-task learner and its rivals alike."""
-PRESETS: dict[str, dict[str, Any]] = {
-    "smoke": STUDENT_PRESETS["smoke"] | SCHEDULE["smoke"],
-    "laptop": STUDENT_PRESETS["laptop"]
-    | SCHEDULE["laptop"]
-    | {"context_size": 32, "kl_weight": 0.01, "partners": 3, "hard_contexts": 4},
-}
-
-
 class _Contexts(NamedTuple):
     """What one step infers z from: beliefs `[K, Z]`, the triplet term, and what is worth recording."""
 
@@ -98,11 +71,10 @@ class MultiTaskLearner(Learner):
     """The central learner: `update` draws its own batches from all tasks' rows and makes one step.
 
     Rows are `[K, N, row]`; `tables` may be None where the switches use no relabelled transition. Batches and contexts
-    have a generator each, so that ablations with one seed see the same batches. Rows, teachers, tables and both
-    generators are on one device.
+    have a generator each, in this order, so that ablations with one seed see the same batches. Rows, teachers, tables
+    and both generators are on one device.
     """
 
-    unregistered = frozenset({"teachers"})
     constant = False  # the number of eligible transitions changes
 
     def __init__(
@@ -110,10 +82,9 @@ class MultiTaskLearner(Learner):
         config: DistillConfig,
         layout: RowLayout,
         rows: Rows,
+        *generators: torch.Generator,
         teachers: Teachers,
-        tables: RelabelTables | None,
-        generator: torch.Generator,
-        context_generator: torch.Generator,
+        tables: RelabelTables | None = None,
     ) -> None:
         if not config.union_context and config.triplet == "relabelled":
             raise ValueError("triplet `relabelled` needs union_context: its contexts hold relabelled transitions.")
@@ -122,13 +93,12 @@ class MultiTaskLearner(Learner):
         if config.union_context and tables is None:
             raise ValueError("union_context needs relabelling tables.")
         self.config, self.layout, self.rows, self.teachers, self.tables = config, layout, rows, teachers, tables
-        self.generator, self.context_generator = generator, context_generator
+        self.generator, self.context_generator = generators
         self.tasks = rows.shape[0]
-        self.student = make_student(config.student, layout, generator)
+        self.student = make_student(config.student, layout, self.generator)
         self.optimiser = adam(self.student.parameters(), config.learning_rate)
-        self._pool_index: Tensor | None = None  # where contexts come from; None is all rows
-        if config.union_context and tables is not None and tables.index.shape[1] < rows.shape[1]:
-            self._pool_index = tables.index
+        everything = torch.arange(rows.shape[1], device=self.generator.device).expand(self.tasks, -1)
+        self._pool = tables.index if config.union_context and tables is not None else everything
 
     @property
     def policy(self) -> Student:
@@ -145,8 +115,7 @@ class MultiTaskLearner(Learner):
         z = contexts.belief.sample(self.generator).unsqueeze(1).expand(-1, config.batch_size, -1)
 
         # Distil every teacher under its task's z
-        indices = sample_indices(self.tasks, config.batch_size, self.rows.shape[1], self.generator)
-        rows = gather_rows(self.rows, indices)
+        rows = sample_rows(self.rows, config.batch_size, self.generator)
         batch, pair = self.layout.split(rows), self.layout.pair(rows)
         losses = self.student.losses(self.teachers, batch, pair, z, self.generator)
         losses["loss_kl"] = posterior_regulariser(self.student.encoder, contexts.belief, config.kl_weight)
@@ -202,11 +171,8 @@ class MultiTaskLearner(Learner):
 
     def _own_transitions(self, count: int) -> tuple[Tensor, Tensor]:
         """Random context transitions `[K, count, d_c]` of each task and their places in the pool `[K, count]`."""
-        pool = self._pool_index
-        available = self.rows.shape[1] if pool is None else pool.shape[1]
-        places = sample_indices(self.tasks, count, available, self.context_generator)
-        rows = gather_rows(self.rows, places if pool is None else pool.gather(1, places))
-        return self.layout.context(rows), places
+        places = sample_indices(self.tasks, count, self._pool.shape[1], self.context_generator)
+        return self.layout.context(gather_rows(self.rows, self._pool.gather(1, places))), places
 
     def _encode(self, own: Tensor, places: Tensor, partners: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encode own transitions `[K, M, d_c]`, and those of partners `[K, P]` that may be relabelled.

@@ -4,16 +4,33 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+
+from mbml.settings import Count, Positive, Share
 
 _Part = nn.Module | nn.Parameter | torch.optim.Optimizer | torch.Generator
 
 
 class NotFinite(ValueError):
     """A loss or a weight that is NaN or infinite; the message names step and term."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How long a multi-task learner learns, and how fast."""
+
+    steps: Count = 100_000
+    """Gradient steps."""
+    snapshot_every: Count = 10_000
+    """Steps between snapshots that are evaluated."""
+    learning_rate: Positive = 3e-4
+    """Adam learning rate of all networks."""
+    final_learning_rate: Share = 1.0
+    """Share of the learning rate that is left at the last step, reached linearly; 1 keeps it constant, as the paper."""
 
 
 class Learner(ABC):
@@ -29,8 +46,6 @@ class Learner(ABC):
     steps_done: int = 0
     constant: ClassVar[bool] = True
     """Whether all updates are the same operations on the same shapes, so that a GPU may run them as one graph."""
-    unregistered: ClassVar[frozenset[str]] = frozenset()
-    """Public parts that belong to somebody else and are not saved, such as teachers."""
 
     @abstractmethod
     def update(self, *arguments: Any) -> dict[str, Tensor]:
@@ -38,11 +53,8 @@ class Learner(ABC):
 
     def parts(self) -> dict[str, _Part]:
         """Networks, parameters, optimisers and generators by the name of their attribute."""
-        return {
-            name: part
-            for name, part in vars(self).items()
-            if isinstance(part, _Part) and not name.startswith("_") and name not in self.unregistered
-        }
+        named = vars(self).items()
+        return {name: part for name, part in named if isinstance(part, _Part) and not name.startswith("_")}
 
     def optimisers(self) -> list[torch.optim.Optimizer]:
         """All optimisers."""

@@ -1,6 +1,7 @@
 """Losses of multi-task distillation and of task inference: a function for each equation of the paper, named after it.
 
-Eq. 1 is BCQ's (its learners), Eq. 7 is the relabelling (`mbml.relabel.RelabelTables.relabelled`).
+Eq. 1 is BCQ's target (`mbml.teachers.bcq.CandidateNetworks.td_target`), Eq. 7 is the relabelling
+(`mbml.relabel.RelabelTables.relabelled`).
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from typing import Any
 
 from mbml import distill
 from mbml.baselines import batch_pearl, contextual_bcq, metagenrl
-from mbml.learner import Learner
 from mbml.registry import Entry, Registry
 
 
@@ -16,8 +15,8 @@ from mbml.registry import Entry, Registry
 class Method(Entry):
     """A multi-task learner and what it changes in the configuration of the whole run.
 
-    Its factory is `make(config, layout, rows, teachers, tables, generator, context_generator)`, with None for those of
-    `teachers` and `tables` that it does not need.
+    Its factory is `make(config, layout, rows, generator, context_generator)`, with those of `teachers` and `tables` by
+    keyword that it needs.
     """
 
     learner: str = ""
@@ -31,9 +30,31 @@ class Method(Entry):
         object.__setattr__(self, "learner", self.learner or self.name)
 
 
-def _from_rows(learner: Callable[..., Learner]) -> Callable[..., Learner]:
-    """The factory of a learner that needs the batches alone."""
-    return lambda config, layout, rows, teachers, tables, *generators: learner(config, layout, rows, *generators)
+_SMOKE = {"steps": 20, "snapshot_every": 10, "context_size": 8, "batch_size": 16}
+_LAPTOP = {"steps": 8_000, "snapshot_every": 1_000, "batch_size": 64, "learning_rate": 1e-3, "final_learning_rate": 0.1}
+_NETWORKS = ("student.value_hidden", "student.decoder_hidden", "student.perturbation_hidden")
+_SMOKE_STUDENT = {
+    **dict.fromkeys((*_NETWORKS, "student.encoder.hidden"), (16, 16)),
+    "student.encoder.embedding_size": 4,
+    "student.acting_candidates": 2,
+}
+_LAPTOP_STUDENT = dict.fromkeys(_NETWORKS, (256, 256, 256))
+# Rivals learn as long as the multi-task learner, in networks as wide, from as many own context rows as it has rows.
+_DISTILL = {
+    "smoke": _SMOKE | _SMOKE_STUDENT,
+    "laptop": _LAPTOP | _LAPTOP_STUDENT | {"context_size": 32, "kl_weight": 0.01, "partners": 3, "hard_contexts": 4},
+}
+_CONTEXTUAL_BCQ = {
+    "smoke": _SMOKE | _SMOKE_STUDENT | {"vae_encoder_hidden": (16, 16), "target_candidates": 2},
+    "laptop": _LAPTOP
+    | _LAPTOP_STUDENT
+    | {"vae_encoder_hidden": (256, 256, 256), "context_size": 64, "target_candidates": 5, "tau": 0.01},
+}
+_BATCH_PEARL = {
+    "smoke": _SMOKE
+    | {"encoder.hidden": (16, 16), "encoder.embedding_size": 4, "hidden": (16, 16), "tasks_per_step": 4},
+    "laptop": _LAPTOP | {"hidden": (256, 256, 256), "context_size": 64, "tasks_per_step": 10},
+}
 
 
 def _distill_needs(config: distill.DistillConfig) -> frozenset[str]:
@@ -43,11 +64,13 @@ def _distill_needs(config: distill.DistillConfig) -> frozenset[str]:
 def _ablation(name: str, about: str, colour: str, changes: Mapping[str, Any]) -> Method:
     """The multi-task learner with changes."""
     learner, config = distill.MultiTaskLearner, distill.DistillConfig
-    described = distill.PRESETS, name.replace("_", " "), colour
+    described = _DISTILL, name.replace("_", " "), colour
     return Method(name, about, learner, config, *described, "distill", changes, _distill_needs)
 
 
-_ONE_NETWORK = {"models.reward.members": 1, "models.next_observation.members": 1}
+_NO_TRIPLET = {"distill.triplet": "none"}
+_OWN_CONTEXTS = {"distill.union_context": False}
+_TRUTH = {"relabel.source": "ground_truth"}
 METHODS: Registry[Method] = Registry(
     "method",
     # Okabe-Ito blue, orange, vermillion, sky; then darker hues of Tol's muted set.
@@ -56,46 +79,39 @@ METHODS: Registry[Method] = Registry(
         "no_relabelling",
         "hard mining over own contexts instead (Eq. 11)",
         "#E69F00",
-        {"distill.triplet": "hard_mining", "distill.union_context": False},
+        _OWN_CONTEXTS | {"distill.triplet": "hard_mining"},
     ),
-    _ablation("no_triplet", "relabelled contexts without the triplet loss", "#D55E00", {"distill.triplet": "none"}),
-    _ablation(
-        "neither",
-        "own contexts, no triplet loss (Eq. 6)",
-        "#56B4E9",
-        {"distill.triplet": "none", "distill.union_context": False},
-    ),
-    _ablation(
-        "ground_truth", "the full model, relabelled with true rewards", "#882255", {"relabel.source": "ground_truth"}
-    ),
+    _ablation("no_triplet", "relabelled contexts without the triplet loss", "#D55E00", _NO_TRIPLET),
+    _ablation("neither", "own contexts, no triplet loss (Eq. 6)", "#56B4E9", _NO_TRIPLET | _OWN_CONTEXTS),
+    _ablation("ground_truth", "the full model, relabelled with true rewards", "#882255", _TRUTH),
     _ablation(
         "no_ensemble",
         "the full model, relabelled by a single reward network without a filter",
         "#999933",
-        _ONE_NETWORK,
+        {"models.reward.members": 1, "models.next_observation.members": 1},
     ),
     Method(
         "contextual_bcq",
         "BCQ on all tasks with an inferred z",
-        _from_rows(contextual_bcq.ContextualBCQ),
+        contextual_bcq.ContextualBCQ,
         contextual_bcq.ContextualBCQConfig,
-        contextual_bcq.PRESETS,
+        _CONTEXTUAL_BCQ,
         "contextual BCQ",
         "#332288",
     ),
     Method(
         "batch_pearl",
         "PEARL on the batches",
-        _from_rows(batch_pearl.BatchPEARL),
+        batch_pearl.BatchPEARL,
         batch_pearl.BatchPEARLConfig,
-        batch_pearl.PRESETS,
+        _BATCH_PEARL,
         "batch PEARL",
         "#44AA99",
     ),
     Method(
         "metagenrl",
         "MetaGenRL on one batch (ant_dir, Fig. 5)",
-        _from_rows(lambda config, layout, rows, generator, _: metagenrl.MetaGenRL(config, layout, rows, generator)),
+        lambda config, layout, rows, generator, _: metagenrl.MetaGenRL(config, layout, rows, generator),
         metagenrl.MetaGenRLConfig,
         metagenrl.PRESETS,
         "MetaGenRL",

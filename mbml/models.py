@@ -44,15 +44,9 @@ class Ensemble(Learner):
     """E networks `(s, a) -> target` for each of T tasks; diversity comes from independent initialisation alone."""
 
     def __init__(
-        self,
-        config: EnsembleConfig,
-        layout: RowLayout,
-        tasks: int,
-        target: Target,
-        generator: torch.Generator,
+        self, config: EnsembleConfig, layout: RowLayout, tasks: int, target: Target, generator: torch.Generator
     ) -> None:
-        self.config, self.layout, self.tasks, self.target = config, layout, tasks, target
-        self.generator = generator
+        self.config, self.layout, self.tasks, self.target, self.generator = config, layout, tasks, target, generator
         output = 1 if target == "reward" else layout.observation_size
         sizes = [layout.pair_size, *config.hidden, output]
         self.network = StackedMLP(tasks * config.members, sizes, generator=generator)
@@ -95,16 +89,9 @@ class Ensemble(Learner):
 
     @torch.no_grad()
     def mean_and_std(self, pair: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean over members `[T, n, out]` and uncertainty `[T, n]` for pairs `[T, n, d_s + d_a]`.
-
-        Uncertainty is the unbiased standard deviation over members, averaged over output dimensions; one member
-        alone has none and gives 0.
-        """
+        """Mean over members `[T, n, out]` and their `spread` `[T, n]` for pairs `[T, n, d_s + d_a]`."""
         predictions = self.predict(pair)
-        mean = predictions.mean(1)
-        if self.config.members == 1:
-            return mean, torch.zeros_like(mean[..., 0])
-        return mean, predictions.std(1).mean(-1)
+        return predictions.mean(1), spread(predictions)
 
     @classmethod
     def of_networks(
@@ -115,6 +102,16 @@ class Ensemble(Learner):
         ensemble = cls(config, layout, 0, target, torch.Generator())
         ensemble.tasks, ensemble.network = tasks, join_stacks(networks)
         return ensemble
+
+
+def spread(predictions: Tensor) -> Tensor:
+    """Uncertainty `[T, n]` of what E members predict, `[T, E, n, out]`.
+
+    The unbiased standard deviation over members, averaged over output dimensions; one member alone has none: 0.
+    """
+    if predictions.shape[1] == 1:
+        return torch.zeros_like(predictions[:, 0, :, 0])
+    return predictions.std(1).mean(-1)
 
 
 class EnsembleTraining:

@@ -61,8 +61,6 @@ class StackedMLP(nn.Module):
         self.stack = len(weights[0])
         self.sizes = (weights[0].shape[1], *(weight.shape[2] for weight in weights))
         self.weights, self.biases = (nn.ParameterList(nn.Parameter(t) for t in part) for part in (weights, biases))
-        self.gradients: list[Tensor] = []
-        """Where `backward` writes, a tensor for each parameter; made at its first call if there are none."""
 
     @property
     def layers(self) -> tuple[list[Tensor], list[Tensor]]:
@@ -90,11 +88,10 @@ class StackedMLP(nn.Module):
     def backward(self, trace: Trace, gradient: Tensor) -> None:
         """Write the gradient of every parameter, given that of the loss in the outputs `[T, B, out]`."""
         weights, biases = self.layers
-        if not self.gradients:
-            self.gradients = [torch.empty_like(p) for p in (*weights, *biases)]
-        for p, place in zip((*weights, *biases), self.gradients, strict=True):
-            p.grad = place  # an optimiser that has cleared its gradients, or autograd, has put another one there
-        backward_trace(trace, gradient, weights, self.gradients)
+        for p in (*weights, *biases):
+            if p.grad is None:
+                p.grad = torch.empty_like(p)
+        backward_trace(trace, gradient, weights, [p.grad for p in (*weights, *biases) if p.grad is not None])
 
     def input_gradient(self, trace: Trace, gradient: Tensor, columns: slice = slice(None)) -> Tensor:
         """Gradient `[T, B, columns]` in each member's inputs, given that in the outputs `[T, B, out]`."""
@@ -146,28 +143,6 @@ def join_stacks(networks: Sequence[StackedMLP]) -> StackedMLP:
     return StackedMLP.of(
         *([torch.cat(group).detach() for group in zip(*part, strict=True)] for part in (weights, biases))
     )
-
-
-def flatten_parameters(network: StackedMLP) -> nn.Parameter:
-    """Move a network's parameters into one tensor, whose parts they and the gradients of its `backward` become.
-
-    One kernel then serves all of them, in an optimiser and in averaging.
-    """
-    weights, biases = network.layers
-    parameters, trained = (*weights, *biases), weights[0].requires_grad
-    flat = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]), requires_grad=trained)
-
-    def parts(tensor: Tensor) -> list[Tensor]:
-        split = tensor.split([p.numel() for p in parameters])
-        return [part.view_as(p) for p, part in zip(parameters, split, strict=True)]
-
-    places = parts(flat.detach())
-    network._hold(places[: len(weights)], places[len(weights) :])
-    network.requires_grad_(trained)
-    if trained:
-        flat.grad = torch.zeros_like(flat)
-        network.gradients = parts(flat.grad)
-    return flat
 
 
 def soft_update(targets: nn.Module, online: nn.Module, rate: float) -> None:

@@ -73,7 +73,8 @@ class AdaptivePolicy:
 
     def __init__(self, policy: ContextPolicy, generator: torch.Generator, tasks: int = 1) -> None:
         self.policy, self.generator, self.tasks = policy, generator, tasks
-        self._statistics = torch.zeros(tasks, policy.encoder.statistics_size)
+        nothing = torch.zeros(tasks, 0, policy.layout.context_size)
+        self._statistics = policy.encoder.statistics(nothing).sum(1).detach()
         self._pending: list[tuple[Tensor, Tensor]] = []
         self.begin_episode()
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mbml.envs import Reward, Task
-from mbml.models import Ensemble
+from mbml.models import Ensemble, Target, spread
 from mbml.rows import RowLayout, Rows, gather_rows
 from mbml.settings import NotNegative, Whole
 
 _CHUNK = 4096
 Source = Literal["ensemble", "ground_truth"]
-SOURCES: tuple[str, ...] = get_args(Source)
 
 
 @dataclass(frozen=True)
@@ -81,32 +80,30 @@ def relabel(
     rows: Rows,
     index: Tensor,
     layout: RowLayout,
-    reward_model: Ensemble,
-    next_model: Ensemble | None,
+    models: Mapping[Target, Ensemble],
     config: RelabelConfig,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> RelabelTables:
     """Apply every task's ensembles to every task's rows `[K, N, row]` at the pool's `index` `[K, P]`; once, before any
-    distillation."""
+    distillation.
+
+    `models` are the reward ensembles and, where the dynamics vary, the next-state ones: a transition is eligible where
+    all of them are certain. `report` hears how many tasks' rows are done, of how many.
+    """
     tasks, pool = index.shape
-    reward = torch.empty(tasks, tasks, pool)
-    eligible = torch.empty(tasks, tasks, pool, dtype=torch.bool)
-    size = layout.observation_size
-    next_observation = torch.empty(tasks, tasks, pool, size) if next_model is not None else None
+    thresholds = {"reward": config.reward_threshold, "next_observation": config.next_observation_threshold}
+    labels = {target: torch.empty(tasks, tasks, pool, model.network.sizes[-1]) for target, model in models.items()}
+    eligible = torch.ones(tasks, tasks, pool, dtype=torch.bool)
     for source, part, chunk in _chunks(rows, index):
         pair = layout.pair(chunk).expand(tasks, -1, -1)
-        mean, std = reward_model.mean_and_std(pair)
-        reward[:, source, part] = mean.squeeze(-1)
-        eligible[:, source, part] = std < config.reward_threshold
-        if next_model is not None and next_observation is not None:
-            next_mean, next_std = next_model.mean_and_std(pair)
-            next_observation[:, source, part] = next_mean
-            eligible[:, source, part] &= next_std < config.next_observation_threshold
+        for target, model in models.items():
+            labels[target][:, source, part], uncertainty = model.mean_and_std(pair)
+            eligible[:, source, part] &= uncertainty < thresholds[target]
         if part.stop == pool:
             report(source + 1, tasks)
     own = torch.arange(tasks)
     eligible[own, own] = False
-    return RelabelTables(index, reward, eligible, next_observation)
+    return RelabelTables(index, labels["reward"].squeeze(-1), eligible, labels.get("next_observation"))
 
 
 def _chunks(rows: Rows, index: Tensor) -> Iterator[tuple[int, slice, Tensor]]:
@@ -145,19 +142,19 @@ def diagnostics(tables: RelabelTables, truth: Tensor | None) -> dict[str, list[l
     The diagonal of the share is None; errors are None where no row is eligible, or altogether without a `truth`.
     """
     # A task at a time, because temporary tables of all pairs would take as much memory as the tables.
-    share = torch.stack([eligible.float().mean(-1) for eligible in tables.eligible])
-    result: dict[str, list[list[float | None]] | None] = {"share": _matrix(share, skip_diagonal=True)}
+    share = torch.stack([eligible.float().mean(-1) for eligible in tables.eligible]).fill_diagonal_(torch.nan)
     if truth is None:
-        return result | {"error_eligible": None, "error_all": None}
+        return {"share": _matrix(share), "error_eligible": None, "error_all": None}
     eligible_errors, errors = [], []
     for label, true, eligible in zip(tables.reward, truth, tables.eligible, strict=True):
         squared = (label - true).square()
         eligible_errors.append(((squared * eligible).sum(-1) / eligible.sum(-1)).sqrt())  # 0 / 0 -> nan -> None
         errors.append(squared.mean(-1).sqrt())
-    return result | {
-        "error_eligible": _matrix(torch.stack(eligible_errors), skip_diagonal=True),
-        "error_all": _matrix(torch.stack(errors), skip_diagonal=False),
-    }
+    return {"share": _matrix(share), "error_eligible": _matrix(eligible_errors), "error_all": _matrix(errors)}
+
+
+def _matrix(rows: Iterable[Tensor]) -> list[list[float | None]]:
+    return [[None if value != value else round(value, 6) for value in row.tolist()] for row in rows]
 
 
 @torch.no_grad()
@@ -172,9 +169,9 @@ def cross_task_error(
     """
     tasks = rows.shape[0]
     pair = layout.pair(rows).reshape(1, -1, layout.pair_size).expand(tasks, -1, -1)
-    predictions = model.predict(pair).squeeze(-1)  # [K, E, K * n]
-    squared = (predictions - truth.flatten(1).unsqueeze(1)).square().mean(1).view_as(truth)
-    kept = (model.mean_and_std(pair)[1] < threshold).view_as(truth)
+    predictions = model.predict(pair)  # [K, E, K * n, 1]
+    squared = (predictions.squeeze(-1) - truth.flatten(1).unsqueeze(1)).square().mean(1).view_as(truth)
+    kept = (spread(predictions) < threshold).view_as(truth)
     kept[torch.arange(tasks), torch.arange(tasks)] = False
     count = kept.sum((1, 2))
     error = (squared * kept).sum((1, 2)) / count  # 0 / 0 -> nan -> None
@@ -182,10 +179,3 @@ def cross_task_error(
         "error": [None if value != value else value for value in error.tolist()],
         "kept": float(count.sum()) / (tasks * (tasks - 1) * rows.shape[1]),
     }
-
-
-def _matrix(values: Tensor, *, skip_diagonal: bool) -> list[list[float | None]]:
-    return [
-        [None if (skip_diagonal and i == j) or v != v else round(v, 6) for j, v in enumerate(row)]
-        for i, row in enumerate(values.tolist())
-    ]

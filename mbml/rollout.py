@@ -24,6 +24,11 @@ class Step(NamedTuple):
     diverged: Tensor
     """Where the physics blew up: that was no transition, and the episode is over with the one before."""
 
+    def rows(self, observation: Tensor, action: Tensor) -> Tensor:
+        """The transitions from `observation` `[n, d_s]` under `action` `[n, d_a]` as packed rows `[n, row]`."""
+        scalars = torch.stack([self.reward, self.terminated.float()], 1)
+        return torch.cat([observation, action, self.next_observation, scalars], 1)
+
     def joined(self, later: Step) -> Step:
         """This step, and a `later` one of those environments that diverged in it."""
         ends = self.terminated | later.terminated, self.truncated | later.truncated
@@ -104,3 +109,12 @@ def run_episode(
         active &= ~(step.terminated | step.truncated).numpy()
         observation = step.next_observation
     return returns
+
+
+def mean_returns(envs: EnvStack, tasks: int, act: Callable[[Tensor], Tensor]) -> np.ndarray:
+    """Mean return `[T]` of an episode in every environment of T tasks, which are in order and have as many each.
+
+    `act` maps observations `[T, copies, d_s]` to actions `[T, copies, d_a]`.
+    """
+    returns = run_episode(envs, lambda observation: act(observation.unflatten(0, (tasks, -1))).flatten(0, 1))
+    return returns.reshape(tasks, -1).mean(1)

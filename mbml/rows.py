@@ -140,6 +140,13 @@ def gather_rows(rows: Rows, indices: Tensor, tasks: Tensor | None = None) -> Ten
     return flat.view(*indices.shape, width)
 
 
+def sample_rows(rows: Rows, count: int, generator: torch.Generator, tasks: Tensor | None = None) -> Tensor:
+    """Of each task, or of each of `tasks` `[T]`, so many uniform rows with replacement, `[T, count, R]`."""
+    number, available, _ = rows.shape
+    indices = sample_indices(number if tasks is None else len(tasks), count, available, generator)
+    return gather_rows(rows, indices, tasks)
+
+
 def resident(rows: Rows, device: torch.device | str) -> Rows:
     """Rows `[T, N, R]` that a learner on `device` can draw from: as they are on a CPU; on a GPU a copy, made task by
     task.

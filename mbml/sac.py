@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mbml.fused import Trace
 from mbml.learner import Learner
-from mbml.nets import Initialisation, StackedMLP, adam, flatten_parameters
+from mbml.nets import Initialisation, StackedMLP, adam, soft_update
 from mbml.rows import RowLayout, Transitions
 from mbml.settings import Count, Positive, Share, Widths
 
@@ -112,14 +112,12 @@ class SAC(Learner):
         self.log_alpha = nn.Parameter(
             torch.full((tasks, 1, 1), math.log(config.initial_alpha), device=generator.device)
         )
-        networks = (self.policy, self.critics, self.target_critics)
-        self._policy, self._critics, self._target_critics = map(flatten_parameters, networks)
         self.alpha_optimiser = adam([self.log_alpha], config.alpha_learning_rate)
         self._make_optimisers()
 
     def _make_optimisers(self) -> None:
-        self.policy_optimiser = adam([self._policy], self.config.learning_rate)
-        self.critic_optimiser = adam([self._critics], self.config.learning_rate)
+        self.policy_optimiser = adam(self.policy.parameters(), self.config.learning_rate)
+        self.critic_optimiser = adam(self.critics.parameters(), self.config.learning_rate)
 
     @torch.no_grad()
     def act(self, observation: Tensor, *, deterministic: bool = False) -> Tensor:
@@ -143,14 +141,14 @@ class SAC(Learner):
         target = self._td_target(batch, after, alpha)
         critic_loss = self._step_critics(self.critics, self.critic_optimiser, self.layout.pair(rows), target)
         policy_loss = self._step_policy(batch.observation, drawn, trace, alpha)
-        self._target_critics.lerp_(self._critics, self.config.tau)
+        soft_update(self.target_critics, self.critics, self.config.tau)
         self.steps_done += 1
-        return {
-            "critic_loss": critic_loss.unflatten(0, (2, self.tasks)).mean(0),
-            "policy_loss": policy_loss,
-            "alpha": alpha.flatten(),
-            "entropy": -drawn.log_density.mean((1, 2)),
-        }
+        return self._losses(critic_loss.unflatten(0, (2, self.tasks)).mean(0), policy_loss, alpha, drawn)
+
+    @staticmethod
+    def _losses(critic_loss: Tensor, policy_loss: Tensor, alpha: Tensor, drawn: Squashed) -> dict[str, Tensor]:
+        entropy = -drawn.log_density.mean((1, 2))
+        return {"critic_loss": critic_loss, "policy_loss": policy_loss, "alpha": alpha.flatten(), "entropy": entropy}
 
     def _step_alpha(self, log_density: Tensor) -> None:
         """Descend -log alpha (log-density - d_a), in which log alpha is linear."""

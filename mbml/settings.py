@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -67,8 +67,6 @@ def _adapters(config: type) -> dict[str, TypeAdapter[Any]]:
 
 def hints(config: type) -> dict[str, Any]:
     """The type of every field, bounds included."""
-    from typing import get_type_hints
-
     return get_type_hints(config, include_extras=True)
 
 

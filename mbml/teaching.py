@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mbml import teachers
-from mbml.rollout import EnvStack, run_episode
+from mbml.rollout import EnvStack, mean_returns
 from mbml.rows import RowLayout, Rows
 from mbml.seeding import generator_of, seed_of
 from mbml.settings import Count
@@ -36,8 +37,6 @@ class TeachingConfig:
 class Teaching(Training[TeacherLearner]):
     """The training of T teachers of one kind on their batches `[T, N, row]`."""
 
-    unit = "iterations"
-
     def __init__(
         self,
         teacher: str,
@@ -60,18 +59,23 @@ class Teaching(Training[TeacherLearner]):
         self.teacher, self.config, self.tasks, self.seed, self.device = teacher, config, list(tasks), seed, device
         generator = generator_of(seed, teacher, *self.tasks, device=device)
         made = TEACHERS[teacher].make(learner, layout, len(self.tasks), generator)
+        schedule = config.iterations, config.evaluation_every, self._evaluated
         draw = batches(rows, learner.batch_size, generator)
-        every = config.evaluation_every
-        super().__init__(made, draw, config.iterations, every, self._evaluated, cuda_graphs=cuda_graphs)
+        super().__init__(made, draw, *schedule, cuda_graphs=cuda_graphs, unit="iterations")
         self.envs = make_envs(config.evaluation_episodes)
         self.best = made.teachers()
-        self.best_return = np.full(len(self.tasks), -np.inf)
-        self.best_iteration = np.zeros(len(self.tasks), dtype=int)
+        self.selected: list[dict[str, float]] = [{"task": t, "iteration": 0, "return": -np.inf} for t in self.tasks]
+        """Iteration and return of every task's best checkpoint."""
 
     def advance(self) -> Mapping[str, float | Tensor]:
         """Some iterations; where an evaluation is due, every task keeps the teacher that is its best."""
         super().advance()
-        return {"best_return": float(self.best_return.mean())} if self.curve else {}
+        return {"best_return": self.best_return} if self.curve else {}
+
+    @property
+    def best_return(self) -> float:
+        """Mean over tasks of the selected checkpoints' returns."""
+        return float(np.mean([selected["return"] for selected in self.selected]))
 
     def _evaluated(self, iteration: int, losses: dict[str, Tensor]) -> list[dict[str, float]]:
         returns = self.evaluate()
@@ -84,38 +88,26 @@ class Teaching(Training[TeacherLearner]):
 
     def evaluate(self) -> np.ndarray:
         """Mean return `[T]` of the current policies; its random numbers depend on the iteration alone."""
-        copies, number = self.config.evaluation_episodes, len(self.tasks)
-        places = [(task, self.done, copy) for task in self.tasks for copy in range(copies)]
+        copies = range(self.config.evaluation_episodes)
+        places = [(task, self.done, copy) for task in self.tasks for copy in copies]
         self.envs.seed([seed_of(self.seed, self.teacher, "evaluation", *place) for place in places])
         generator = generator_of(self.seed, self.teacher, "acting", self.done, *self.tasks, device=self.device)
-        policies = self.learner.teachers()
-
-        def act(observation: Tensor) -> Tensor:
-            return policies.act(observation.view(number, copies, -1), generator).flatten(0, 1)
-
-        return run_episode(self.envs, act).reshape(number, copies).mean(1)
+        return mean_returns(self.envs, len(self.tasks), partial(self.learner.teachers().act, generator=generator))
 
     def _select(self, returns: np.ndarray) -> None:
-        better = np.flatnonzero(returns > self.best_return)
-        self.best_return[better], self.best_iteration[better] = returns[better], self.done
+        better = [i for i, selected in enumerate(self.selected) if returns[i] > selected["return"]]
+        for i in better:
+            self.selected[i] |= {"iteration": self.done, "return": float(returns[i])}
         with torch.no_grad():
             for kept, new in zip(self.best.parameters(), self.learner.teachers().parameters(), strict=True):
                 kept[better] = new[better]
 
-    def selected(self) -> list[dict[str, float]]:
-        """Iteration and return of every task's selected checkpoint."""
-        return [
-            {"task": task, "iteration": int(self.best_iteration[i]), "return": float(self.best_return[i])}
-            for i, task in enumerate(self.tasks)
-        ]
-
     def state_dict(self) -> dict[str, Any]:
         """The training's state and the selected teachers."""
-        selection = {"returns": self.best_return.tolist(), "iterations": self.best_iteration.tolist()}
-        return super().state_dict() | {"best": self.best.state_dict(), **selection}
+        return super().state_dict() | {"best": self.best.state_dict(), "selected": self.selected}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where `state_dict` was taken; with `cuda_graphs` before the first `advance` only."""
         super().load_state_dict(state)
         self.best: Teachers = teachers.load(state["best"]).to(self.device)
-        self.best_return, self.best_iteration = np.array(state["returns"]), np.array(state["iterations"])
+        self.selected = state["selected"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -10,12 +11,35 @@ from torch import Tensor
 
 from mbml.capture import captured
 from mbml.learner import Learner, check_losses
-from mbml.meter import RunningMeans
-from mbml.rows import Rows, gather_rows, sample_indices
+from mbml.rows import Rows, sample_rows
 
 _CHUNK = 50
 """Updates in one call of `advance`: between two calls a checkpoint may be made."""
 _AnyLearner = TypeVar("_AnyLearner", bound=Learner)
+
+
+class RunningMeans:
+    """Add up what every update returns; `take` gives the means since the last `take`.
+
+    They are kept as tensors, so that no update waits for a number to be read.
+    """
+
+    def __init__(self) -> None:
+        self.state: dict[str, list[Any]] = {}
+        """Sum and count by name."""
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        """One update's values, of one shape for each name; an update may leave a name out."""
+        for name, value in values.items():
+            total, count = self.state.get(name, (None, 0))
+            # A sum that was loaded is on the CPU, wherever the values are.
+            self.state[name] = [value if total is None else total.to(value.device) + value, count + 1]
+
+    def take(self) -> dict[str, Tensor]:
+        """Means by name, each over the updates that had it; starts anew."""
+        means = {name: total / count for name, (total, count) in self.state.items()}
+        self.state = {}
+        return means
 
 
 class Process(Protocol):
@@ -55,8 +79,7 @@ def run(process: Process) -> None:
 
 def batches(rows: Rows, batch_size: int, generator: torch.Generator) -> Callable[[], tuple[Tensor]]:
     """A function that draws rows `[T, batch_size, row]`, uniformly with replacement, from each of `[T, N, row]`."""
-    tasks, available = rows.shape[:2]
-    return lambda: (gather_rows(rows, sample_indices(tasks, batch_size, available, generator)),)
+    return lambda: (sample_rows(rows, batch_size, generator),)
 
 
 def averaged(step: int, losses: Mapping[str, Tensor]) -> list[dict[str, float]]:
@@ -64,42 +87,34 @@ def averaged(step: int, losses: Mapping[str, Tensor]) -> list[dict[str, float]]:
     return [{"step": step, **{name: float(value.mean()) for name, value in losses.items()}}]
 
 
+@dataclass(eq=False)
 class Training(Generic[_AnyLearner]):
-    """The updates of a learner up to `steps`, with what is due on the way; a Process.
+    """The updates of a learner up to `total`, with what is due on the way; a Process.
 
     Losses are averaged since the last point of `curve`. Before a point is added or a snapshot is made, losses and
     weights are checked: NotFinite ends the training there.
     """
 
-    unit = "steps"
+    learner: _AnyLearner
+    """What is trained; its `steps_done` is how far the training is."""
+    draw: Callable[[], Sequence[Tensor]]
+    """The arguments of one update; `tuple`, which makes none, for learners that draw their own rows."""
+    total: int
+    """Updates in all."""
+    every: int
+    """Updates between two points of the curve; the last update has one too."""
+    on_due: Callable[[int, dict[str, Tensor]], list[dict[str, float]]] = averaged
+    """Makes the points from the step and the mean losses, which may be per task `[T]`."""
+    snapshot_every: int = 0
+    """Updates between two snapshots, the last update being one; 0 makes none."""
+    on_snapshot: Callable[[int], None] = lambda step: None
+    """Hears the step, before a point of that step is made."""
+    cuda_graphs: bool = False
+    """Run an update on a GPU as one captured graph, where the learner allows it."""
+    unit: str = "steps"
 
-    def __init__(
-        self,
-        learner: _AnyLearner,
-        draw: Callable[[], Sequence[Tensor]],
-        steps: int,
-        every: int,
-        on_due: Callable[[int, dict[str, Tensor]], list[dict[str, float]]] = averaged,
-        *,
-        snapshot_every: int = 0,
-        on_snapshot: Callable[[int], None] = lambda step: None,
-        cuda_graphs: bool = False,
-    ) -> None:
-        """Set up the training; nothing is computed yet.
-
-        Args:
-            learner: what is trained; its `steps_done` is how far the training is.
-            draw: the arguments of one update; `tuple`, which makes none, for learners that draw their own rows.
-            steps: updates in all.
-            every: updates between two points of the curve; the last update has one too.
-            on_due: makes the points from the step and the mean losses, which may be per task `[T]`.
-            snapshot_every: updates between two snapshots, the last update being one; 0 makes none.
-            on_snapshot: hears the step, before a point of that step is made.
-            cuda_graphs: run an update on a GPU as one captured graph, where the learner allows it.
-        """
-        self.learner, self.draw, self.total, self.every, self.on_due = learner, draw, steps, every, on_due
-        self.snapshot_every, self.on_snapshot = snapshot_every, on_snapshot
-        self._update = captured(learner) if cuda_graphs else learner.update
+    def __post_init__(self) -> None:
+        self._update = captured(self.learner) if self.cuda_graphs else self.learner.update
         self.curve: list[dict[str, float]] = []
         self._means, self._latest = RunningMeans(), {}
 
@@ -130,10 +145,10 @@ class Training(Generic[_AnyLearner]):
 
     def state_dict(self) -> dict[str, Any]:
         """Learner, curve, and the losses since its last point."""
-        return {"learner": self.learner.state_dict(), "curve": self.curve, "means": self._means.state_dict()}
+        return {"learner": self.learner.state_dict(), "curve": self.curve, "means": self._means.state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where `state_dict` was taken; with `cuda_graphs` before the first `advance` only."""
         self.learner.load_state_dict(state["learner"])
         self.curve = state["curve"]
-        self._means.load_state_dict(state["means"])
+        self._means.state = dict(state["means"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -14,13 +14,12 @@ from mbml.learner import check_losses
 from mbml.nets import StackedMLP, adam, part_of, soft_update, step
 from mbml.policy import AdaptivePolicy
 from mbml.rollout import EnvStack, Step, run_episode
-from mbml.rows import RowLayout, Rows, gather_rows, sample_indices
+from mbml.rows import RowLayout, Rows, sample_rows
 from mbml.sac import LOG_STD_MAX, LOG_STD_MIN, SAC, SACConfig, Squashed
 from mbml.settings import Count, Part, Positive, Whole
 from mbml.students import Student
 
 ImitationTarget = Literal["action", "atanh"]
-IMITATION_TARGETS: tuple[str, ...] = get_args(ImitationTarget)
 _ATANH_LIMIT = 0.999
 """Actions are clipped to this size before atanh, which is infinite at 1."""
 
@@ -83,10 +82,8 @@ def explore(student: Student, layout: RowLayout, envs: EnvStack, steps: int, gen
     def observe(observation: Tensor, action: Tensor, result: Step, active: Tensor) -> None:
         kept = active & torch.from_numpy(spent < steps)
         agent.observe(observation, action, result.next_observation, result.reward, kept)
-        scalars = torch.stack([result.reward, result.terminated.float()], 1)
-        row = torch.cat([observation, action, result.next_observation, scalars], 1)
         which = kept.numpy()
-        rows[kept, spent[which]] = row[kept]
+        rows[kept, spent[which]] = result.rows(observation, action)[kept]
         spent[which] += 1
 
     while (playing := spent < steps).any():
@@ -121,7 +118,7 @@ def imitate(
     optimiser = adam(policy.parameters(), config.learning_rate)
     losses = torch.zeros(len(rows), device=generator.device)
     for _ in range(config.steps):
-        batch = layout.split(gather_rows(rows, sample_indices(len(rows), config.batch_size, rows.shape[1], generator)))
+        batch = layout.split(sample_rows(rows, config.batch_size, generator))
         losses = imitation_loss(policy(batch.observation), batch.action, config.target)
         step(optimiser, losses.sum())
     check_losses({"imitation_loss": losses}, config.steps)
@@ -134,18 +131,11 @@ def critics_at(student: Student, z: Tensor) -> StackedMLP:
 
     A constant input is a bias: z goes into the first layer's, so these networks have the inputs of any SAC critic.
     """
-    source, pair = student.value_network, student.layout.pair_size
-    tasks = len(z)
-    sizes = (pair, *source.sizes[1:])
-    critics = StackedMLP(2 * tasks, sizes, generator=torch.Generator())
-    for target, parameter in zip(critics.parameters(), source.parameters(), strict=True):
-        if target.shape[1:] == parameter.shape[1:]:
-            target.copy_(parameter.expand_as(target))
-    first = source.weights[0]
-    critics.weights[0].copy_(first[:, :pair].expand(2 * tasks, -1, -1))
-    bias = source.biases[0] + z.unsqueeze(1) @ first[0, pair:]
-    critics.biases[0].copy_(bias.repeat(2, 1, 1))
-    return critics
+    pair, copies = student.layout.pair_size, 2 * len(z)
+    (first, *weights), (bias, *biases) = student.value_network.layers
+    shifted = bias + z.unsqueeze(1) @ first[0, pair:]
+    weights, biases = ([p.repeat(copies, 1, 1) for p in part] for part in ([first[:, :pair], *weights], biases))
+    return StackedMLP.of(weights, [shifted.repeat(2, 1, 1), *biases])
 
 
 class TwoBatchSAC(SAC):
@@ -165,7 +155,7 @@ class TwoBatchSAC(SAC):
 
     def _make_optimisers(self) -> None:
         rate, tasks = self.config.learning_rate, self.tasks
-        self.policy_optimiser = adam([self._policy], self.policy_rate * rate)
+        self.policy_optimiser = adam(self.policy.parameters(), self.policy_rate * rate)
         # The halves are the same memory as the stack, so that one product still serves both.
         self._halves = [part_of(self.critics, start, tasks) for start in (0, tasks)]
         self._target_halves = [part_of(self.target_critics, start, tasks) for start in (0, tasks)]
@@ -191,12 +181,7 @@ class TwoBatchSAC(SAC):
         loss_b = self._step_critic(1, self.second_optimiser, second, before)
         policy_loss = self._step_policy(batch.observation, drawn, trace, alpha)
         self.steps_done += 1
-        return {
-            "critic_loss": (loss_a + loss_b) / 2,
-            "policy_loss": policy_loss,
-            "alpha": alpha.flatten(),
-            "entropy": -drawn.log_density.mean((1, 2)),
-        }
+        return self._losses((loss_a + loss_b) / 2, policy_loss, alpha, drawn)
 
     def _step_critic(self, which: int, optimiser: torch.optim.Optimizer, rows: Tensor, alpha: Tensor) -> Tensor:
         """One step of one critic towards the lesser of both targets, and of its own target; loss `[T]`."""

@@ -37,17 +37,17 @@ class Distill:
 def distill(spec: Distill, run: Run) -> dict[str, Any]:
     """Leaves `snapshots/step-NNNNNNN.safetensors` and `losses.jsonl`."""
     rows = resident(load_rows(run.paths(spec.collect), spec.tasks), run.device)
-    teachers = tables = None
+    needed: dict[str, Any] = {}
     if spec.teach:
         order, teachers = load_teachers(run.paths(spec.teach))
         assert order == list(spec.tasks), f"teachers of tasks {order} cannot teach tasks {spec.tasks}"
-        teachers = teachers.to(run.device)
+        needed["teachers"] = teachers.to(run.device)
     if spec.relabel is not None:
-        tables = load_tables(run.inputs[spec.relabel]).to(run.device)
+        needed["tables"] = load_tables(run.inputs[spec.relabel]).to(run.device)
     # Batches and contexts have a generator each.
     generators = [generator_of(spec.seed, "distill", purpose, device=run.device) for purpose in ("batches", "contexts")]
     make = next(method.make for method in METHODS.values() if method.learner == spec.learner)
-    learner = make(spec.config, layout_of(spec.env), rows, teachers, tables, *generators)
+    learner = make(spec.config, layout_of(spec.env), rows, *generators, **needed)
 
     def snapshot(step: int) -> None:
         learner.policy.save(snapshot_of(run.out, step), step=step)

@@ -7,7 +7,7 @@ from typing import Any
 
 from actors.artefacts import env_maker, layout_of, load_rows, write_lines
 from actors.stage import Ref, Run, stage
-from mbml.baselines.metagenrl import MetaGenRLConfig, MetaGenRLTraining
+from mbml.baselines.metagenrl import MetaGenRLConfig, metagenrl_training
 from mbml.serialise import save_tree
 
 
@@ -27,7 +27,7 @@ class MetaGenRL:
 def metagenrl(spec: MetaGenRL, run: Run) -> dict[str, Any]:
     """Leaves `curves.jsonl` and `policy.safetensors`."""
     rows, make_envs = load_rows(run.paths(spec.collect), [spec.task]), env_maker(spec.env, [spec.task], spec.horizon)
-    training = MetaGenRLTraining(spec.config, layout_of(spec.env), rows, make_envs, spec.task, spec.seed)
+    training = metagenrl_training(spec.config, layout_of(spec.env), rows, make_envs, spec.task, spec.seed)
     run.train(training)
     policy = {"hidden": spec.config.hidden, "weights": training.learner.policy.state_dict()}
     save_tree(run.out / "policy.safetensors", {"tasks": [spec.task], "policy": policy})

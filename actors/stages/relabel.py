@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from actors.artefacts import layout_of, load_ensemble, load_history, load_rows, tasks_of, truth_table, write_json
 from actors.stage import Ref, Run, stage
 from mbml import envs
-from mbml.models import EnsembleConfig, Target
+from mbml.models import Ensemble, EnsembleConfig, Target
 from mbml.relabel import (
     RelabelConfig,
     RelabelTables,
@@ -64,12 +64,12 @@ def _tables(spec: Relabel, run: Run, rows: Rows, index: Tensor, truth: Tensor | 
             raise ValueError(f"relabel.source is ground_truth, but {spec.env} has no reward function: {note}")
         return relabel_with_truth(index, truth)
     layout, trained = layout_of(spec.env), run.paths(spec.trained)
-    models = {target: load_ensemble(trained, config, layout, target) for target, config in spec.models.items()}
+    models: dict[Target, Ensemble] = {t: load_ensemble(trained, config, layout, t) for t, config in spec.models.items()}
 
     def report(done: int, total: int) -> None:
         run.report(done, total, "tasks")
 
-    return relabelled(rows, index, layout, models["reward"], models.get("next_observation"), spec.config, report)
+    return relabelled(rows, index, layout, models, spec.config, report)
 
 
 def _error_over_training(

@@ -49,5 +49,5 @@ def teach(spec: Teach, run: Run) -> dict[str, Any]:
     teachers = {"tasks": list(spec.tasks), "teachers": teaching.best.state_dict()}
     save_tree(run.out / "teachers.safetensors", teachers)
     write_lines(run.out / "curves.jsonl", teaching.curve)
-    write_json(run.out / "selected.json", teaching.selected())
-    return {"return": float(teaching.best_return.mean())}
+    write_json(run.out / "selected.json", teaching.selected)
+    return {"return": teaching.best_return}

@@ -16,8 +16,7 @@ from mbml.distill import DistillConfig, MultiTaskLearner
 from mbml.nets import StackedMLP
 from mbml.relabel import RelabelTables, pool_indices
 from mbml.rows import RowLayout
-from mbml.students import StudentConfig
-from mbml.students.generative import GenerativeStudent
+from mbml.students import GenerativeStudent, StudentConfig
 from mbml.teachers.bcq import BCQ, BCQConfig
 
 
@@ -32,7 +31,7 @@ def make_learner(
     tables = random_tables(tasks, rows, eligible)
     config = DistillConfig(student=student)
     data = random_rows(tasks, rows, layout)
-    return MultiTaskLearner(config, layout, data, teachers, tables, seeded(5), seeded(6))
+    return MultiTaskLearner(config, layout, data, seeded(5), seeded(6), teachers=teachers, tables=tables)
 
 
 def random_tables(tasks: int, rows: int, eligible: float) -> RelabelTables:

@@ -3,44 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from mbml.distill import SCHEDULE
 from mbml.encoders import EncoderConfig, make_encoder
-from mbml.learner import Learner
+from mbml.learner import Learner, Schedule
 from mbml.losses import posterior_regulariser
 from mbml.nets import StackedMLP, adam, soft_update, step
 from mbml.policy import ContextPolicy
-from mbml.rows import RowLayout, Rows, gather_rows, sample_indices
+from mbml.rows import RowLayout, Rows, sample_rows
 from mbml.sac import LOG_STD_MAX, LOG_STD_MIN, squashed_sample
 from mbml.settings import Count, NotNegative, Positive, Share, Widths
 
 
 @dataclass(frozen=True)
-class BatchPEARLConfig:
+class BatchPEARLConfig(Schedule):
     """PEARL without collection; the defaults are the authors' for most environments."""
 
     encoder: EncoderConfig = field(default_factory=lambda: EncoderConfig(embedding_size=5))
     """The context encoder."""
     hidden: Widths = (300, 300, 300)
     """Widths of the policy, of each critic and of the value network."""
-    steps: Count = 100_000
-    """Gradient steps."""
-    snapshot_every: Count = 10_000
-    """Steps between snapshots that are evaluated."""
     context_size: Count = 256
     """Context transitions per sampled task."""
     batch_size: Count = 256
     """Transitions per sampled task that the actor-critic learns from."""
     tasks_per_step: Count = 16
     """Tasks of one step, drawn with replacement."""
-    learning_rate: Positive = 3e-4
-    """Adam learning rate of all networks."""
-    final_learning_rate: Share = 1.0
-    """Share of the learning rate that is left at the last step, reached linearly; 1 keeps it constant, as the paper."""
     kl_weight: NotNegative = 0.1
     """Weight of the posterior's divergence from the prior, summed over sampled tasks and dimensions."""
     reward_scale: Positive = 5.0
@@ -51,14 +41,6 @@ class BatchPEARLConfig:
     """Polyak rate of the target value network."""
     policy_regulariser: NotNegative = 1e-3
     """Weight of the mean squares of the policy's mean before the tanh and of its log-std."""
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "smoke": SCHEDULE["smoke"]
-    | {"encoder.hidden": (16, 16), "encoder.embedding_size": 4, "hidden": (16, 16), "tasks_per_step": 4},
-    # As wide as the multi-task learner, and with as many own context rows as it has rows.
-    "laptop": SCHEDULE["laptop"] | {"hidden": (256, 256, 256), "context_size": 64, "tasks_per_step": 10},
-}
 
 
 class PEARLPolicy(ContextPolicy):
@@ -89,21 +71,14 @@ class BatchPEARL(Learner):
 
     constant = False  # the learning rate changes
 
-    def __init__(
-        self,
-        config: BatchPEARLConfig,
-        layout: RowLayout,
-        rows: Rows,
-        generator: torch.Generator,
-        context_generator: torch.Generator,
-    ) -> None:
+    def __init__(self, config: BatchPEARLConfig, layout: RowLayout, rows: Rows, *generators: torch.Generator) -> None:
         self.config, self.layout, self.rows = config, layout, rows
-        self.generator, self.context_generator = generator, context_generator
-        self.policy = PEARLPolicy(config, layout, generator)
+        self.generator, self.context_generator = generators
+        self.policy = PEARLPolicy(config, layout, self.generator)
         z = config.encoder.embedding_size
-        self.critics = StackedMLP(2, [layout.pair_size + z, *config.hidden, 1], generator=generator)
+        self.critics = StackedMLP(2, [layout.pair_size + z, *config.hidden, 1], generator=self.generator)
         value_sizes = [layout.observation_size + z, *config.hidden, 1]
-        self.value, self.target_value = (StackedMLP(1, value_sizes, generator=generator) for _ in range(2))
+        self.value, self.target_value = (StackedMLP(1, value_sizes, generator=self.generator) for _ in range(2))
         self.target_value.load_state_dict(self.value.state_dict())
         self.target_value.requires_grad_(False)
         self.critic_optimiser = adam(
@@ -122,14 +97,16 @@ class BatchPEARL(Learner):
 
         # Infer the tasks drawn, and draw one long batch [1, T * B, row], for they share all networks
         tasks = torch.randint(len(self.rows), (config.tasks_per_step,), generator=generator, device=generator.device)
-        context = self._draw(tasks, config.context_size, self.context_generator)
-        belief = encoder.infer(self.layout.context(context))
+        context = self.layout.context(sample_rows(self.rows, config.context_size, self.context_generator, tasks))
+        belief = encoder.infer(context)
         z = belief.sample(generator).repeat_interleave(config.batch_size, dim=0).unsqueeze(0)
-        rows = self._draw(tasks, config.batch_size, generator).flatten(0, 1).unsqueeze(0)
+        rows = sample_rows(self.rows, config.batch_size, generator, tasks).flatten(0, 1).unsqueeze(0)
         batch = self.layout.split(rows)
 
         # Encoder and critics; only here does z carry gradient
-        target = self._td_target(batch.next_observation, batch.reward, batch.terminated, z)
+        with torch.no_grad():
+            next_value = self.target_value(torch.cat([batch.next_observation, z], -1))
+            target = config.reward_scale * batch.reward + (1 - batch.terminated) * config.discount * next_value
         values = self.critics(torch.cat([self.layout.pair(rows), z], -1))
         q_loss = (values - target).square().mean((1, 2)).sum()
         step(self.critic_optimiser, q_loss + posterior_regulariser(encoder, belief, config.kl_weight))
@@ -154,15 +131,6 @@ class BatchPEARL(Learner):
             "kl": encoder.regulariser(belief).detach().mean(),
             "entropy": -log_density.detach().mean(),
         }
-
-    def _draw(self, tasks: Tensor, count: int, generator: torch.Generator) -> Tensor:
-        """`count` rows of each task drawn, `[T, count, row]`; a task that was drawn twice gives two such batches."""
-        return gather_rows(self.rows, sample_indices(len(tasks), count, self.rows.shape[1], generator), tasks)
-
-    @torch.no_grad()
-    def _td_target(self, observation: Tensor, reward: Tensor, terminated: Tensor, z: Tensor) -> Tensor:
-        value = self.target_value(torch.cat([observation, z], -1))
-        return self.config.reward_scale * reward + (1 - terminated) * self.config.discount * value
 
 
 def head_regulariser(head: Tensor, weight: float) -> Tensor:

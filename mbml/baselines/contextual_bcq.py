@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from mbml.distill import SCHEDULE
 from mbml.encoders import make_encoder
-from mbml.learner import Learner
+from mbml.learner import Learner, Schedule
 from mbml.losses import posterior_regulariser
 from mbml.nets import StackedMLP, adam, select_stack, soft_update, step
-from mbml.rows import RowLayout, Rows, Transitions, gather_rows, sample_indices
-from mbml.settings import Count, NotNegative, Positive, Share, Widths
-from mbml.students import STUDENT_PRESETS, StudentConfig
-from mbml.students.generative import GenerativeStudent
-from mbml.teachers.bcq import candidate_maximum, clamped_latents, perturbed, variational_loss
+from mbml.rows import RowLayout, Rows, sample_rows
+from mbml.settings import Count, NotNegative, Widths
+from mbml.students import GenerativeStudent, StudentConfig
+from mbml.teachers.bcq import CandidateNetworks, TargetConfig, variational_loss
+from mbml.teachers.contract import twin_error
 
 
 @dataclass(frozen=True)
-class ContextualBCQConfig:
+class ContextualBCQConfig(Schedule, TargetConfig):
     """Contextual BCQ; the defaults are the authors'."""
 
     student: StudentConfig = field(default_factory=StudentConfig)
@@ -33,37 +31,12 @@ class ContextualBCQConfig:
     """Losses that train the context encoder: both in the authors' code, the value loss alone in the paper."""
     kl_weight: NotNegative = 0.0
     """Weight of the posterior's divergence from the prior, summed over tasks and dimensions; the authors have none."""
-    steps: Count = 100_000
-    """Gradient steps."""
-    snapshot_every: Count = 10_000
-    """Steps between snapshots that are evaluated."""
     context_size: Count = 128
     """Own context transitions per task and step."""
     batch_size: Count = 128
     """Transitions per task and step."""
-    learning_rate: Positive = 3e-4
-    """Adam learning rate of all networks."""
-    final_learning_rate: Share = 1.0
-    """Share of the learning rate that is left at the last step, reached linearly; 1 keeps it constant, as the paper."""
-    target_candidates: Count = 10
-    """Candidate actions per next observation in the target."""
-    discount: Share = 0.99
-    """Discount factor."""
-    tau: Share = 0.005
-    """Polyak rate of the target networks."""
-    minimum_weight: Share = 0.75
-    """Weight of the smaller target critic; the larger has the rest."""
     vae_kl_weight: NotNegative = 0.5
     """Weight of the VAE's divergence."""
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "smoke": STUDENT_PRESETS["smoke"] | SCHEDULE["smoke"] | {"vae_encoder_hidden": (16, 16), "target_candidates": 2},
-    # As many own context rows as the multi-task learner has rows.
-    "laptop": STUDENT_PRESETS["laptop"]
-    | SCHEDULE["laptop"]
-    | {"vae_encoder_hidden": (256, 256, 256), "context_size": 64, "target_candidates": 5, "tau": 0.01},
-}
 
 
 class ContextualBCQ(Learner):
@@ -76,30 +49,22 @@ class ContextualBCQ(Learner):
     constant = False  # the learning rate changes
 
     def __init__(
-        self,
-        config: ContextualBCQConfig,
-        layout: RowLayout,
-        rows: Rows,
-        generator: torch.Generator,
-        context_generator: torch.Generator,
+        self, config: ContextualBCQConfig, layout: RowLayout, rows: Rows, *generators: torch.Generator
     ) -> None:
         self.config, self.layout, self.rows = config, layout, rows
-        self.generator, self.context_generator = generator, context_generator
-        self.tasks = rows.shape[0]
+        self.generator, self.context_generator = generators
         shapes, actions = config.student, layout.action_size
-        self.latent_size = 2 * actions
-        z = shapes.encoder.embedding_size
-        pair = layout.pair_size + z
-        latent_input = layout.observation_size + self.latent_size + z
+        latent, z = 2 * actions, shapes.encoder.embedding_size
+        inputs = layout.pair_size + z
 
-        def network(stack: int, sizes: Sequence[int]) -> StackedMLP:
-            return StackedMLP(stack, sizes, generator=generator, initialisation="torch")
+        def network(*sizes: int, copies: int = 1) -> StackedMLP:
+            return StackedMLP(copies, sizes, generator=self.generator, initialisation="torch")
 
-        self.encoder = make_encoder(layout.context_size, shapes.encoder, generator)
-        self.critics = network(2, [pair, *shapes.value_hidden, 1])
-        self.vae_encoder = network(1, [pair, *config.vae_encoder_hidden, 2 * self.latent_size])
-        self.decoder = network(1, [latent_input, *shapes.decoder_hidden, actions])
-        self.perturbation = network(1, [pair, *shapes.perturbation_hidden, actions])
+        self.encoder = make_encoder(layout.context_size, shapes.encoder, self.generator)
+        self.critics = network(inputs, *shapes.value_hidden, 1, copies=2)
+        self.vae_encoder = network(inputs, *config.vae_encoder_hidden, 2 * latent)
+        self.decoder = network(layout.observation_size + latent + z, *shapes.decoder_hidden, actions)
+        self.perturbation = network(inputs, *shapes.perturbation_hidden, actions)
         self.target_critics = select_stack(self.critics, range(2)).requires_grad_(False)
         self.target_perturbation = select_stack(self.perturbation, range(1)).requires_grad_(False)
         self.vae_optimiser = adam([*self.vae_encoder.parameters(), *self.decoder.parameters()], config.learning_rate)
@@ -112,27 +77,29 @@ class ContextualBCQ(Learner):
 
         `kl` is the mean over tasks of the posterior's divergence from the prior.
         """
-        config = self.config
+        config, generator = self.config, self.generator
         self.anneal()
 
         # Infer every task, and draw one long batch [1, K * B, row]
-        indices = sample_indices(self.tasks, config.context_size, self.rows.shape[1], self.context_generator)
-        belief = self.encoder.infer(self.layout.context(gather_rows(self.rows, indices)))
-        z = belief.sample(self.generator).repeat_interleave(config.batch_size, dim=0).unsqueeze(0)
-        indices = sample_indices(self.tasks, config.batch_size, self.rows.shape[1], self.generator)
-        batch = self.layout.split(gather_rows(self.rows, indices).flatten(0, 1).unsqueeze(0))
+        context = self.layout.context(sample_rows(self.rows, config.context_size, self.context_generator))
+        belief = self.encoder.infer(context)
+        z = belief.sample(generator).repeat_interleave(config.batch_size, dim=0).unsqueeze(0)
+        rows = sample_rows(self.rows, config.batch_size, generator).flatten(0, 1).unsqueeze(0)
+        batch, pair = self.layout.split(rows), self.layout.pair(rows)
         fixed_z = z.detach()
         # z cut off from the encoder: what VAE and critics want of it adds up in its gradient.
         wanted_z = fixed_z.clone().requires_grad_()
 
         # VAE
-        vae_loss = self._vae_loss(batch, wanted_z if config.encoder_losses == "critic_and_vae" else fixed_z)
+        vae_z = wanted_z if config.encoder_losses == "critic_and_vae" else fixed_z
+        code = self.vae_encoder(torch.cat([pair, vae_z], -1))
+        vae_loss = variational_loss(code, self.decoder, batch, config.vae_kl_weight, generator, vae_z).sum()
         step(self.vae_optimiser, vae_loss)
 
         # Critics
-        target = self._td_target(batch, fixed_z)
-        values = self.critics(torch.cat([batch.observation, batch.action, wanted_z], -1))
-        critic_loss = (values - target).square().mean((1, 2)).sum()
+        targets = CandidateNetworks(self.decoder, self.target_perturbation, self.target_critics)
+        target = targets.td_target(batch, config, generator, fixed_z)
+        critic_loss = twin_error(self.critics(torch.cat([pair, wanted_z], -1)), target).sum()
         step(self.critic_optimiser, critic_loss)
 
         # Context encoder: this product has the gradient of both losses in z, so it is passed backwards once for both
@@ -141,53 +108,17 @@ class ContextualBCQ(Learner):
         step(self.encoder_optimiser, losses_through_z + posterior_regulariser(self.encoder, belief, config.kl_weight))
 
         # Perturbation
-        actor_loss = self._actor_loss(batch.observation, fixed_z)
+        online = CandidateNetworks(self.decoder, self.perturbation, self.critics)
+        actor_loss = online.perturbation_loss(batch.observation, generator, fixed_z).sum()
         step(self.perturbation_optimiser, actor_loss)
 
         # Targets
         soft_update(self.target_critics, self.critics, config.tau)
         soft_update(self.target_perturbation, self.perturbation, config.tau)
         self.steps_done += 1
-        return {
-            "vae_loss": vae_loss.detach(),
-            "critic_loss": critic_loss.detach(),
-            "actor_loss": actor_loss.detach(),
-            "kl": self.encoder.regulariser(belief).detach().mean(),
-        }
-
-    def _vae_loss(self, batch: Transitions, z: Tensor) -> Tensor:
-        def decode(latent: Tensor) -> Tensor:
-            return self._decode(batch.observation, latent, z)
-
-        code = self.vae_encoder(torch.cat([batch.observation, batch.action, z], -1))
-        return variational_loss(code, batch.action, decode, self.config.vae_kl_weight, self.generator).sum()
-
-    @torch.no_grad()
-    def _td_target(self, batch: Transitions, z: Tensor) -> Tensor:
-        """Target of Eq. 1, under z."""
-        candidates = self.config.target_candidates
-        observation, z = (part.repeat_interleave(candidates, dim=1) for part in (batch.next_observation, z))
-        action = self._perturb(self.target_perturbation, observation, self._generate(observation, z), z)
-        values = self.target_critics(torch.cat([observation, action, z], -1))
-        best = candidate_maximum(values, candidates, self.config.minimum_weight)
-        return batch.reward + (1 - batch.terminated) * self.config.discount * best
-
-    def _actor_loss(self, observation: Tensor, z: Tensor) -> Tensor:
-        with torch.no_grad():
-            generated = self._generate(observation, z)
-        action = self._perturb(self.perturbation, observation, generated, z)
-        return -self.critics(torch.cat([observation, action, z], -1), frozen=True, first=1).mean()
-
-    def _decode(self, observation: Tensor, latent: Tensor, z: Tensor) -> Tensor:
-        return torch.tanh(self.decoder(torch.cat([observation, latent, z], -1)))
-
-    def _generate(self, observation: Tensor, z: Tensor) -> Tensor:
-        latent = clamped_latents((*observation.shape[:2], self.latent_size), self.generator)
-        return self._decode(observation, latent, z)
-
-    @staticmethod
-    def _perturb(network: StackedMLP, observation: Tensor, action: Tensor, z: Tensor) -> Tensor:
-        return perturbed(action, torch.tanh(network(torch.cat([observation, action, z], -1))))
+        losses = {"vae_loss": vae_loss, "critic_loss": critic_loss, "actor_loss": actor_loss}
+        losses["kl"] = self.encoder.regulariser(belief).mean()
+        return {name: loss.detach() for name, loss in losses.items()}
 
     @property
     def policy(self) -> GenerativeStudent:

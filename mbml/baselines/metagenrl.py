@@ -14,6 +14,7 @@ import copy
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -27,10 +28,10 @@ from mbml.rollout import EnvStack
 from mbml.rows import RowLayout, Rows, Transitions, gather_rows, scalars_of
 from mbml.seeding import generator_of, seed_of
 from mbml.settings import Count, NotNegative, Positive, Share, Widths
-from mbml.training import Training
+from mbml.teachers.td3_bc import smoothed
+from mbml.training import Training, averaged
 
 ERROR_SCALE = 1e-3
-_CHUNK = 10
 
 
 @dataclass(frozen=True)
@@ -147,11 +148,17 @@ class HalfSquare(nn.Module):
         return torch.cat([torch.relu(first), second.square()], -1)
 
 
-def linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
-    """Glorot weights and zero biases, as TensorFlow begins, drawn from `generator` alone."""
-    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
-    nn.init.xavier_uniform_(layer.weight, generator=generator)
-    nn.init.zeros_(layer.bias)
+def glorot(layer: nn.Module, generator: torch.Generator) -> Any:
+    """A layer that is on no device yet, with Glorot weights and zero biases, as TensorFlow begins.
+
+    So nothing is drawn but from `generator`.
+    """
+    layer = layer.to_empty(device="cpu")
+    for parameter in layer.parameters():
+        if parameter.dim() == 1:
+            nn.init.zeros_(parameter)
+        else:
+            nn.init.xavier_uniform_(parameter, generator=generator)
     return layer
 
 
@@ -162,14 +169,14 @@ def hidden_layers(
     layers = []
     for inputs, outputs in itertools.pairwise(sizes):
         norm = [nn.LayerNorm(outputs)] if layer_norm else []
-        layers += [linear(inputs, outputs, generator), activation(), *norm]
+        layers += [glorot(nn.Linear(inputs, outputs, device="meta"), generator), activation(), *norm]
     return nn.Sequential(*layers)
 
 
 def normed_mlp(sizes: Sequence[int], activation: type[nn.Module], generator: torch.Generator) -> nn.Sequential:
     """A perceptron of `sizes` with layer norms and a linear output."""
     body = hidden_layers(sizes[:-1], activation, generator, layer_norm=True)
-    return nn.Sequential(body, linear(sizes[-2], sizes[-1], generator))
+    return nn.Sequential(body, glorot(nn.Linear(sizes[-2], sizes[-1], device="meta"), generator))
 
 
 def make_policy(layout: RowLayout, hidden: Sequence[int], generator: torch.Generator) -> nn.Module:
@@ -186,11 +193,7 @@ class LearnedObjective(nn.Module):
         self.action_features = hidden_layers([2, *hidden], HalfSquare, generator)
         self.other_features = hidden_layers([4, *hidden], HalfSquare, generator)
         # A cell and not nn.LSTM, whose kernels cannot all be differentiated twice.
-        self.cell = nn.LSTMCell(2 * hidden[-1], lstm, device="meta").to_empty(device="cpu")
-        for weight in (self.cell.weight_ih, self.cell.weight_hh):
-            nn.init.xavier_uniform_(weight, generator=generator)
-        nn.init.zeros_(self.cell.bias_ih)
-        nn.init.zeros_(self.cell.bias_hh)
+        self.cell = glorot(nn.LSTMCell(2 * hidden[-1], lstm, device="meta"), generator)
         with torch.no_grad():
             self.cell.bias_ih[lstm : 2 * lstm] = 1.0  # the forget gate, open at first as in TensorFlow
         self.error = normed_mlp([lstm, *hidden, 1], HalfSquare, generator)
@@ -254,21 +257,19 @@ class MetaGenRL(Learner):
     def update(self) -> dict[str, Tensor]:
         """One round: the critics, then the policy with the targets, then the objective; the losses of those due."""
         config, losses = self.config, {}
-        losses["critic_loss"] = self._critic_loss(self._draw(config.segments))
+        draw = partial(self.sampler.draw, generator=self.generator)
+        losses["critic_loss"] = self._critic_loss(draw(config.segments))
         step(self.critic_optimiser, losses["critic_loss"])
         if self.steps_done % config.policy_every == 0:
-            losses["policy_loss"] = self._policy_loss(self._draw(config.segments))
+            losses["policy_loss"] = self._policy_loss(draw(config.segments))
             clipped_step(self.policy_optimiser, losses["policy_loss"], self.policy, config.clip)
             soft_update(self.target_policy, self.policy, config.tau)
             soft_update(self.target_critics, self.critics, config.tau)
         if self.steps_done % config.objective_every == 0:
-            losses["objective_loss"] = self._objective_loss(self._draw(config.objective_segments))
+            losses["objective_loss"] = self._objective_loss(draw(config.objective_segments))
             clipped_step(self.objective_optimiser, losses["objective_loss"], self.objective, config.clip)
         self.steps_done += 1
         return {name: loss.detach() for name, loss in losses.items()}
-
-    def _draw(self, count: int) -> Segments:
-        return self.sampler.draw(count, self.generator)
 
     def _critic_loss(self, segments: Segments) -> Tensor:
         """Both critics' squared errors, each a mean over the padded segments."""
@@ -280,9 +281,8 @@ class MetaGenRL(Learner):
     @torch.no_grad()
     def _td_target(self, batch: Transitions) -> Tensor:
         config = self.config
-        noise = torch.randn(batch.action.shape, generator=self.generator) * config.target_noise
-        noise = noise.clamp(-config.target_noise_clip, config.target_noise_clip)
-        action = (self.target_policy(batch.next_observation) + noise).clamp(-1.0, 1.0)
+        noise = config.target_noise, config.target_noise_clip
+        action = smoothed(self.target_policy(batch.next_observation), *noise, self.generator)
         pair = torch.cat([batch.next_observation, action], -1)
         value = torch.minimum(*(critic(pair) for critic in self.target_critics))
         target = batch.reward + (1 - batch.terminated) * config.discount * value
@@ -336,35 +336,26 @@ def clipped_step(optimiser: torch.optim.Optimizer, loss: Tensor, network: nn.Mod
     optimiser.step()
 
 
-class MetaGenRLTraining(Training):
-    """The training of one agent on the rows `[1, N, row]` of its task.
+def metagenrl_training(
+    config: MetaGenRLConfig,
+    layout: RowLayout,
+    rows: Rows,
+    make_envs: Callable[[int], EnvStack],
+    task: int,
+    seed: int | str,
+) -> Training[MetaGenRL]:
+    """The training of one agent on the rows `[1, N, row]` of its task, evaluated there on the way.
 
-    Evaluations play the policy without noise; the authors' add noise of 0.1, and play uniform actions for 10K steps.
+    `make_envs(copies)` builds `copies` environments of the task; `task` is its index. Evaluations play the policy
+    without noise, on random numbers that depend on the round alone; the authors' add noise of 0.1, and play uniform
+    actions for 10K steps.
     """
+    learner = MetaGenRL(config, layout, rows, generator_of(seed, "metagenrl", task))
+    envs = make_envs(config.evaluation_episodes)
 
-    unit = "rounds"
+    def evaluated(step: int, losses: dict[str, Tensor]) -> list[dict[str, float]]:
+        seeds = [seed_of(seed, "metagenrl", "evaluation", task, step, copy) for copy in range(len(envs))]
+        score = float(evaluate_actor(learner.act, envs, 1, seeds).mean())
+        return [{"task": task, "return": score} | point for point in averaged(step, losses)]
 
-    def __init__(
-        self,
-        config: MetaGenRLConfig,
-        layout: RowLayout,
-        rows: Rows,
-        make_envs: Callable[[int], EnvStack],
-        task: int,
-        seed: int | str,
-    ) -> None:
-        """`make_envs(copies)` builds `copies` environments of the task; `task` is its index."""
-        self.config, self.task, self.seed = config, task, seed
-        learner = MetaGenRL(config, layout, rows, generator_of(seed, "metagenrl", task))
-        super().__init__(learner, tuple, config.steps, config.evaluation_every, self._evaluated)
-        self.envs = make_envs(config.evaluation_episodes)
-
-    def _evaluated(self, step: int, losses: dict[str, Tensor]) -> list[dict[str, float]]:
-        found = {"task": self.task, "step": step, "return": self.evaluate()}
-        return [found | {name: float(value) for name, value in losses.items()}]
-
-    def evaluate(self) -> float:
-        """Mean return of the current policy on the true task; its random numbers depend on the round alone."""
-        copies = range(self.config.evaluation_episodes)
-        seeds = [seed_of(self.seed, "metagenrl", "evaluation", self.task, self.done, c) for c in copies]
-        return float(evaluate_actor(self.learner.act, self.envs, 1, seeds).mean())
+    return Training(learner, tuple, config.steps, config.evaluation_every, evaluated, unit="rounds")

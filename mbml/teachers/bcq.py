@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mbml.nets import StackedMLP, adam, soft_update, step
-from mbml.rows import RowLayout
+from mbml.rows import RowLayout, Transitions
 from mbml.settings import Count, NotNegative, Positive, Share, Widths
-from mbml.teachers.contract import TeacherEntry, TeacherLearner, Teachers
+from mbml.teachers.contract import PRESETS, TeacherEntry, TeacherLearner, Teachers, twin_error
 
 PERTURBATION = 0.05
 LATENT_CLAMP = 0.5
 
 
+@dataclass(frozen=True, kw_only=True)
+class TargetConfig:
+    """The target of batch-constrained Q-learning (Eq. 1); the defaults are the authors'."""
+
+    target_candidates: Count = 10
+    """Candidate actions per next observation in the target."""
+    discount: Share = 0.99
+    """Discount factor."""
+    tau: Share = 0.005
+    """Polyak rate of the target networks."""
+    minimum_weight: Share = 0.75
+    """Weight of the smaller target critic; the larger has the rest."""
+
+
 @dataclass(frozen=True)
-class BCQConfig:
+class BCQConfig(TargetConfig):
     """Batch-constrained Q-learning; the defaults are the authors'."""
 
     hidden: Widths = (400, 300)
@@ -30,16 +44,8 @@ class BCQConfig:
     """Transitions per task in one iteration."""
     learning_rate: Positive = 3e-4
     """Adam learning rate of all networks."""
-    target_candidates: Count = 10
-    """Candidate actions per next observation in the target."""
     acting_candidates: Count = 10
     """Candidate actions per observation when acting."""
-    discount: Share = 0.99
-    """Discount factor."""
-    tau: Share = 0.005
-    """Polyak rate of the target networks."""
-    minimum_weight: Share = 0.75
-    """Weight of the smaller target critic; the larger has the rest."""
     kl_weight: NotNegative = 0.5
     """Weight of the VAE's divergence."""
 
@@ -55,54 +61,74 @@ def perturbed(action: Tensor, perturbation: Tensor) -> Tensor:
     return (action + PERTURBATION * perturbation).clamp(-1.0, 1.0)
 
 
-def candidate_outputs(network: StackedMLP, observation: Tensor, own: Tensor, embedding: Tensor | None = None) -> Tensor:
-    """Outputs `[T, n * candidates, out]` of a network of `s | own`, or of `s | own | z`.
+def best_actions(actions: Tensor, values: Tensor, candidates: int) -> Tensor:
+    """Of every `candidates` actions in a row `[T, n * candidates, d_a]` the one of highest value, `[T, n, d_a]`."""
+    best = values.unflatten(1, (-1, candidates)).argmax(2, keepdim=True)
+    return actions.unflatten(1, (-1, candidates)).take_along_dim(best, 2).squeeze(2)
 
-    Candidates differ in `own` `[T, n * candidates, d]` alone and share `observation` `[T, n, d_s]` and `embedding`
-    `[T, n, Z]`.
+
+class CandidateNetworks(NamedTuple):
+    """What generates, perturbs and values candidate actions in batch-constrained Q-learning.
+
+    An embedding `z` `[T, n, Z]` of the task, if one is given, is the last input of all of them.
     """
-    candidates = own.shape[1] // observation.shape[1]
-    shared = [observation] if embedding is None else [observation, embedding]
-    observation, *rest = (part.repeat_interleave(candidates, dim=1) for part in shared)
-    return network(torch.cat([observation, own, *rest], -1))
 
+    decoder: StackedMLP
+    perturbation: StackedMLP
+    critics: StackedMLP
 
-def select_action(
-    generated: Tensor, candidates: int, perturb: Callable[[Tensor], Tensor], value: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """BCQ's acting rule (paper, Fig. 3): perturb the generated candidates, take the one of highest value.
+    def act(self, observation: Tensor, candidates: int, generator: torch.Generator, *z: Tensor) -> Tensor:
+        """BCQ's acting rule (paper, Fig. 3): of perturbed candidates the one that a single critic values most.
 
-    The functions map actions `[T, n * candidates, d_a]`, the shape of `generated`. Returns actions `[T, n, d_a]`.
-    """
-    actions = perturbed(generated, perturb(generated))
-    best = value(actions).unflatten(1, (-1, candidates)).argmax(2, keepdim=True)
-    actions = actions.unflatten(1, (-1, candidates))
-    return actions.gather(2, best.expand(-1, -1, -1, actions.shape[-1])).squeeze(2)
+        Actions `[T, n, d_a]` for observations `[T, n, d_s]`.
+        """
+        observation, *told = (part.repeat_interleave(candidates, dim=1) for part in (observation, *z))
+        actions = self.perturb(observation, self.generate(observation, generator, *told), *told)
+        return best_actions(actions, self.critics(torch.cat([observation, actions, *told], -1)), candidates)
+
+    @torch.no_grad()
+    def td_target(self, batch: Transitions, config: TargetConfig, generator: torch.Generator, *z: Tensor) -> Tensor:
+        """Eq. 1: `r + gamma max_a' Q'(s', a')` `[T, n, 1]` over candidates, of target networks, for both critics."""
+        candidates = config.target_candidates
+        observation, *told = (part.repeat_interleave(candidates, dim=1) for part in (batch.next_observation, *z))
+        action = self.perturb(observation, self.generate(observation, generator, *told), *told)
+        values = self.critics(torch.cat([observation, action, *told], -1)).unflatten(0, (2, -1))
+        # The two critics are mixed per candidate, and the maximum is taken afterwards.
+        mixed = config.minimum_weight * values.amin(0) + (1 - config.minimum_weight) * values.amax(0)
+        best = mixed.unflatten(1, (-1, candidates)).amax(2)
+        return batch.reward + (1 - batch.terminated) * config.discount * best
+
+    def perturbation_loss(self, observation: Tensor, generator: torch.Generator, *z: Tensor) -> Tensor:
+        """Minus the first critic's value of a candidate, per task `[T]`; reaches the perturbation alone."""
+        with torch.no_grad():
+            generated = self.generate(observation, generator, *z)
+        pair = torch.cat([observation, self.perturb(observation, generated, *z), *z], -1)
+        return -self.critics(pair, frozen=True, first=self.perturbation.stack).mean((1, 2))
+
+    def generate(self, observation: Tensor, generator: torch.Generator, *z: Tensor) -> Tensor:
+        """Actions `[T, n, d_a]` decoded from clamped latents."""
+        latent = clamped_latents((*observation.shape[:2], 2 * self.decoder.sizes[-1]), generator)
+        return torch.tanh(self.decoder(torch.cat([observation, latent, *z], -1)))
+
+    def perturb(self, observation: Tensor, action: Tensor, *z: Tensor) -> Tensor:
+        """Those `action` `[T, n, d_a]`, perturbed."""
+        return perturbed(action, torch.tanh(self.perturbation(torch.cat([observation, action, *z], -1))))
 
 
 def variational_loss(
-    code: Tensor, action: Tensor, decode: Callable[[Tensor], Tensor], kl_weight: float, generator: torch.Generator
+    code: Tensor, decoder: StackedMLP, batch: Transitions, kl_weight: float, generator: torch.Generator, *z: Tensor
 ) -> Tensor:
     """VAE loss per task `[T]`: squared error of the decoded action plus the weighted divergence of the latent.
 
-    `code` `[T, n, 2 L]` is the encoder's output, mean and log-std; `decode` maps latents `[T, n, L]`, here unclamped,
-    to actions `[T, n, d_a]`. Both terms are means over rows and dimensions.
+    `code` `[T, n, 2 L]` is the encoder's output, mean and log-std. The latent is not clamped here, and both terms are
+    means over rows and dimensions. A `z` `[T, n, Z]` is the decoder's last input.
     """
     mean, log_std = code.chunk(2, dim=-1)
     std = log_std.clamp(-4.0, 15.0).exp()
     noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-    decoded = decode(mean + std * noise)
+    decoded = torch.tanh(decoder(torch.cat([batch.observation, mean + std * noise, *z], -1)))
     divergence = -0.5 * (1 + std.square().log() - mean.square() - std.square()).mean((1, 2))
-    return (decoded - action).square().mean((1, 2)) + kl_weight * divergence
-
-
-def candidate_maximum(values: Tensor, candidates: int, minimum_weight: float) -> Tensor:
-    """Highest candidate value `[..., n, 1]` of twin values `[2, ..., n * candidates, 1]`.
-
-    The two critics are mixed per candidate, the smaller with `minimum_weight`, and the maximum is taken afterwards.
-    """
-    mixed = minimum_weight * values.amin(0) + (1 - minimum_weight) * values.amax(0)
-    return mixed.unflatten(-2, (-1, candidates)).amax(-2)
+    return (decoded - batch.action).square().mean((1, 2)) + kl_weight * divergence
 
 
 @dataclass(eq=False)
@@ -115,16 +141,6 @@ class BCQTeachers(Teachers):
     """Candidate actions per observation when acting."""
     kind: str = field(default="bcq", kw_only=True)
 
-    @property
-    def action_size(self) -> int:
-        """Size d_a of an action."""
-        return self.decoder.sizes[-1]
-
-    @property
-    def latent_size(self) -> int:
-        """Two for each dimension of the action."""
-        return 2 * self.action_size
-
     def generate(self, observation: Tensor, latent: Tensor) -> Tensor:
         """G_i(s, nu), tanh outputs `[K, n, d_a]`."""
         return torch.tanh(self.decoder(torch.cat([observation, latent], -1)))
@@ -135,15 +151,9 @@ class BCQTeachers(Teachers):
 
     @torch.no_grad()
     def act(self, observation: Tensor, generator: torch.Generator) -> Tensor:
-        """`select_action` among `acting_candidates` generated ones."""
-        observation, candidates = observation.to(generator.device), self.acting_candidates
-        latent = clamped_latents((self.tasks, observation.shape[1] * candidates, self.latent_size), generator)
-        return select_action(
-            torch.tanh(candidate_outputs(self.decoder, observation, latent)),
-            candidates,
-            lambda action: torch.tanh(candidate_outputs(self.perturbation, observation, action)),
-            lambda action: candidate_outputs(self.critic, observation, action),
-        ).cpu()
+        """The best of `acting_candidates` generated ones."""
+        networks = CandidateNetworks(self.decoder, self.perturbation, self.critic)
+        return networks.act(observation.to(generator.device), self.acting_candidates, generator).cpu()
 
 
 class BCQ(TeacherLearner):
@@ -154,68 +164,41 @@ class BCQ(TeacherLearner):
     def __init__(self, config: BCQConfig, layout: RowLayout, tasks: int, generator: torch.Generator) -> None:
         super().__init__(config, layout, tasks, generator)
         pair, actions = layout.pair_size, layout.action_size
-        self.latent_size = 2 * actions
+        latent = 2 * actions
         self.perturbation = self.network(pair, *config.hidden, actions)
         self.critics = self.network(pair, *config.hidden, 1, copies=2)
-        self.encoder = self.network(pair, *config.vae_hidden, 2 * self.latent_size)
-        self.decoder = self.network(layout.observation_size + self.latent_size, *config.vae_hidden, actions)
+        self.encoder = self.network(pair, *config.vae_hidden, 2 * latent)
+        self.decoder = self.network(layout.observation_size + latent, *config.vae_hidden, actions)
         self.target_perturbation = self.network(*self.perturbation.sizes)
         self.target_critics = self.network(*self.critics.sizes, copies=2)
-        for target, online in self._targets():
+        for target, online in ((self.target_critics, self.critics), (self.target_perturbation, self.perturbation)):
             target.load_state_dict(online.state_dict())
             target.requires_grad_(False)
         self.vae_optimiser = adam([*self.encoder.parameters(), *self.decoder.parameters()], config.learning_rate)
         self.critic_optimiser = adam(self.critics.parameters(), config.learning_rate)
         self.perturbation_optimiser = adam(self.perturbation.parameters(), config.learning_rate)
 
-    def _targets(self) -> list[tuple[StackedMLP, StackedMLP]]:
-        return [(self.target_critics, self.critics), (self.target_perturbation, self.perturbation)]
-
     def update(self, rows: Tensor) -> dict[str, Tensor]:
         """One iteration: VAE, critics, perturbation, targets, on rows `[T, batch, row]`; losses per task `[T]`."""
-        config, batch, pair = self.config, self.layout.split(rows), self.layout.pair(rows)
+        config, generator = self.config, self.generator
+        batch, pair = self.layout.split(rows), self.layout.pair(rows)
 
-        decode = partial(self._decode, batch.observation)
-        vae_loss = variational_loss(self.encoder(pair), batch.action, decode, config.kl_weight, self.generator)
+        vae_loss = variational_loss(self.encoder(pair), self.decoder, batch, config.kl_weight, generator)
         step(self.vae_optimiser, vae_loss.sum())
 
-        target = self._td_target(batch.next_observation, batch.reward, batch.terminated)
-        values = self.critics(pair).unflatten(0, (2, self.tasks))
-        critic_loss = (values - target).square().mean((2, 3)).sum(0)
+        targets = CandidateNetworks(self.decoder, self.target_perturbation, self.target_critics)
+        critic_loss = twin_error(self.critics(pair), targets.td_target(batch, config, generator))
         step(self.critic_optimiser, critic_loss.sum())
 
-        actor_loss = self._actor_loss(batch.observation)
+        online = CandidateNetworks(self.decoder, self.perturbation, self.critics)
+        actor_loss = online.perturbation_loss(batch.observation, generator)
         step(self.perturbation_optimiser, actor_loss.sum())
 
-        for target_network, online in self._targets():
-            soft_update(target_network, online, config.tau)
+        soft_update(self.target_critics, self.critics, config.tau)
+        soft_update(self.target_perturbation, self.perturbation, config.tau)
         self.steps_done += 1
         losses = {"vae_loss": vae_loss, "critic_loss": critic_loss, "actor_loss": actor_loss}
         return {name: loss.detach() for name, loss in losses.items()}
-
-    @torch.no_grad()
-    def _td_target(self, observation: Tensor, reward: Tensor, terminated: Tensor) -> Tensor:
-        candidates = self.config.target_candidates
-        repeated = observation.repeat_interleave(candidates, dim=1)
-        action = self._generate(repeated)
-        raw = torch.tanh(self.target_perturbation(torch.cat([repeated, action], -1)))
-        pair = torch.cat([repeated, perturbed(action, raw)], -1)
-        values = self.target_critics(pair).unflatten(0, (2, self.tasks))
-        best = candidate_maximum(values, candidates, self.config.minimum_weight)
-        return reward + (1 - terminated) * self.config.discount * best
-
-    def _actor_loss(self, observation: Tensor) -> Tensor:
-        with torch.no_grad():
-            action = self._generate(observation)
-        raw = torch.tanh(self.perturbation(torch.cat([observation, action], -1)))
-        pair = torch.cat([observation, perturbed(action, raw)], -1)
-        return -self.critics(pair, frozen=True, first=self.tasks).mean((1, 2))
-
-    def _generate(self, observation: Tensor) -> Tensor:
-        return self._decode(observation, clamped_latents((*observation.shape[:2], self.latent_size), self.generator))
-
-    def _decode(self, observation: Tensor, latent: Tensor) -> Tensor:
-        return torch.tanh(self.decoder(torch.cat([observation, latent], -1)))
 
     def teachers(self) -> BCQTeachers:
         """Frozen copies of first critic, decoder and perturbation."""
@@ -229,21 +212,8 @@ ENTRY = TeacherEntry(
     make=BCQ,
     config=BCQConfig,
     presets={
-        "smoke": {
-            "hidden": (16, 16),
-            "vae_hidden": (16, 16),
-            "batch_size": 16,
-            "target_candidates": 2,
-            "acting_candidates": 2,
-        },
-        "laptop": {
-            "hidden": (128, 128),
-            "vae_hidden": (128, 128),
-            "batch_size": 64,
-            "learning_rate": 1e-3,
-            "target_candidates": 5,
-            "tau": 0.01,
-        },
+        "smoke": PRESETS["smoke"] | {"vae_hidden": (16, 16), "target_candidates": 2, "acting_candidates": 2},
+        "laptop": PRESETS["laptop"] | {"vae_hidden": (128, 128), "batch_size": 64, "target_candidates": 5},
     },
     title="BCQ",
     policies=BCQTeachers,

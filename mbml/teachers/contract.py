@@ -37,16 +37,6 @@ class Teachers(ABC):
         """Number of teachers K."""
         return self.critic.stack
 
-    @property
-    @abstractmethod
-    def action_size(self) -> int:
-        """Size d_a of an action."""
-
-    @property
-    def latent_size(self) -> int:
-        """Size L of the latent that `generate` decodes; 0: it takes none."""
-        return 0
-
     def value(self, pair: Tensor) -> Tensor:
         """Q_i(s, a) `[K, n, 1]` for pairs `[K, n, d_s + d_a]`."""
         return self.critic(pair)
@@ -58,7 +48,7 @@ class Teachers(ABC):
 
     @abstractmethod
     def generate(self, observation: Tensor, latent: Tensor) -> Tensor:
-        """Actions `[K, n, d_a]` for observations `[K, n, d_s]` and latents `[K, n, L]`, before `perturb`."""
+        """Actions `[K, n, d_a]` for observations `[K, n, d_s]` and latents `[K, n, 2 d_a]`, before `perturb`."""
 
     def perturb(self, observation: Tensor, action: Tensor) -> Tensor:
         """Raw output `[K, n, d_a]` of the perturbation network for a generated action; zeros where there is none."""
@@ -102,11 +92,6 @@ class DeterministicTeachers(Teachers):
 
     policy: StackedMLP
 
-    @property
-    def action_size(self) -> int:
-        """Size d_a of an action."""
-        return self.policy.sizes[-1]
-
     @torch.no_grad()
     def act(self, observation: Tensor, generator: torch.Generator) -> Tensor:
         """tanh pi_i(s); draws nothing."""
@@ -115,6 +100,13 @@ class DeterministicTeachers(Teachers):
     def generate(self, observation: Tensor, latent: Tensor) -> Tensor:
         """tanh pi_i(s)."""
         return torch.tanh(self.policy(observation))
+
+
+PRESETS = {
+    "smoke": {"hidden": (16, 16), "batch_size": 16},
+    "laptop": {"hidden": (128, 128), "batch_size": 128, "learning_rate": 1e-3, "tau": 0.01},
+}
+"""Of every teacher, beside what is its own."""
 
 
 class TeacherLearner(Learner):
@@ -142,6 +134,11 @@ class TeacherLearner(Learner):
     @abstractmethod
     def teachers(self) -> Teachers:
         """Frozen copies of what acts now."""
+
+
+def twin_error(values: Tensor, target: Tensor) -> Tensor:
+    """Loss per task `[T]` of twin critics: mean squared errors of their values `[2T, n, 1]`, added up."""
+    return (values.unflatten(0, (2, -1)) - target).square().mean((2, 3)).sum(0)
 
 
 @dataclass(frozen=True)

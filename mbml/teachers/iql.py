@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mbml.nets import adam, soft_update, step
 from mbml.rows import RowLayout
 from mbml.settings import Count, NotNegative, Part, Positive, Share, Widths
-from mbml.teachers.contract import DeterministicTeachers, TeacherEntry, TeacherLearner
+from mbml.teachers.contract import PRESETS, DeterministicTeachers, TeacherEntry, TeacherLearner, twin_error
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 
@@ -88,8 +88,7 @@ class IQL(TeacherLearner):
         # Critics: towards the value of the next state, without an action of the policy
         with torch.no_grad():
             target = batch.reward + (1 - batch.terminated) * config.discount * self.value(batch.next_observation)
-        values = self.critics(pair).unflatten(0, (2, self.tasks))
-        critic_loss = (values - target).square().mean((2, 3)).sum(0)
+        critic_loss = twin_error(self.critics(pair), target)
         step(self.critic_optimiser, critic_loss.sum())
         soft_update(self.target_critics, self.critics, config.tau)
 
@@ -107,10 +106,7 @@ ENTRY = TeacherEntry(
     about="implicit Q-learning: the batch's own actions, weighted by their advantage",
     make=IQL,
     config=IQLConfig,
-    presets={
-        "smoke": {"hidden": (16, 16), "batch_size": 16},
-        "laptop": {"hidden": (128, 128), "batch_size": 128, "learning_rate": 1e-3, "tau": 0.01},
-    },
+    presets=PRESETS,
     title="IQL",
     colour="#2a9d8f",
     policies=DeterministicTeachers,

@@ -10,7 +10,7 @@ from torch import Tensor
 from mbml.nets import adam, soft_update, step
 from mbml.rows import RowLayout
 from mbml.settings import Count, NotNegative, Positive, Share, Widths
-from mbml.teachers.contract import DeterministicTeachers, TeacherEntry, TeacherLearner
+from mbml.teachers.contract import PRESETS, DeterministicTeachers, TeacherEntry, TeacherLearner, twin_error
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,12 @@ class TD3BCConfig:
     """Polyak rate of the target networks."""
 
 
+def smoothed(action: Tensor, noise: float, clip: float, generator: torch.Generator) -> Tensor:
+    """Actions of a target policy with bounded noise, so that the target is smooth in them (Fujimoto et al. 2018)."""
+    drawn = torch.randn(action.shape, generator=generator, device=action.device) * noise
+    return (action + drawn.clamp(-clip, clip)).clamp(-1.0, 1.0)
+
+
 class TD3BC(TeacherLearner):
     """T learners of TD3+BC side by side."""
 
@@ -55,8 +61,7 @@ class TD3BC(TeacherLearner):
         """One update of the critics, and where it is due of policy and targets, on rows `[T, batch, row]`."""
         config, batch = self.config, self.layout.split(rows)
         target = self._td_target(batch.next_observation, batch.reward, batch.terminated)
-        values = self.critics(self.layout.pair(rows)).unflatten(0, (2, self.tasks))
-        critic_loss = (values - target).square().mean((2, 3)).sum(0)
+        critic_loss = twin_error(self.critics(self.layout.pair(rows)), target)
         step(self.critic_optimiser, critic_loss.sum())
         losses = {"critic_loss": critic_loss.detach()}
 
@@ -73,11 +78,9 @@ class TD3BC(TeacherLearner):
     def _td_target(self, observation: Tensor, reward: Tensor, terminated: Tensor) -> Tensor:
         """`r + gamma min_k Q'_k(s', a')`, a' the target policy's action with bounded noise."""
         config = self.config
-        action = torch.tanh(self.target_policy(observation))
-        noise = torch.randn(action.shape, generator=self.generator, device=action.device) * config.target_noise
-        noise = noise.clamp(-config.target_noise_clip, config.target_noise_clip)
-        pair = torch.cat([observation, (action + noise).clamp(-1.0, 1.0)], -1)
-        lesser = self.target_critics(pair).unflatten(0, (2, self.tasks)).amin(0)
+        noise = config.target_noise, config.target_noise_clip
+        action = smoothed(torch.tanh(self.target_policy(observation)), *noise, self.generator)
+        lesser = self.target_critics(torch.cat([observation, action], -1)).unflatten(0, (2, self.tasks)).amin(0)
         return reward + (1 - terminated) * config.discount * lesser
 
     def _policy_loss(self, observation: Tensor, action: Tensor) -> Tensor:
@@ -97,10 +100,7 @@ ENTRY = TeacherEntry(
     about="TD3 whose policy also imitates the batch",
     make=TD3BC,
     config=TD3BCConfig,
-    presets={
-        "smoke": {"hidden": (16, 16), "batch_size": 16},
-        "laptop": {"hidden": (128, 128), "batch_size": 128, "learning_rate": 1e-3, "tau": 0.01},
-    },
+    presets=PRESETS,
     title="TD3+BC",
     colour="#b5651d",
     policies=DeterministicTeachers,

@@ -55,8 +55,8 @@ def make_learner(method="full", tables=None, seed=0, spread=True, layout=LAYOUT,
     config = ablated(method, **changes)
     uses = config.union_context or config.triplet == "relabelled"
     given = (tables or make_tables()) if uses else None
-    taught = random_rows(K, N, layout), teachers(layout, kind=teacher)
-    learner = MultiTaskLearner(config, layout, *taught, given, seeded(seed), seeded(1_000 + seed))
+    needed = {"teachers": teachers(layout, kind=teacher), "tables": given}
+    learner = MultiTaskLearner(config, layout, random_rows(K, N, layout), seeded(seed), seeded(1_000 + seed), **needed)
     if spread:  # output layers as initialised are so small that all contexts look alike
         with torch.no_grad():
             learner.student.encoder.body.weights[-1].mul_(300)

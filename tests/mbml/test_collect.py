@@ -34,7 +34,7 @@ def finish(collection):
     return collection
 
 
-def write(root, collection, env, layout, horizon):
+def write(root, collection, env, layout, horizon, **columns):
     with DatasetWriter(
         root,
         environment=env,
@@ -44,7 +44,7 @@ def write(root, collection, env, layout, horizon):
         collection={},
     ) as writer:
         for task, batch in zip(collection.tasks, collection.batches(), strict=True):
-            writer.add_task(task, batch, parameter=task, label=str(task))
+            writer.add_task(task, replace(batch, **columns), parameter=task, label=str(task))
 
 
 def test_the_schedule():
@@ -127,9 +127,7 @@ def test_rows_with_terminations(tmp_path):
 
 
 def test_a_dataset_that_mixes_up_terminated_and_truncated_would_be_found(tmp_path):
-    collection = finish(make())
-    collection.truncated[:] = False
-    write(tmp_path / "data", collection, "umaze_goal", UMAZE, 20)
+    write(tmp_path / "data", finish(make()), "umaze_goal", UMAZE, 20, truncated=np.zeros(SMALL.steps, dtype=bool))
     with pytest.raises(DatasetError, match="truncated"):
         validate(tmp_path / "data")
 

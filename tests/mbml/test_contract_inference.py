@@ -284,10 +284,9 @@ def test_presets_of_a_method_are_within_its_bounds_and_its_factory_makes_a_learn
     config = changed(config, {p.removeprefix(prefix): v for p, v in method.changes.items() if p.startswith(prefix)})
     needs = method.needs(config)
     assert needs <= {"teachers", "tables"}
-    teachers = make_learner().teachers if "teachers" in needs else None
-    tables = make_tables() if "tables" in needs else None
+    given = {"teachers": make_learner().teachers, "tables": make_tables()}
     tasks = 1 if name == "metagenrl" else K
-    learner = method.make(config, LAYOUT, random_rows(tasks, 40), teachers, tables, seeded(), seeded(1))
+    learner = method.make(config, LAYOUT, random_rows(tasks, 40), seeded(), seeded(1), **{n: given[n] for n in needs})
     assert all(value.isfinite() for value in learner.update().values())
 
 

@@ -65,9 +65,8 @@ def test_the_multi_task_learner_stays_on_its_device(method, dynamics, partners):
     GPU, and its shapes change: it cannot be captured. Here all of them count as eligible."""
     config = ablated(method, partners=partners)
     tables = make_tables(pool=N - 2, dynamics=dynamics).to("meta") if config.union_context else None
-    learner = MultiTaskLearner(
-        config, LAYOUT, meta_rows(K, N), teachers().to("meta"), tables, MetaGenerator(), MetaGenerator()
-    )
+    needed = {"teachers": teachers().to("meta"), "tables": tables}
+    learner = MultiTaskLearner(config, LAYOUT, meta_rows(K, N), MetaGenerator(), MetaGenerator(), **needed)
     if config.union_context:
         with pytest.raises(NotImplementedError, match="nonzero"):
             learner.update()
@@ -127,7 +126,7 @@ def test_teaching_moves_its_checkpoint_to_the_device(monkeypatch):
     resumed.advance()
     assert resumed.done > started.done > 0
     state = resumed.state_dict()
-    parts = (state["learner"]["critic_optimiser"], resumed.best.parameters(), state["means"]["sums"])
+    parts = (state["learner"]["critic_optimiser"], resumed.best.parameters(), state["means"])
     tensors = [leaf for leaf in tree_leaves(parts) if isinstance(leaf, Tensor)]
     assert all(tensor.is_meta for tensor in tensors)
 

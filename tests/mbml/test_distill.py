@@ -9,7 +9,7 @@ from mbml.distill import DistillConfig, MultiTaskLearner, random_partners, rando
 from mbml.nets import StackedMLP
 from mbml.relabel import RelabelTables, pool_indices
 from mbml.rows import RowLayout
-from mbml.students.generative import GenerativeStudent
+from mbml.students import GenerativeStudent
 from tests.mbml.small_distill import ABLATIONS, SMALL, K, N, NaiveStep, Z, ablated, make_learner, make_tables, teachers
 from tests.mbml.toys import LAYOUT, assert_same_bits, random_rows, seeded
 
@@ -162,14 +162,16 @@ def test_random_subsets_are_uniform_and_inside_the_mask():
 def test_relabelling_methods_need_tables(method):
     config = ablated(method)
     with pytest.raises(ValueError, match="relabelling tables"):
-        MultiTaskLearner(config, LAYOUT, random_rows(K, N), teachers(), None, seeded(), seeded())
+        MultiTaskLearner(config, LAYOUT, random_rows(K, N), seeded(), seeded(), teachers=teachers())
 
 
 @pytest.mark.parametrize("method", ["no_relabelling", "neither"])
 def test_methods_without_relabelling_ignore_tables(method):
     config = ablated(method)
     found = [
-        MultiTaskLearner(config, LAYOUT, random_rows(K, N), teachers(), tables, seeded(), seeded(1)).update()
+        MultiTaskLearner(
+            config, LAYOUT, random_rows(K, N), seeded(), seeded(1), teachers=teachers(), tables=tables
+        ).update()
         for tables in (None, make_tables())
     ]
     assert_same_bits(found[0], found[1])
@@ -182,7 +184,9 @@ def test_methods_without_relabelling_ignore_tables(method):
 def test_switches_that_do_not_go_together_are_refused(switches):
     config = replace(SMALL, **switches)
     with pytest.raises(ValueError, match="union"):
-        MultiTaskLearner(config, LAYOUT, random_rows(K, N), teachers(), make_tables(), seeded(), seeded())
+        MultiTaskLearner(
+            config, LAYOUT, random_rows(K, N), seeded(), seeded(), teachers=teachers(), tables=make_tables()
+        )
 
 
 @pytest.mark.parametrize("method", ["full", "no_relabelling"])
@@ -194,7 +198,7 @@ def test_paper_size_makes_a_step(method):
     if method == "full":
         eligible = torch.tensor([[False, True], [True, False]]).unsqueeze(-1).expand(2, 2, 300)
         tables = RelabelTables(pool_indices(2, 300, 0, seeded()), torch.randn(2, 2, 300), eligible.contiguous())
-    learner = MultiTaskLearner(config, layout, rows, teachers(layout, 2), tables, seeded(), seeded(1))
+    learner = MultiTaskLearner(config, layout, rows, seeded(), seeded(1), teachers=teachers(layout, 2), tables=tables)
     assert {name: network.sizes for name, network in networks_of(learner).items()} == {
         "encoder": (11, 200, 200, 200, 40),
         "value": (26, *(1024,) * 9, 1),

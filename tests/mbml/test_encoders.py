@@ -57,7 +57,7 @@ def test_masked_statistics_are_those_of_the_smaller_set_and_every_set_of_a_batch
     mask = torch.rand(2, 6, 5, generator=seeded(2)) < 0.5
     mask[0, 0] = False
     statistics = net.statistics(seen)
-    assert statistics.shape == (2, 6, 5, net.statistics_size)
+    assert statistics.shape == (2, 6, 5, net.statistics(transitions(1)).shape[-1])
     found = net.belief((statistics * mask.unsqueeze(-1)).sum(-2))
     for i in range(2):
         for j in range(6):
@@ -83,7 +83,7 @@ def test_divergence_and_regulariser_are_zero_where_they_should_be_and_carry_grad
     torch.testing.assert_close(net.divergence(belief, belief), torch.zeros(3), rtol=0, atol=1e-5)
     assert (net.divergence(belief, other) > 0).all()
     assert (net.regulariser(belief) >= 0).all()
-    nothing = net.belief(torch.zeros(net.statistics_size))
+    nothing = net.belief(torch.zeros_like(net.statistics(transitions(1))[0]))
     assert net.regulariser(nothing).item() == 0.0
     (net.divergence(belief, other) + net.regulariser(belief)).sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in net.parameters())

@@ -22,7 +22,7 @@ from mbml.policy import AdaptivePolicy
 from mbml.rollout import run_episode
 from mbml.rows import RowLayout
 from mbml.seeding import generator_of, seed_of
-from mbml.students.generative import GenerativeStudent
+from mbml.students import GenerativeStudent
 from mbml.teachers.bcq import BCQ, BCQConfig
 from tests.mbml.small_distill import make_learner
 from tests.mbml.toys import UMAZE, assert_same_bits, layers_of, naive_posterior, seeded, small_student, snapshot

@@ -102,8 +102,10 @@ def test_multi_task_learner(method, tmp_path):
 
     def make():
         tables = make_tables().to("cuda") if config.union_context else None
-        given = config, LAYOUT, rows(K, N), teachers().to("cuda"), tables
-        return Training(MultiTaskLearner(*given, generator(0), generator(1)), tuple, 60, 20)
+        given = {"teachers": teachers().to("cuda"), "tables": tables}
+        return Training(
+            MultiTaskLearner(config, LAYOUT, rows(K, N), generator(0), generator(1), **given), tuple, 60, 20
+        )
 
     learner = assert_resumes(make, tmp_path).learner
     learner.policy.save(tmp_path / "policy.safetensors")

@@ -5,9 +5,7 @@ import torch
 
 from mbml.encoders import EncoderConfig
 from mbml.policy import AdaptivePolicy
-from mbml.students import StudentConfig
-from mbml.students.acting import ActingStudent
-from mbml.students.generative import GenerativeStudent
+from mbml.students import ActingStudent, GenerativeStudent, StudentConfig
 from tests.mbml.toys import (
     LAYOUT,
     assert_same_bits,

@@ -11,7 +11,7 @@ from mbml.policy import AdaptivePolicy
 from mbml.probes import identification, known_tasks, nearest_known, own_posteriors, returns_under, reward_swap
 from mbml.seeding import generator_of, seed_of
 from mbml.settings import changed
-from mbml.students.generative import GenerativeStudent
+from mbml.students import GenerativeStudent
 from tests.mbml.toys import LAYOUT, UMAZE, layers_of, naive_kl, naive_posterior, random_rows, seeded, small_student
 
 K, P = 4, 200

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mbml import envs
-from mbml.models import Ensemble, EnsembleConfig
+from mbml.models import Ensemble, EnsembleConfig, Target
 from mbml.relabel import (
     RelabelConfig,
     cross_task_error,
@@ -40,11 +40,13 @@ def naive_label(models, task, pair):
 @pytest.mark.parametrize("dynamics", [False, True])
 def test_every_entry_of_the_tables(dynamics):
     rows = random_rows(K, P)
-    reward_model = ensemble("reward")
-    next_model = ensemble("next_observation", seed=1) if dynamics else None
+    reward_model, next_model = ensemble("reward"), ensemble("next_observation", seed=1)
+    models: dict[Target, Ensemble] = {"reward": reward_model}
+    if dynamics:
+        models["next_observation"] = next_model
     # Thresholds near the medians, so that each of the two lets some rows through and not others.
     config = RelabelConfig(reward_threshold=0.5, next_observation_threshold=0.55)
-    tables = relabel(rows, pool_indices(K, P, 0, seeded()), LAYOUT, reward_model, next_model, config)
+    tables = relabel(rows, pool_indices(K, P, 0, seeded()), LAYOUT, models, config)
     assert tables.reward.shape == tables.eligible.shape == (K, K, P)
     passed = {"reward": 0, "next": 0, "both": 0}
     for i in range(K):
@@ -55,7 +57,8 @@ def test_every_entry_of_the_tables(dynamics):
                 assert tables.reward[i, j, t].item() == pytest.approx(label.item(), rel=1e-4, abs=1e-5)
                 certain = std < 0.5
                 passed["reward"] += certain
-                if next_model is not None and tables.next_observation is not None:
+                if dynamics:
+                    assert tables.next_observation is not None
                     following, spread = naive_label(next_model, i, pair)
                     torch.testing.assert_close(
                         tables.next_observation[i, j, t].double(), following, rtol=1e-4, atol=1e-5
@@ -73,16 +76,16 @@ def test_every_entry_of_the_tables(dynamics):
 
 def test_pools_larger_than_a_chunk():
     rows = random_rows(K, 5_000)
-    model = ensemble("reward", members=2, hidden=(2,))
-    tables = relabel(rows, pool_indices(K, 5_000, 0, seeded()), LAYOUT, model, None, RelabelConfig())
-    tail = relabel(rows, tables.index[:, 4_090:4_110], LAYOUT, model, None, RelabelConfig())
+    models: dict[Target, Ensemble] = {"reward": ensemble("reward", members=2, hidden=(2,))}
+    tables = relabel(rows, pool_indices(K, 5_000, 0, seeded()), LAYOUT, models, RelabelConfig())
+    tail = relabel(rows, tables.index[:, 4_090:4_110], LAYOUT, models, RelabelConfig())
     torch.testing.assert_close(tables.reward[..., 4_090:4_110], tail.reward)
     assert torch.equal(tables.eligible[..., 4_090:4_110], tail.eligible)
 
 
 def test_a_single_member_makes_everything_eligible():
     tables = relabel(
-        random_rows(K, P), pool_indices(K, P, 0, seeded()), LAYOUT, ensemble("reward", 1), None, RelabelConfig()
+        random_rows(K, P), pool_indices(K, P, 0, seeded()), LAYOUT, {"reward": ensemble("reward", 1)}, RelabelConfig()
     )
     assert torch.equal(tables.eligible, ~torch.eye(K, dtype=torch.bool).unsqueeze(-1).expand(K, K, P))
 
@@ -125,7 +128,7 @@ def test_pools():
 
 def test_diagnostics():
     tables = relabel(
-        random_rows(K, P), pool_indices(K, P, 0, seeded()), LAYOUT, ensemble("reward"), None, RelabelConfig(0.5)
+        random_rows(K, P), pool_indices(K, P, 0, seeded()), LAYOUT, {"reward": ensemble("reward")}, RelabelConfig(0.5)
     )
     tables.eligible[0, 1] = False
     truth = torch.randn(K, K, P, generator=seeded(2))

@@ -92,7 +92,7 @@ def test_tasks_of_different_length_are_refused(tmp_path: Path):
 
 
 def distillation(rows, pool):
-    return MultiTaskLearner(SMALL, LAYOUT, rows, teachers(), make_tables(pool), seeded(), seeded(1))
+    return MultiTaskLearner(SMALL, LAYOUT, rows, seeded(), seeded(1), teachers=teachers(), tables=make_tables(pool))
 
 
 def contextual_bcq(rows):
@@ -135,7 +135,7 @@ def test_tables_are_the_same_on_either(tmp_path: Path):
     rows, distribution = random_rows(3, 30, UMAZE), envs.get("umaze_goal")
     mapped, index = on_disk(tmp_path, rows, UMAZE, (30, 7)), pool_indices(3, 30, 20, seeded())
     model = Ensemble(EnsembleConfig(members=3, hidden=(6,)), UMAZE, 3, "reward", seeded())
-    dense, found = (relabel(r, index, UMAZE, model, None, RelabelConfig()).tensors() for r in (rows, mapped))
+    dense, found = (relabel(r, index, UMAZE, {"reward": model}, RelabelConfig()).tensors() for r in (rows, mapped))
     assert_same_bits(dense, found)
     assert distribution.reward is not None
     tasks = distribution.tasks("train")[:3]

@@ -60,7 +60,7 @@ def test_every_task_keeps_its_own_best_checkpoint():
     while teaching.done < teaching.total:
         teaching.advance()
         checkpoints[teaching.done] = snapshot(teaching.learner.teachers().state_dict())
-    for i, (task, chosen) in enumerate(zip((1, 4), teaching.selected(), strict=True)):
+    for i, (task, chosen) in enumerate(zip((1, 4), teaching.selected, strict=True)):
         curve = {row["iteration"]: row["return"] for row in teaching.curve if row["task"] == task}
         assert chosen == {"task": task, "iteration": max(curve, key=curve.__getitem__), "return": max(curve.values())}
         best = checkpoints[chosen["iteration"]]
@@ -68,7 +68,7 @@ def test_every_task_keeps_its_own_best_checkpoint():
             for key, value in network.state_dict().items():
                 assert torch.equal(value[i], best[name]["weights"][key][i]), (name, key)
     # The test says nothing unless the tasks choose differently or one of them does not choose the last.
-    assert {row["iteration"] for row in teaching.selected()} != {60}
+    assert {row["iteration"] for row in teaching.selected} != {60}
 
 
 def test_evaluation_is_the_mean_return_of_the_teachers():
@@ -102,7 +102,7 @@ def test_other_teachers_are_trained_and_selected_alike(teacher):
     assert [(row["task"], row["iteration"]) for row in teaching.curve[:2]] == [(1, 10), (4, 10)]
     assert {"return", "critic_loss", "policy_loss"} <= set(teaching.curve[0])
     assert (teaching.best.kind, teaching.best.tasks) == (teacher, 2)
-    for row in teaching.selected():
+    for row in teaching.selected:
         assert row["return"] == max(point["return"] for point in teaching.curve if point["task"] == row["task"])
 
 
@@ -125,7 +125,7 @@ def test_a_resumed_training_is_one_that_never_stopped(rounds, teacher, learner, 
     finish(whole)
     finish(resumed)
     assert_same_bits(whole.state_dict(), resumed.state_dict())
-    assert whole.selected() == resumed.selected()
+    assert whole.selected == resumed.selected
 
 
 def test_a_state_of_the_very_beginning(tmp_path):

@@ -17,8 +17,7 @@ from mbml.policy import AdaptivePolicy
 from mbml.rollout import run_episode
 from mbml.rows import RowLayout
 from mbml.sac import SAC, SACConfig
-from mbml.students import StudentConfig
-from mbml.students.generative import GenerativeStudent
+from mbml.students import GenerativeStudent, StudentConfig
 from mbml.warmstart import ImitationConfig, TwoBatchSAC, critics_at, explore, imitate, imitation_loss
 
 LAYOUT = RowLayout(observation_size=4, action_size=2)

@@ -3,12 +3,10 @@ tests/benchmarks."""
 
 from dataclasses import replace
 
-import pytest
 import torch
 
-from mbml.nets import StackedMLP, perceptrons
 from mbml.rows import RowLayout
-from mbml.teachers.bcq import BCQ, BCQConfig, candidate_outputs, clamped_latents, perturbed, select_action
+from mbml.teachers.bcq import BCQ, BCQConfig, best_actions, clamped_latents, perturbed
 from tests.mbml.toys import (
     LAYOUT,
     forward,
@@ -41,27 +39,13 @@ def test_the_acting_rule_takes_the_best_perturbed_candidate():
         repeated = observation.repeat_interleave(3, dim=1)
         return (repeated.sum(-1, keepdim=True) * a.sum(-1, keepdim=True)).sin()
 
-    chosen = select_action(candidates, 3, lambda a: raw * (a == candidates), value)
+    actions = perturbed(candidates, raw)
+    chosen = best_actions(actions, value(actions), 3)
     for t in range(2):
         for n in range(4):
             options = [(candidates[t, n * 3 + m] + 0.05 * raw[t, n * 3 + m]).clamp(-1, 1) for m in range(3)]
             best = max(options, key=lambda a: (observation[t, n].sum() * a.sum()).sin().item())
             torch.testing.assert_close(chosen[t, n], best)
-
-
-@pytest.mark.parametrize("embedding_size", [0, 5])
-@pytest.mark.parametrize(("hidden", "number"), [((), 2), ((8, 6), 2), ((384, 256), 40)])  # the last is large
-def test_what_candidates_share_goes_through_the_first_layer_once(hidden, number, embedding_size):
-    network = StackedMLP(2, [7 + embedding_size, *hidden, 3], generator=seeded(), output_scale=0.1)
-    s, own, z = (torch.randn(2, n, d, generator=seeded(d)) for n, d in ((number, 4), (number * 3, 3), (number, 5)))
-    shared = [s, z] if embedding_size else [s]
-    s_repeated, *z_repeated = (part.repeat_interleave(3, dim=1) for part in shared)
-    with torch.no_grad():
-        found = candidate_outputs(network, s, own, *shared[1:])
-        expected = perceptrons(
-            torch.cat([s_repeated, own, *z_repeated], -1), list(network.weights), list(network.biases)
-        )
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_teachers_act_by_their_first_critic():

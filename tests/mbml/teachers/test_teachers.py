@@ -41,7 +41,7 @@ def test_teachers_are_frozen_copies(kind):
         learner.update(random_rows(2, 6, seed=n))
     assert_same_bits(before, policies.state_dict())
     assert not any(p.requires_grad for p in policies.parameters())
-    assert (policies.kind, policies.tasks, policies.action_size) == (kind, 2, 2)
+    assert (policies.kind, policies.tasks) == (kind, 2)
     pair = torch.randn(2, 5, 5, generator=seeded(1))
     for task in range(2):
         expected = forward(layers_of(learner.critics, task), pair[task])
@@ -62,7 +62,7 @@ def test_actions_are_in_range_and_their_generator_decides_them(kind):
 def test_a_deterministic_teacher_generates_what_it_does(kind):
     learner = make(kind)
     policies, observation = learner.teachers(), torch.randn(2, 7, 3, generator=seeded(1))
-    action = policies.generate(observation, torch.randn(2, 7, policies.latent_size))
+    action = policies.generate(observation, torch.randn(2, 7, 4))
     assert torch.equal(action, policies.act(observation, seeded()))
     assert not policies.perturb(observation, action).any()
     for task in range(2):
@@ -74,7 +74,7 @@ def test_a_deterministic_teacher_generates_what_it_does(kind):
 def test_they_join_in_order_and_survive_the_disk(kind, tmp_path):
     two, one = make(kind, 2, seed=1).teachers(), make(kind, 1, seed=2).teachers()
     joined = Teachers.join([two, one])
-    pair, s, nu = torch.randn(3, 4, 5), torch.randn(3, 4, 3), torch.randn(3, 4, joined.latent_size)
+    pair, s, nu = torch.randn(3, 4, 5), torch.randn(3, 4, 3), torch.randn(3, 4, 4)
     a = s[..., :2]
     torch.testing.assert_close(joined.value(pair), torch.cat([two.value(pair[:2]), one.value(pair[2:])]))
     separate = [two.generate(s[:2], nu[:2]), one.generate(s[2:], nu[2:])]

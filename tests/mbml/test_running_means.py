@@ -2,7 +2,7 @@
 
 import torch
 
-from mbml.meter import RunningMeans
+from mbml.training import RunningMeans
 
 
 def test_means_since_the_last_reading():
@@ -26,7 +26,7 @@ def test_a_restored_state_continues_where_the_values_are():
     first, second, elsewhere = RunningMeans(), RunningMeans(), RunningMeans()
     first.add({"loss": torch.tensor(2.0)})
     for means in (second, elsewhere):
-        means.load_state_dict(first.state_dict())
+        means.state = dict(first.state)
     for means in (first, second):
         means.add({"loss": torch.tensor(4.0)})
         assert means.take()["loss"].item() == 3.0

@@ -1,0 +1,162 @@
+"""Task inference: from transitions to statistics that add up, from those to a belief over the task embedding z.
+
+The contract first, then the encoders; a new one is a class and its line in ENCODERS.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mbml.nets import StackedMLP
+from mbml.registry import Entry, Registry
+from mbml.settings import Count, Widths
+
+VARIANCE_FLOOR = 1e-7
+
+
+def through(network: StackedMLP, *parts: Tensor) -> Tensor:
+    """Outputs `[..., out]` of a stack of one for parts of its input, `[..., d]` each, joined in order."""
+    joined = torch.cat(parts, dim=-1)
+    return network(joined.flatten(0, -2).unsqueeze(0)).squeeze(0).unflatten(0, joined.shape[:-1])
+
+
+class Belief(NamedTuple):
+    """What is believed of the task embedding z: mean and variance of each dimension, `[..., Z]`."""
+
+    mean: Tensor
+    variance: Tensor
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """Reparameterised draw z = mean + sqrt(variance) * eps, `[..., Z]`."""
+        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
+        return self.mean + self.variance.sqrt() * noise
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Which context encoder q_phi, and its shapes; the defaults are the authors' (paper, section 4)."""
+
+    kind: str = "product"
+    """One of `mbml.encoders.ENCODERS`."""
+    hidden: Widths = (200, 200, 200)
+    """Widths of its network."""
+    embedding_size: Count = 20
+    """Size Z of the task embedding."""
+
+    def __post_init__(self) -> None:
+        ENCODERS[self.kind]
+
+
+class Encoder(nn.Module, ABC):
+    """A network that sees each context transition `[s, a, s', r]` alone; a set is the sum of its members' statistics.
+
+    So one pass serves every set that a transition is in, and a belief can grow by one transition at a time.
+    """
+
+    outputs_per_dimension: int
+    """Outputs of the network for each dimension of z."""
+
+    def __init__(self, context_size: int, config: EncoderConfig, generator: torch.Generator) -> None:
+        super().__init__()
+        self.embedding_size = config.embedding_size
+        outputs = self.outputs_per_dimension * config.embedding_size
+        self.body = StackedMLP(1, [context_size, *config.hidden, outputs], generator=generator)
+
+    @abstractmethod
+    def statistics(self, context: Tensor) -> Tensor:
+        """Statistics `[..., n, S]` of single transitions `[..., n, d_c]`; those of a set are their (masked) sum."""
+
+    @abstractmethod
+    def belief(self, statistics: Tensor) -> Belief:
+        """Belief `[..., Z]` given the sets that have `statistics` `[..., S]`; where they are 0, nothing was seen."""
+
+    @abstractmethod
+    def divergence(self, a: Belief, b: Belief) -> Tensor:
+        """How far `a` is from `b`, `[...]`, as the triplet losses measure it; need not be symmetric."""
+
+    @abstractmethod
+    def regulariser(self, belief: Belief) -> Tensor:
+        """How far each belief is from what is believed when nothing was seen, `[...]` (second term of Eq. 3)."""
+
+    def infer(self, context: Tensor) -> Belief:
+        """Beliefs `[..., Z]` given sets of transitions `[..., n, d_c]`."""
+        return self.belief(self.statistics(context).sum(-2))
+
+
+class ProductOfGaussians(Encoder):
+    """The paper's encoder: a Gaussian factor per transition, whose product is the posterior (paper, section 4).
+
+    Statistics are the natural parameters (precision, precision times mean), which add up under a product.
+
+    The prior N(0, I) is not a factor; it is the belief given an empty set.
+    """
+
+    outputs_per_dimension = 2
+
+    def statistics(self, context: Tensor) -> Tensor:
+        """Natural parameters `[..., 2Z]`; the variance of a factor is at least 1e-7."""
+        mean, raw = through(self.body, context).chunk(2, dim=-1)
+        precision = 1.0 / F.softplus(raw).clamp_min(VARIANCE_FLOOR)
+        return torch.cat([precision, precision * mean], -1)
+
+    def belief(self, statistics: Tensor) -> Belief:
+        """Product of Gaussians of summed natural parameters; N(0, 1) where the precision is 0."""
+        precision, precision_mean = statistics.chunk(2, dim=-1)
+        variance = 1.0 / torch.where(precision == 0, torch.ones_like(precision), precision)
+        return Belief(variance * precision_mean, variance)
+
+    def divergence(self, a: Belief, b: Belief) -> Tensor:
+        """KL(a || b) of diagonal Gaussians; logarithms are summed, so 20 dimensions cannot overflow."""
+        ratio = a.variance / b.variance
+        return 0.5 * (ratio - ratio.log() - 1.0 + (a.mean - b.mean).square() / b.variance).sum(-1)
+
+    def regulariser(self, belief: Belief) -> Tensor:
+        """KL(belief || N(0, I))."""
+        return 0.5 * (belief.variance - belief.variance.log() - 1.0 + belief.mean.square()).sum(-1)
+
+
+class MeanEmbedding(Encoder):
+    """A deterministic encoder: the mean of bounded embeddings of the transitions (as in FOCAL's successors).
+
+    Statistics are (embedding, 1); beliefs have variance 0, and nothing seen is the zero vector.
+
+    The tanh bounds the squared distances of the triplet losses, which have no regulariser here.
+    """
+
+    outputs_per_dimension = 1
+
+    def statistics(self, context: Tensor) -> Tensor:
+        """Embedding in (-1, 1) and the number 1, `[..., Z + 1]`."""
+        embedding = torch.tanh(through(self.body, context))
+        return torch.cat([embedding, torch.ones_like(embedding[..., :1])], -1)
+
+    def belief(self, statistics: Tensor) -> Belief:
+        """The mean embedding, for certain."""
+        mean = statistics[..., :-1] / statistics[..., -1:].clamp_min(1.0)
+        return Belief(mean, torch.zeros_like(mean))
+
+    def divergence(self, a: Belief, b: Belief) -> Tensor:
+        """Squared Euclidean distance of the means."""
+        return (a.mean - b.mean).square().sum(-1)
+
+    def regulariser(self, belief: Belief) -> Tensor:
+        """0: the embedding is bounded already."""
+        return torch.zeros_like(belief.mean[..., 0])
+
+
+ENCODERS = Registry(
+    "encoder",
+    Entry("product", "product of Gaussian factors, as in the paper", ProductOfGaussians),
+    Entry("mean", "deterministic mean of bounded embeddings", MeanEmbedding),
+)
+
+
+def make_encoder(context_size: int, config: EncoderConfig, generator: torch.Generator) -> Encoder:
+    """The encoder that `config` names, for context transitions `[..., context_size]`, on the generator's device."""
+    return ENCODERS[config.kind].make(context_size, config, generator)
