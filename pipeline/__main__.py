@@ -109,10 +109,10 @@ class WarmStart(_Experiment):
         from pipeline.plan import check_warmstart
 
         check_warmstart(self.config)
-        from pipeline import warmstart
+        from pipeline.run import warmstart
 
         out = self.out("-warmstart")
-        return warmstart.run(self.config, self.place, out, log, axis=self.axis, comparison=self.comparison)
+        return warmstart(self.config, self.place, out, log, axis=self.axis, comparison=self.comparison)
 
 
 class Figures(_Experiment):

@@ -1,20 +1,23 @@
-"""What all commands that compute have in common, and the run of one environment."""
+"""What all commands that compute have in common, and the run and the warm start of one environment."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from actors.stage import Job, plain
+from actors.host import duration
+from actors.stage import Job
 from actors.store import Store
 from pipeline.cluster import connect
 from pipeline.config import Place, RunConfig
-from pipeline.plan import plan
+from pipeline.plan import plan, plan_warmstart
 from pipeline.publish import Log, make_folder, publish, say_failures
-from pipeline.results import gather
-from pipeline.scheduler import Outcome, duration, execute
+from pipeline.report.warmstart import warmstart_page
+from pipeline.results import gather, gather_warmstart
+from pipeline.scheduler import Outcome, execute
 
 _POLL_SECONDS = 15.0
 
@@ -37,18 +40,12 @@ def carry_out(
     store, jobs = Store(place.store), list(jobs)
     store.check_writable()
     make_folder(out)
-    (out / "config.json").write_text(json.dumps(plain(config.resolved()), indent=1) + "\n")
+    (out / "config.json").write_text(json.dumps(asdict(config.resolved()), indent=1) + "\n")
     started = time.monotonic()
     with connect(place.num_cpus, dashboard=place.dashboard) as where:
         log(f"{title}: {len(jobs)} jobs on {where}")
-        outcome = execute(
-            jobs,
-            store.url,
-            log=log,
-            poll_seconds=_POLL_SECONDS,
-            most_pending=place.most_pending,
-            patience=place.patience,
-        )
+        limits = {"most_pending": place.most_pending, "patience": place.patience}
+        outcome = execute(jobs, store.url, log=log, poll_seconds=_POLL_SECONDS, **limits)
         if not outcome.complete:
             return say_failures(outcome, store.url, log)
         failed = trials(store)
@@ -73,6 +70,19 @@ def run(config: RunConfig, place: Place, out: Path, log: Log) -> int:
 
     def finish(store: Store, outcome: Outcome) -> str:
         publish(gather(jobs, store, outcome), out, log)
+        return f"Report: {out / 'report.html'}"
+
+    return carry_out(title_of(config), config, jobs.jobs.values(), place, out, log, finish)
+
+
+def warmstart(config: RunConfig, place: Place, out: Path, log: Log, *, axis: str, comparison: str) -> int:
+    """SAC on every unseen task, from scratch and from the multi-task policy, and its figures."""
+    jobs = plan_warmstart(config)
+
+    def finish(store: Store, outcome: Outcome) -> str:
+        results = gather_warmstart(jobs, store, outcome)
+        shown = replace(results, run=results.run | {"axis": axis, "comparison": comparison})
+        publish(shown, out, log, warmstart_page)
         return f"Report: {out / 'report.html'}"
 
     return carry_out(title_of(config), config, jobs.jobs.values(), place, out, log, finish)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from actors.host import duration
 from actors.store import Store
 from pipeline.cluster import fit
 from pipeline.config import ConfigError, RunConfig
@@ -16,7 +17,7 @@ from pipeline.plan import Plan, Trained, plan
 from pipeline.publish import Log, publish
 from pipeline.results import Results, gather
 from pipeline.run import Place, carry_out, title_of
-from pipeline.scheduler import Outcome, duration
+from pipeline.scheduler import Outcome
 from pipeline.sweep_config import Sweep, runnable
 
 # Ray Tune would write its own pictures of the run to the terminal, and turn Ctrl-C into a normal end.
@@ -73,7 +74,7 @@ def _tune(sweep: Sweep, jobs: Plan, store: Store, out: Path, log: Log) -> dict[s
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
 
-    from pipeline.trial import Work, run_trial
+    from pipeline.trial import run_trial
 
     # Successive halving compares all trials with each other; without it, those that stand need no trial.
     finished = [] if sweep.asha else finished_runs(jobs, store)
@@ -81,26 +82,17 @@ def _tune(sweep: Sweep, jobs: Plan, store: Store, out: Path, log: Log) -> dict[s
     log(f"{len(jobs.runs) - len(runs)} trials reused, {len(runs)} to run")
     if not runs:
         return {}
-    work = {
-        (run.variant.label, run.seed): Work(
-            jobs.jobs[run.trained],
-            {step: jobs.jobs[ref] for step, ref in run.evaluations.items()},
-            jobs.jobs[run.probes],
-        )
-        for run in runs
-    }
+    work = {(run.variant.label, run.seed): run for run in runs}
     # A trial that asks for more than any machine has would wait for ever.
     cpus, gpus = fit("a trial", jobs.config.distill_cpus, jobs.config.learner_gpus, log)
-    trainable = tune.with_parameters(run_trial, work=work, store_url=store.url, cpus=int(cpus), gpus=gpus)
+    given = {"work": work, "jobs": jobs.jobs, "store_url": store.url, "cpus": int(cpus), "gpus": gpus}
+    trainable = tune.with_resources(tune.with_parameters(run_trial, **given), {"cpu": cpus, "gpu": gpus})
     steps = max(max(run.evaluations) for run in runs)
-    scheduler = None
-    if sweep.asha:
-        grace = min(min(run.evaluations) for run in runs)
-        scheduler = ASHAScheduler(
-            time_attr="step", metric="train_return", mode="max", max_t=steps, grace_period=grace, reduction_factor=2
-        )
+    judged = {"time_attr": "step", "metric": "train_return", "mode": "max", "max_t": steps, "reduction_factor": 2}
+    grace = min(min(run.evaluations) for run in runs)
+    scheduler = ASHAScheduler(**judged, grace_period=grace) if sweep.asha else None
     results = tune.Tuner(
-        tune.with_resources(trainable, {"cpu": cpus, "gpu": gpus}),
+        trainable,
         param_space={"trial": tune.grid_search([{"variant": label, "seed": seed} for label, seed in work])},
         tune_config=tune.TuneConfig(scheduler=scheduler, reuse_actors=True),
         run_config=tune.RunConfig(
