@@ -1,7 +1,5 @@
 """What stages leave in their artefacts and how the next stage reads it: rows, teachers, models, JSON."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The process that makes artefacts of any stage, one after the other: a plain class, and a Ray actor made of it."""
 
-from __future__ import annotations
-
 import resource
 import sys
 import time
@@ -119,7 +117,7 @@ class Host:
         return "idle host" if self._job is None else self._job.name
 
 
-def remote(store_url: str, num_cpus: float, num_gpus: float = 0.0, name: str | None = None) -> Any:
+def remote(store_url: str, num_cpus: float, num_gpus: float = 0.0) -> Any:
     """Start a host as a Ray actor; it dies with the driver.
 
     Ask for the progress of a busy one with `handle.progress.options(concurrency_group="progress").remote()`.
@@ -128,10 +126,8 @@ def remote(store_url: str, num_cpus: float, num_gpus: float = 0.0, name: str | N
         store_url: where inputs and artefacts live, the same for every node of the cluster.
         num_cpus: CPUs to reserve; also the number of torch threads.
         num_gpus: GPUs to reserve; fractions share one.
-        name: shown in the dashboard, unique within the run.
     """
-    options: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "name": name, "max_restarts": 0}
-    options["concurrency_groups"] = {"progress": 1}
+    options: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "concurrency_groups": {"progress": 1}}
     return ray.remote(**options)(Host).remote(store_url, num_cpus, num_gpus)
 
 

@@ -1,7 +1,5 @@
 """What a stage is: a frozen specification, a function that makes its artefact, and a version."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time

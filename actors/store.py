@@ -10,8 +10,6 @@ and checkpoint.json, which says which is which and comes last: a checkpoint is w
 Local copies live in $MBML_CACHE, or else in a directory of this user under the system's temporary directory.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

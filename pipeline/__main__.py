@@ -1,7 +1,5 @@
 """Command line: `python -m pipeline run --env umaze_goal`."""
 
-from __future__ import annotations
-
 import os
 import sys
 import time

@@ -3,8 +3,6 @@
 collect -> teach, models -> relabel -> distill -> evaluate, probe, warmstart
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence

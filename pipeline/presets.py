@@ -1,7 +1,5 @@
 """Sizes of a run: smoke, laptop and paper, for every environment."""
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 from typing import Any

@@ -1,8 +1,5 @@
 """Run a stage graph over Ray: reuse what stands, spread the rest, keep going when a job fails."""
 
-from __future__ import annotations
-
-import itertools
 import time
 from bisect import insort
 from collections import Counter, defaultdict
@@ -130,7 +127,6 @@ class _Run:
         self.result = Outcome()
         self.started = self.moved = time.monotonic()
         self.actors: list[Actor] = []
-        self.numbers = itertools.count()
         self.calls: dict[ray.ObjectRef, Actor] = {}
         """What is awaited: an idle actor's first answer, or a busy one's job."""
         self.sizes: dict[tuple[float, float], Size] = {}
@@ -247,9 +243,8 @@ class _Run:
             for actor in pending[number:]:
                 self.drop(actor)
             for _ in range(number - len(pending)):
-                handle = remote(self.store.url, *size, name=f"host-{next(self.numbers)}")
-                self.actors.append(Actor(handle, size))
-                self.calls[handle.ready.remote()] = self.actors[-1]
+                self.actors.append(actor := Actor(remote(self.store.url, *size), size))
+                self.calls[actor.handle.ready.remote()] = actor
         pending_sizes = {actor.size for actor in self.actors if not actor.answered}
         for actor in self._idle():
             if pending_sizes - {actor.size}:
@@ -320,7 +315,11 @@ class _Run:
 
     def _poll(self) -> None:
         """Say how far the running jobs are and how long others have waited."""
-        busy, waiting, now = self._busy(), len(self.ready), time.monotonic()
+        busy, waiting, now, result = self._busy(), len(self.ready), time.monotonic(), self.result
+        self.log(
+            f"{len(result.done + result.reused)}/{len(self.jobs)} jobs done, {len(busy)} running, "
+            f"{len(result.failed | result.skipped)} failed or skipped, {duration(now - self.started)}"
+        )
         asked = [actor.handle.progress.options(concurrency_group="progress").remote() for actor in busy]
         for answer in ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_SECONDS)[0] if asked else []:
             with suppress(RayError):  # a lost process shows in its job
@@ -333,11 +332,6 @@ class _Run:
                     f"No worker came within {duration(self.patience)}; there is {resources()}. Start machines, or wait "
                     "longer with --patience."
                 )
-        result = self.result
-        self.log(
-            f"{len(result.done) + len(result.reused)}/{len(self.jobs)} jobs done, {len(busy)} running, "
-            f"{len(result.failed) + len(result.skipped)} failed or skipped, {duration(now - self.started)}"
-        )
 
 
 def sentence(error: BaseException) -> str:

@@ -1,11 +1,10 @@
 """A sweep: the stages that all variants share once, then one Ray Tune trial per variant and seed, then the report."""
 
-from __future__ import annotations
-
-import dataclasses
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from actors.store import Store
 from pipeline.cluster import fit
 from pipeline.config import ConfigError, RunConfig
 from pipeline.plan import Plan, Trained, plan
-from pipeline.publish import Log, publish
+from pipeline.publish import Log
 from pipeline.results import Results, gather
 from pipeline.run import Place, carry_out, title_of
 from pipeline.scheduler import Outcome
@@ -36,13 +35,8 @@ def run_sweep(sweep: Sweep, config: RunConfig, place: Place, out: Path, log: Log
     compared = f"{len(jobs.variants)} variants, {len(jobs.runs)} trials"
     title = f"sweep {sweep.name}, {title_of(config)}, {compared}; before them"
 
-    def finish(store: Store, outcome: Outcome) -> str:
-        publish(sweep_results(sweep, jobs, store, outcome), out, log)
-        return f"Table: {out / 'results.csv'}  Report: {out / 'report.html'}"
-
-    return carry_out(
-        title, config, jobs.shared(), place, out, log, finish, lambda store: _tune(sweep, jobs, store, out, log)
-    )
+    gathered, trials = partial(sweep_results, sweep, jobs), partial(_tune, sweep, jobs, out, log)
+    return carry_out(title, config, jobs.shared(), place, out, log, gathered, trials=trials)
 
 
 def finished_runs(jobs: Plan, store: Store) -> list[Trained]:
@@ -63,12 +57,12 @@ def sweep_results(sweep: Sweep, jobs: Plan, store: Store, outcome: Outcome | Non
             f"run it first: make sweep SWEEP={sweep.name} ENV={jobs.config.env}."
         )
     kept = [variant for variant in jobs.variants if variant in [run.variant for run in finished]]
-    results = gather(dataclasses.replace(jobs, runs=finished, variants=kept), store, outcome)
+    results = gather(replace(jobs, runs=finished, variants=kept), store, outcome)
     about = {"sweep": {"name": sweep.name, "description": sweep.description}}
-    return dataclasses.replace(results, run=results.run | about)
+    return replace(results, run=results.run | about)
 
 
-def _tune(sweep: Sweep, jobs: Plan, store: Store, out: Path, log: Log) -> dict[str, str]:
+def _tune(sweep: Sweep, jobs: Plan, out: Path, log: Log, store: Store) -> dict[str, str]:
     """Run the trials; what went wrong by trial."""
     os.environ.update(_QUIET)  # read when ray.tune is imported
     from ray import tune

@@ -1,7 +1,5 @@
 """A sweep as a YAML file: what is compared. A mistake in it is one sentence that says what would be right."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
@@ -69,10 +67,8 @@ def load_sweep(name: str) -> Sweep:
         return _sweep(path.stem, yaml.load(path.read_text(), _Loader))
     except (OSError, UnicodeDecodeError):
         raise ConfigError(f"There is no sweep {name!r}; choose {', '.join(names())}, or give a YAML file.") from None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{line}: this is not YAML ({error.problem}).") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: this is not YAML ({' '.join(str(error).split())}).") from None
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 

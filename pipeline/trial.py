@@ -1,7 +1,5 @@
 """One trial of a sweep, as Ray Tune runs it: train one learner, evaluate every snapshot as it comes, probe the last."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Collection of the batches of a stack of training tasks with SAC."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from typing import Any
 

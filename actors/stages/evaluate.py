@@ -1,7 +1,5 @@
 """Scores of a snapshot of a multi-task policy, and the references that they stand beside."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

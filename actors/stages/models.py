@@ -1,7 +1,5 @@
 """Reward ensembles, and next-state ensembles, of a stack of training tasks."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """A look into a multi-task policy's task inference: what a score alone does not explain."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

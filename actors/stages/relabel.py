@@ -1,7 +1,5 @@
 """Labels of every pooled transition for every task, made once."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

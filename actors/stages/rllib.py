@@ -5,8 +5,6 @@ by: it runs on CPUs beside the actor's and hangs where there are too few, takes 
 and with it RLlib moves CQL's target networks only once in two updates.
 """
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 from typing import Any, Literal, get_args

@@ -1,7 +1,5 @@
 """Single-task teachers of a stack of training tasks."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

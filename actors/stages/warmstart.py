@@ -1,7 +1,5 @@
 """SAC on a stack of unseen tasks, from scratch or from the multi-task policy."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
