@@ -24,6 +24,16 @@ class Ref(NamedTuple):
     key: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """What every learner of a stack of tasks, side by side, is told."""
+
+    env: str
+    tasks: tuple[int, ...]
+    device: str = "cpu"
+    cuda_graphs: bool = False
+
+
 class Run:
     """What a stage's function gets beside its specification: where to write, what it reads, and how to report."""
 

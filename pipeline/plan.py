@@ -77,13 +77,10 @@ class Plan:
 
     def needed(self, wanted: Iterable[Ref]) -> list[Job]:
         """The jobs that make `wanted`, and all that they are made from, in order."""
-        found: set[Ref] = set()
-        left = list(wanted)
-        while left:
-            ref = left.pop()
-            if ref not in found:
-                found.add(ref)
-                left += self.jobs[ref].inputs
+        found = set(wanted)
+        for ref, job in reversed(self.jobs.items()):
+            if ref in found:
+                found.update(job.inputs)
         return [job for ref, job in self.jobs.items() if ref in found]
 
     def shared(self) -> list[Job]:

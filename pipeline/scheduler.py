@@ -1,7 +1,6 @@
 """Run a stage graph over Ray: reuse what stands, spread the rest, keep going when a job fails."""
 
 import time
-from bisect import insort
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -131,8 +130,8 @@ class _Run:
         """What is awaited: an idle actor's first answer, or a busy one's job."""
         self.sizes: dict[tuple[float, float], Size] = {}
         """What is asked for, and what it is cut to."""
-        self.ready: list[tuple[int, Ref, Size]] = []
-        """Jobs that wait for an actor, in their order."""
+        self.waiting: list[tuple[Job, Size]] = []
+        """Jobs that could run but for an actor."""
         self.lost: Counter[Ref] = Counter()
         self.metrics: dict[Ref, dict[str, Any]] = {}
         self.spans: dict[str, tuple[float, float]] = {}
@@ -140,12 +139,10 @@ class _Run:
         for ref, job in jobs.items():
             for needed in job.inputs:
                 self.users[needed].append(ref)
-        self.index = {ref: i for i, ref in enumerate(jobs)}
-        self.to_run = self._plan()
-        self.sorter = TopologicalSorter({ref: self.to_run.intersection(jobs[ref].inputs) for ref in self.to_run})
-        self.sorter.prepare()
+        self.left = self._plan()
+        """Jobs that are not done, in their order."""
 
-    def _plan(self) -> set[Ref]:
+    def _plan(self) -> dict[Ref, Job]:
         """The jobs without an artefact that a result still depends on, a result being a job that nobody depends on.
 
         Counted backwards, so an artefact that is gone but that only complete ones were made from is not made again.
@@ -168,13 +165,13 @@ class _Run:
             for ref in job.inputs:
                 if ref not in self.jobs and not self.store.complete(*ref):
                     raise StoreError(f"{job.name} needs {self.store.uri(*ref)}, which is absent and no job makes it.")
-        return chosen
+        return {ref: job for ref, job in self.jobs.items() if ref in chosen}
 
     def until_done(self, poll_seconds: float) -> None:
         """Hand out jobs until none is left that could run."""
         next_poll = time.monotonic() + poll_seconds
         self._hand_out()
-        while self._busy() or self.ready:
+        while self.left:
             wait = max(0.0, next_poll - time.monotonic())
             for answer in ray.wait(list(self.calls), num_returns=1, timeout=wait)[0]:
                 self._receive(answer, self.calls.pop(answer))
@@ -204,30 +201,29 @@ class _Run:
         self.actors.remove(actor)
         ray.kill(actor.handle)
 
-    def _busy(self) -> list[Actor]:
-        return [actor for actor in self.actors if actor.job is not None]
-
     def _idle(self) -> list[Actor]:
         return [actor for actor in self.actors if actor.answered and actor.job is None]
 
     def _hand_out(self) -> None:
-        """Give jobs to idle actors, and ask Ray for as many as there are jobs left."""
-        for ref in self.sorter.get_ready():
-            self._make_ready(ref)
-        idle = self._idle()
-        for waiting in list(self.ready):
-            if actor := next((actor for actor in idle if actor.size == waiting[2]), None):
+        """Give jobs to idle actors, and ask Ray for as many as there are jobs that could run besides."""
+        idle, running = self._idle(), {actor.job.ref for actor in self.actors if actor.job is not None}
+        self.waiting = []
+        for ref, job in self.left.items():
+            if ref in running or any(needed in self.left for needed in job.inputs):
+                continue
+            size = self._size(job)
+            if actor := next((actor for actor in idle if actor.size == size), None):
                 idle.remove(actor)
-                self.ready.remove(waiting)
-                self._start(self.jobs[waiting[1]], actor)
-        self._ask(Counter(size for _, _, size in self.ready))
+                self._start(job, actor)
+            else:
+                self.waiting.append((job, size))
+        self._ask(Counter(size for _, size in self.waiting))
 
-    def _make_ready(self, ref: Ref) -> None:
-        job = self.jobs[ref]
+    def _size(self, job: Job) -> Size:
         asked = job.num_cpus, job.num_gpus
         if asked not in self.sizes:
             self.sizes[asked] = Size(*fit(job.name, *asked, self.log))
-        insort(self.ready, (self.index[ref], ref, self.sizes[asked]))
+        return self.sizes[asked]
 
     def _start(self, job: Job, actor: Actor) -> None:
         actor.job, actor.started = job, time.monotonic()
@@ -251,51 +247,44 @@ class _Run:
                 self.drop(actor)
 
     def _receive(self, answer: ray.ObjectRef, actor: Actor) -> None:
+        """A job has ended, or an actor that was asked for is there."""
         if actor not in self.actors:
             return
+        job, actor.job = actor.job, None
+        self.moved = time.monotonic()
+        if job is not None:
+            self.spans[job.ref.stage] = self.spans[job.ref.stage][0], self.moved
         try:
             value = ray.get(answer)
         except Exception as error:
-            self._trouble(actor, error)
+            self._trouble(actor, job, error)
             return
-        self.moved, actor.answered = time.monotonic(), True
-        if actor.job is not None:
-            job = self._take_back(actor)
+        actor.answered = True
+        if job is not None:
             self.metrics[job.ref] = value
             self.result.done.append(job.name)
             self.log(f"finished {job.name}   {duration(self.moved - actor.started)}")
-            self.sorter.done(job.ref)
+            del self.left[job.ref]
 
-    def _take_back(self, actor: Actor) -> Job:
-        job, actor.job = actor.job, None
-        assert job is not None
-        self.moved = time.monotonic()
-        self.spans[job.ref.stage] = self.spans[job.ref.stage][0], self.moved
-        return job
-
-    def _trouble(self, actor: Actor, error: Exception) -> None:
+    def _trouble(self, actor: Actor, job: Job | None, error: Exception) -> None:
         """A job went wrong in its process, which goes on to the next; or the process itself is lost."""
-        refused = isinstance(error, RayTaskError)
-        if refused and actor.job is not None:
-            return self._fail(self._take_back(actor), error)
-        self.drop(actor)
-        if actor.job is not None:
-            job = self._take_back(actor)
-        else:  # it never came up, and the first of its size waited for it
-            waiting = next((entry for entry in self.ready if entry[2] == actor.size), None)
-            if waiting is None:
-                return None
-            self.ready.remove(waiting)
-            job = self.jobs[waiting[1]]
-        self.lost[job.ref] += not getattr(error, "preempted", False)
-        if self.lost[job.ref] > _RETRIES or refused:
-            return self._fail(job, error)
+        raised = isinstance(error, RayTaskError)
+        if job is None or not raised:
+            self.drop(actor)
+            # One that never came up was waited for by the first job of its size.
+            job = job or next((job for job, size in self.waiting if size == actor.size), None)
+            if job is None:
+                return
+            self.lost[job.ref] += not getattr(error, "preempted", False)
+        if raised or self.lost[job.ref] > _RETRIES:
+            self._fail(job, error)
+            return
         for idle in self._idle():  # maybe of the same lost machine
             self.drop(idle)
         self.log(f"lost     {job.name}: its process or machine; it goes on from its checkpoint")
-        return self._make_ready(job.ref)
 
     def _fail(self, job: Job, error: Exception) -> None:
+        del self.left[job.ref]
         reason = self.result.failed[job.name] = sentence(error)
         self.log(f"failed   {job.name}: {reason}")
         cause = error.cause if isinstance(error, RayTaskError) else error
@@ -307,15 +296,16 @@ class _Run:
 
     def _skip_users(self, ref: Ref, culprit: str) -> None:
         for user in self.users[ref]:
-            name = self.jobs[user].name
-            if user in self.to_run and name not in self.result.skipped:
+            if user in self.left:
+                name = self.left.pop(user).name
                 self.result.skipped[name] = f"It needs {culprit}, which failed."
                 self.log(f"skipped  {name}: it needs {culprit}, which failed")
                 self._skip_users(user, culprit)
 
     def _poll(self) -> None:
         """Say how far the running jobs are and how long others have waited."""
-        busy, waiting, now, result = self._busy(), len(self.ready), time.monotonic(), self.result
+        busy = [actor for actor in self.actors if actor.job is not None]
+        waiting, now, result = len(self.waiting), time.monotonic(), self.result
         self.log(
             f"{len(result.done + result.reused)}/{len(self.jobs)} jobs done, {len(busy)} running, "
             f"{len(result.failed | result.skipped)} failed or skipped, {duration(now - self.started)}"

@@ -4,22 +4,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from actors.artefacts import env_maker, layout_of, tasks_of, write_lines
-from actors.stage import Run, stage
+from actors.stage import Run, Stack, stage
 from mbml.collect import CollectConfig, Collection
 from mbml.data import DatasetWriter, validate
 
 
 @dataclass(frozen=True)
-class Collect:
+class Collect(Stack):
     """The batches of `tasks` of the training split."""
 
-    env: str
     horizon: int
-    tasks: tuple[int, ...]
     config: CollectConfig
     seed: int
-    device: str = "cpu"
-    cuda_graphs: bool = False
 
 
 @stage(version=2)  # 2: the order of the random draws is another than that of the first batches

@@ -4,27 +4,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from actors.artefacts import env_maker, layout_of, load_rows, write_json, write_lines
-from actors.stage import Ref, Run, stage
+from actors.stage import Ref, Run, Stack, stage
 from mbml.rows import resident
 from mbml.serialise import save_tree
 from mbml.teaching import Teaching, TeachingConfig
 
 
 @dataclass(frozen=True)
-class Teach:
+class Teach(Stack):
     """A teacher for each of `tasks`, from its batch."""
 
-    env: str
     horizon: int
-    tasks: tuple[int, ...]
     teacher: str
     config: TeachingConfig
     learner: Any
     """Configuration of the teacher."""
     seed: int
     collect: tuple[Ref, ...]
-    device: str = "cpu"
-    cuda_graphs: bool = False
 
 
 @stage(version=2)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from actors.artefacts import ArtefactError, env_maker, layout_of, snapshot_of, write_json, write_lines
-from actors.stage import Ref, Run, stage
+from actors.stage import Ref, Run, Stack, stage
 from mbml.collect import CollectConfig, Collection
 from mbml.policy import ContextPolicy
 from mbml.rows import resident
@@ -28,20 +28,16 @@ class Start:
 
 
 @dataclass(frozen=True)
-class WarmStart:
+class WarmStart(Stack):
     """SAC on `tasks` of the test split."""
 
-    env: str
     horizon: int
-    tasks: tuple[int, ...]
     config: CollectConfig
     seed: str
     policy_rate: float | None = None
     """None is plain SAC with one mini-batch."""
     start: Start | None = None
     """None is from random networks."""
-    device: str = "cpu"
-    cuda_graphs: bool = False
 
 
 @stage(version=1)
