@@ -50,11 +50,10 @@ def carry_out(
         if not outcome.complete:
             return say_failures(outcome, store.url, log)
         outcome.failed |= trials(store)
+    code = say_failures(outcome, store.url, log) if outcome.failed else 0
     publish(gathered(store, outcome), out, log, page)
-    if outcome.failed:
-        return say_failures(outcome, store.url, log)
     log(f"Took {duration(time.monotonic() - started)}. Report: {out / 'report.html'}")
-    return 0
+    return code
 
 
 def title_of(config: RunConfig) -> str:
