@@ -64,7 +64,8 @@ def load_sweep(name: str) -> Sweep:
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     try:
-        return _sweep(path.stem, yaml.load(path.read_text(), _Loader))
+        with path.open() as file:
+            return _sweep(path.stem, yaml.load(file, _Loader))
     except (OSError, UnicodeDecodeError):
         raise ConfigError(f"There is no sweep {name!r}; choose {', '.join(names())}, or give a YAML file.") from None
     except yaml.YAMLError as error:
