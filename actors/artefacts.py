@@ -1,7 +1,5 @@
 """What stages leave in their artefacts and how the next stage reads it: rows, teachers, models, JSON."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -16,7 +14,6 @@ from mbml.evaluate import make_envs
 from mbml.learner import NotFinite
 from mbml.models import Ensemble, EnsembleConfig, Target
 from mbml.nets import StackedMLP
-from mbml.policy import ContextPolicy
 from mbml.relabel import RelabelTables, true_rewards
 from mbml.rollout import EnvStack
 from mbml.rows import MappedRows, RowLayout, Rows
@@ -28,48 +25,40 @@ class ArtefactError(ValueError):
     """A file of a complete artefact that is missing or damaged."""
 
 
-_REMEDY = "delete that artefact's folder and run again, which makes it anew."
-
-
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON; raises NotFinite where a number is not."""
-    path.write_text(_text_of(path, value, indent=1))
+    _write(path, [value], indent=1)
 
 
 def read_json(path: Path) -> Any:
     """What `write_json` wrote; raises ArtefactError where it is missing or damaged."""
-    return _parse(path, [_text(path)])[0]
+    return _read(path, lambda text: [text])[0]
 
 
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write one JSON object per line; raises NotFinite where a number is not."""
-    path.write_text("".join(_text_of(path, row) for row in rows))
+    _write(path, rows)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """What `write_lines` wrote; raises ArtefactError where it is missing or damaged."""
-    return _parse(path, _text(path).splitlines())
+    return _read(path, str.splitlines)
 
 
-def _text_of(path: Path, value: Any, indent: int | None = None) -> str:
+def _write(path: Path, values: Iterable[Any], indent: int | None = None) -> None:
     try:
-        return json.dumps(value, indent=indent, allow_nan=False) + "\n"
+        path.write_text("".join(json.dumps(value, indent=indent, allow_nan=False) + "\n" for value in values))
     except ValueError:
         raise NotFinite(f"{path.name} would hold a number that is not finite: learning diverged.") from None
 
 
-def _text(path: Path) -> str:
+def _read(path: Path, parts: Callable[[str], list[str]]) -> list[Any]:
     try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArtefactError(f"{path} cannot be read ({error}); {_REMEDY}") from None
-
-
-def _parse(path: Path, texts: Iterable[str]) -> list[Any]:
-    try:
-        return [json.loads(text) for text in texts]
-    except json.JSONDecodeError as error:
-        raise ArtefactError(f"{path} is damaged ({error}); {_REMEDY}") from None
+        return [json.loads(text) for text in parts(path.read_text())]
+    except (OSError, ValueError) as error:
+        raise ArtefactError(
+            f"{path} is missing or damaged ({error}); delete that artefact's folder and run again, which makes it anew."
+        ) from None
 
 
 def tasks_of(environment: str, split: str, indices: Sequence[int]) -> list[Task]:
@@ -102,24 +91,28 @@ def load_rows(collected: Sequence[Path], tasks: Sequence[int]) -> MappedRows:
 
 def load_teachers(trained: Sequence[Path]) -> tuple[list[int], Teachers]:
     """Task indices and teachers of all teachers' artefacts, joined in the order of the tasks."""
-    parts = sorted((load_tree(path / "teachers.safetensors") for path in trained), key=lambda p: p["tasks"][0])
+    parts = _stacks(trained, "teachers")
     return [t for p in parts for t in p["tasks"]], Teachers.join([teachers.load(p["teachers"]) for p in parts])
 
 
 def load_ensemble(trained: Sequence[Path], config: EnsembleConfig, layout: RowLayout, target: Target) -> Ensemble:
     """The ensembles of all model artefacts, joined in the order of the tasks."""
-    parts = sorted((load_tree(path / "models.safetensors") for path in trained), key=lambda p: p["tasks"][0])
-    return Ensemble.of_networks(config, layout, target, [StackedMLP.load(p[target]) for p in parts])
+    networks = [StackedMLP.load(part[target]) for part in _stacks(trained, "models")]
+    return Ensemble.of_networks(config, layout, target, networks)
 
 
 def load_history(trained: Sequence[Path], config: EnsembleConfig, layout: RowLayout) -> list[tuple[int, Ensemble]]:
     """The reward ensembles of all model artefacts at the steps that were kept while they learned."""
-    parts = sorted((load_tree(path / "history.safetensors") for path in trained), key=lambda p: p["tasks"][0])
     history = []
-    for points in zip(*(part["history"] for part in parts), strict=True):
+    for points in zip(*(part["history"] for part in _stacks(trained, "history")), strict=True):
         networks = [StackedMLP.load(point["reward"]) for point in points]
         history.append((points[0]["step"], Ensemble.of_networks(config, layout, "reward", networks)))
     return history
+
+
+def _stacks(trained: Sequence[Path], name: str) -> list[dict[str, Any]]:
+    """A file of several artefacts, in the order of their tasks."""
+    return sorted((load_tree(path / f"{name}.safetensors") for path in trained), key=lambda part: part["tasks"][0])
 
 
 def load_tables(path: Path) -> RelabelTables:
@@ -132,14 +125,7 @@ def snapshot_of(trained: Path, step: int) -> Path:
     return trained / "snapshots" / f"step-{step:07d}.safetensors"
 
 
-def load_policy(snapshot: Path) -> ContextPolicy:
-    """The policy of a snapshot, whichever learner made it."""
-    return ContextPolicy.load(snapshot)
-
-
 def truth_table(environment: str, tasks: Sequence[Task], rows: Rows, index: Tensor | None = None) -> Tensor | None:
     """`true_rewards` of rows `[K, N, row]`, or None where they cannot be computed."""
-    function = envs.get(environment).reward
-    if function is None:
-        return None
-    return true_rewards(rows, layout_of(environment), function, tasks, index)
+    reward = envs.get(environment).reward
+    return None if reward is None else true_rewards(rows, layout_of(environment), reward, tasks, index)

@@ -1,14 +1,11 @@
 """The process that makes artefacts of any stage, one after the other: a plain class, and a Ray actor made of it."""
 
-from __future__ import annotations
-
 import resource
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +16,12 @@ import actors.stages  # noqa: F401  (every stage registers itself)
 from actors.stage import Job, Ref, Run
 from actors.store import Store
 
+_NOTHING: Mapping[Ref, Path] = {}
 _RATE_MARKS = 60  # at least a second apart, so the rate is that of the last minute or so
 
 
 class DeviceError(RuntimeError):
     """A job whose device is not the actor's; its artefact's key would not tell the truth."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a job is."""
-
-    name: str
-    done: float
-    total: float
-    unit: str
-    rate: float | None
-    """Units per second in this process over the last minute or so; None until it can be told."""
-    seconds_left: float | None
-    metrics: dict[str, float] = field(default_factory=dict)
 
 
 class Host:
@@ -63,7 +47,7 @@ class Host:
         return True
 
     def run(
-        self, job: Job, watch: Callable[[Path], None] = lambda out: None, at_hand: Mapping[Ref, Path] | None = None
+        self, job: Job, watch: Callable[[Path], None] = lambda out: None, at_hand: Mapping[Ref, Path] = _NOTHING
     ) -> dict[str, Any]:
         """Make the job's artefact unless it is there.
 
@@ -82,20 +66,18 @@ class Host:
                 f"{job.name} is to run on {job.device}, but this actor has {self.device} "
                 f"(torch {torch.__version__}); learner_gpus says how much of a GPU each learner gets."
             )
-        near = at_hand or {}
         self._job, self._latest = job, None
         self._marks.clear()
         started = time.monotonic()
         _forget_peak_memory()
         try:
             with self.store.create(*job.ref, job.description()) as out:
-                inputs = {ref: near.get(ref) or self.store.fetch(*ref) for ref in job.inputs}
+                inputs = {ref: at_hand[ref] if ref in at_hand else self.store.fetch(*ref) for ref in job.inputs}
                 run = Run(out.path, inputs, self.device, out.checkpoint, self.report, watch)
                 metrics = job.stage.make(job.spec, run)
                 run.discard()
-                seconds = round(time.monotonic() - started, 3)
-                metrics = {"seconds": seconds, "peak_memory_mb": round(_peak_memory_mb(), 1), **metrics}
-                out.manifest["metrics"] = metrics
+                cost = {"seconds": round(time.monotonic() - started, 3), "peak_memory_mb": round(_peak_memory_mb(), 1)}
+                out.manifest["metrics"] = metrics = cost | metrics
         finally:
             self._job = None
         return metrics
@@ -112,27 +94,30 @@ class Host:
             self._marks.append((now, done))
         self._latest = (done, total, unit, metrics)
 
-    def progress(self) -> Progress | None:
-        """How far the running job is, or None; Ray calls this from another thread while `run` is busy."""
+    def progress(self) -> str | None:
+        """How far the running job is, in a line: done, per cent, rate over the last minute or so, time left, metrics.
+
+        None while there is nothing to say. Ray calls this from another thread while `run` is busy.
+        """
         job, latest = self._job, self._latest
         if job is None or latest is None:
             return None
         done, total, unit, metrics = latest
-        rate = None
-        if self._marks:
-            since, done_then = self._marks[0]
-            if done > done_then and (elapsed := time.monotonic() - since) > 0:
-                rate = (done - done_then) / elapsed
-        seconds_left = max(0.0, total - done) / rate if rate else None
-        values = {name: float(value) for name, value in metrics.items()}
-        return Progress(job.name, done, total, unit, rate, seconds_left, values)
+        since, done_then = self._marks[0]
+        elapsed = time.monotonic() - since
+        parts = [f"{done:g}/{total:g} {unit}", f"{100 * done / total:.0f}%"]
+        if done > done_then and elapsed > 0:
+            rate = (done - done_then) / elapsed
+            parts += [f"{rate:.3g} {unit}/s", f"{duration(max(0.0, total - done) / rate)} left"]
+        parts += [f"{name}={float(value):.4g}" for name, value in metrics.items()]
+        return f"running  {job.name}   " + "  ".join(parts)
 
     def __repr__(self) -> str:
         """What it works on, for Ray's dashboard and logs."""
         return "idle host" if self._job is None else self._job.name
 
 
-def remote(store_url: str, *, num_cpus: float, num_gpus: float = 0.0, name: str | None = None) -> Any:
+def remote(store_url: str, num_cpus: float, num_gpus: float = 0.0) -> Any:
     """Start a host as a Ray actor; it dies with the driver.
 
     Ask for the progress of a busy one with `handle.progress.options(concurrency_group="progress").remote()`.
@@ -141,11 +126,20 @@ def remote(store_url: str, *, num_cpus: float, num_gpus: float = 0.0, name: str 
         store_url: where inputs and artefacts live, the same for every node of the cluster.
         num_cpus: CPUs to reserve; also the number of torch threads.
         num_gpus: GPUs to reserve; fractions share one.
-        name: shown in the dashboard, unique within the run.
     """
-    options: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "name": name}
-    options |= {"max_restarts": 0, "concurrency_groups": {"progress": 1}}
+    options: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "concurrency_groups": {"progress": 1}}
     return ray.remote(**options)(Host).remote(store_url, num_cpus, num_gpus)
+
+
+def duration(seconds: float) -> str:
+    """Such as 4.2s, 1m08s, 2h05m."""
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
 
 
 def _forget_peak_memory() -> None:
@@ -156,9 +150,4 @@ def _forget_peak_memory() -> None:
 
 def _peak_memory_mb() -> float:
     """Largest resident size in MiB since `_forget_peak_memory`, memory-mapped data included."""
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1024**2 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)

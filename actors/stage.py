@@ -1,13 +1,10 @@
 """What a stage is: a frozen specification, a function that makes its artefact, and a version."""
 
-from __future__ import annotations
-
-import dataclasses
 import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
@@ -25,6 +22,16 @@ class Ref(NamedTuple):
 
     stage: str
     key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """What every learner of a stack of tasks, side by side, is told."""
+
+    env: str
+    tasks: tuple[int, ...]
+    device: str = "cpu"
+    cuda_graphs: bool = False
 
 
 class Run:
@@ -84,11 +91,6 @@ class Stage:
     make: Callable[[Any, Run], dict[str, Any]]
     """Writes the artefact's files and returns metrics (finite numbers)."""
 
-    @property
-    def about(self) -> str:
-        """What it makes, in a sentence."""
-        return (self.make.__doc__ or "").splitlines()[0]
-
 
 STAGES: dict[type, Stage] = {}
 """By the type of the specification; a module of `actors.stages` enters its own when it is imported."""
@@ -128,7 +130,7 @@ class Job:
     @cached_property
     def ref(self) -> Ref:
         """The artefact. Its key changes with the version, the specification and its inputs, and with nothing else."""
-        decides = {"stage": self.stage.name, "version": self.stage.version, "spec": plain(self.spec)}
+        decides = {"stage": self.stage.name, "version": self.stage.version, "spec": asdict(self.spec)}
         # A family from outside this project can change while its name stays.
         fingerprint = envs.get(self.spec.env).fingerprint if hasattr(self.spec, "env") else ""
         text = json.dumps(decides | ({"fingerprint": fingerprint} if fingerprint else {}), sort_keys=True)
@@ -137,28 +139,16 @@ class Job:
     @cached_property
     def inputs(self) -> tuple[Ref, ...]:
         """The artefacts that it reads, each once."""
-        return tuple(dict.fromkeys(_refs(self.spec)))
+        return tuple(dict.fromkeys(_refs(asdict(self.spec))))
 
     def description(self) -> dict[str, Any]:
         """For the artefact's manifest."""
-        return {"name": self.name, "version": self.stage.version, "spec": plain(self.spec)}
-
-
-def plain(value: Any) -> Any:
-    """A configuration as JSON values."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(name): plain(entry) for name, entry in value.items()}
-    return [plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+        return {"name": self.name, "version": self.stage.version, "spec": asdict(self.spec)}
 
 
 def _refs(value: Any) -> Iterator[Ref]:
     if isinstance(value, Ref):
         yield value
-    elif dataclasses.is_dataclass(value):
-        for item in dataclasses.fields(value):
-            yield from _refs(getattr(value, item.name))
     elif isinstance(value, Mapping | list | tuple):
         for entry in value.values() if isinstance(value, Mapping) else value:
             yield from _refs(entry)

@@ -4,13 +4,11 @@
     <url>/<stage>/<key>.partial/    work that is not complete, kept so that the next try can resume
 
 A plain path is used in place. For a URL that fsspec knows (s3://, gs://, file://) work goes on in a local scratch
-directory and is copied. There, a partial directory holds the files of the last checkpoint under names of their own and
-checkpoint.json, which says which is which and comes last: a checkpoint is whole or absent.
+directory and is copied. There, a partial directory holds the files of the last checkpoint under hashes of their content
+and checkpoint.json, which says which is which and comes last: a checkpoint is whole or absent.
 
 Local copies live in $MBML_CACHE, or else in a directory of this user under the system's temporary directory.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
@@ -90,10 +88,7 @@ class Store:
         """A local directory with the files of a complete artefact; do not write into it.
 
         From a URL it is downloaded once per machine and version of the artefact; processes that do so at the
-        same time do not disturb one another.
-
-        Raises:
-            StoreError: the artefact is absent, incomplete or damaged.
+        same time do not disturb one another. Raises StoreError where it is absent, incomplete or damaged.
         """
         manifest, text = self._read_manifest(stage, key)
         if self._folder is not None:
@@ -102,16 +97,17 @@ class Store:
         if _has_files(target, manifest):
             return target
         shutil.rmtree(target, ignore_errors=True)  # something cleared old files out of the cache
-        with _scratch(stage, key) as scratch:
-            try:
+        with tempfile.TemporaryDirectory(dir=_cache()) as scratch:
+            with suppress(FileNotFoundError):
                 for entry in manifest["files"]:
-                    self._get(self._place(stage, key, entry["file"]), scratch / entry["file"])
-            except FileNotFoundError as error:
-                raise StoreError(f"{self.uri(stage, key)} lacks a file that its manifest lists ({error}).") from error
-            if not _has_files(scratch, manifest):
-                raise StoreError(f"{self.uri(stage, key)} is damaged: a file is not as long as its manifest says.")
-            (scratch / _MANIFEST).write_bytes(text)
-            _rename_unless_there(scratch, target)
+                    self._get(self._place(stage, key, entry["file"]), Path(scratch, entry["file"]))
+            if not _has_files(Path(scratch), manifest):
+                raise StoreError(
+                    f"{self.uri(stage, key)} lacks a file that its manifest lists, or has one that is not as long as "
+                    "its manifest says."
+                )
+            Path(scratch, _MANIFEST).write_bytes(text)
+            _rename_unless_there(Path(scratch), target)
         return target
 
     @contextmanager
@@ -181,19 +177,42 @@ class Store:
             (partial / _MANIFEST).unlink(missing_ok=True)  # of a try that was killed just before the rename
             yield Output(partial, lambda: None)
             return
-        with _scratch(stage, key) as scratch:
-            checkpoint = _Checkpoint(self, f"{self._root}/{_artefact(stage, key)}.partial", scratch)
-            checkpoint.restore()
-            yield Output(scratch, checkpoint.save)
+        remote = f"{self._root}/{stage}/{key}.partial"
+        with tempfile.TemporaryDirectory(dir=_cache()) as scratch:
+            for name, blob in self._checkpoint(remote).items():
+                _check_inside(name)
+                self._get(f"{remote}/{blob}", Path(scratch, name))
+            yield Output(Path(scratch), lambda: self._save_checkpoint(Path(scratch), remote))
+
+    def _checkpoint(self, remote: str) -> dict[str, str]:
+        """The files of the last readable checkpoint, and the hash of its content that each is stored under."""
+        try:
+            return json.loads(self._fs.cat_file(f"{remote}/checkpoint.json"))
+        except (*_ABSENT, ValueError):
+            return {}
+
+    def _save_checkpoint(self, local: Path, remote: str) -> None:
+        """Copy what changed, switch over by replacing checkpoint.json, then remove what is out of date."""
+        before, now = self._checkpoint(remote), {name: _digest_of(local / name) for name in _files(local)}
+        if now == before:
+            return
+        for name, blob in now.items():
+            if blob not in before.values():
+                self._put(local / name, f"{remote}/{blob}")
+        self._put_text(json.dumps(now).encode(), f"{remote}/checkpoint.json")
+        for blob in set(before.values()) - set(now.values()):
+            with suppress(FileNotFoundError):
+                self._fs.rm_file(f"{remote}/{blob}")
 
     def _publish(self, stage: str, key: str, made: Path, text: bytes) -> None:
+        there = self.complete(stage, key)
         if self._folder is not None:
             target = self._folder / stage / key
-            if not self.complete(stage, key):
+            if not there:
                 shutil.rmtree(target, ignore_errors=True)  # without a manifest it is nothing
                 (made / _MANIFEST).write_bytes(text)
             return _rename_unless_there(made, target)
-        if not self.complete(stage, key):
+        if not there:
             for name in _files(made):
                 self._put(made / name, self._place(stage, key, name))
             self._put_text(text, self._place(stage, key, _MANIFEST))
@@ -224,43 +243,6 @@ class Store:
         self._fs.get_file(remote, str(local))
 
 
-class _Checkpoint:
-    """The partial directory of one artefact in a remote store."""
-
-    def __init__(self, store: Store, root: str, scratch: Path) -> None:
-        self._store, self._fs, self._root, self._scratch = store, store._fs, root, scratch
-        self._saved: dict[str, tuple[str, tuple[int, ...]]] = {}
-        """File -> its name in the store, and its state when it was copied."""
-
-    def restore(self) -> None:
-        """Fill the scratch directory from the last checkpoint, if there is a readable one."""
-        try:
-            blobs = json.loads(self._fs.cat_file(f"{self._root}/checkpoint.json"))
-        except (*_ABSENT, ValueError):
-            return
-        for name, blob in blobs.items():
-            _check_inside(name)
-            self._store._get(f"{self._root}/{blob}", self._scratch / name)
-            self._saved[name] = blob, _state(self._scratch / name)
-
-    def save(self) -> None:
-        """Copy what changed, switch over by replacing checkpoint.json, then remove what is out of date."""
-        before, now = self._saved, {}
-        for name in _files(self._scratch):
-            state = _state(self._scratch / name)
-            now[name] = before[name] if name in before and before[name][1] == state else (uuid.uuid4().hex, state)
-            if now[name] != before.get(name):
-                self._store._put(self._scratch / name, f"{self._root}/{now[name][0]}")
-        if now == before:
-            return
-        blobs = {name: blob for name, (blob, _) in now.items()}
-        self._store._put_text(json.dumps(blobs).encode(), f"{self._root}/checkpoint.json")
-        for blob in {blob for blob, _ in before.values()} - set(blobs.values()):
-            with suppress(FileNotFoundError):
-                self._fs.rm_file(f"{self._root}/{blob}")
-        self._saved = now
-
-
 def _artefact(stage: str, key: str) -> str:
     for name in (stage, key):
         if not _NAME.fullmatch(name) or name.endswith(".partial"):
@@ -284,11 +266,6 @@ def _has_files(directory: Path, manifest: dict[str, Any]) -> bool:
     return directory.is_dir() and all(path.is_file() and path.stat().st_size == size for path, size in files.items())
 
 
-def _state(path: Path) -> tuple[int, ...]:
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns, stat.st_ino
-
-
 def _to_json(value: Any, what: str) -> bytes:
     try:
         return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
@@ -308,21 +285,17 @@ def _rename_unless_there(source: Path, target: Path) -> None:
 
 
 def _cache() -> Path:
+    """Local copies and work in progress, on one file system so that one can be renamed into the other."""
     default = Path(tempfile.gettempdir()) / f"mbml-cache-{os.getuid()}"
     cache = Path(os.environ.get("MBML_CACHE", default)).absolute()
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     return cache
 
 
-@contextmanager
-def _scratch(stage: str, key: str) -> Iterator[Path]:
-    """A fresh directory on the file system of the cache, so that it can be renamed into it."""
-    path = Path(tempfile.mkdtemp(prefix=f"{stage}-{key}-", dir=_cache()))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-
-
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _digest_of(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()[:16]

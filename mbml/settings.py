@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -74,3 +75,34 @@ def in_words(error: ValidationError) -> str:
     """What the first fault of a value should have been, such as "greater than or equal to 1"."""
     message = error.errors()[0]["msg"]
     return message.removeprefix("Input should be ").removeprefix("a valid ").lower()
+
+
+def hint_at(config: type, path: str) -> Any:
+    """The type of the field at a dotted path; raises ConfigError with the valid paths where there is none."""
+    hint: Any = config
+    parts = path.split(".")
+    for depth, part in enumerate(parts):
+        valid = hints(hint) if is_dataclass(hint) else {}  # pyright: ignore[reportArgumentType]
+        if part not in valid:
+            raise ConfigError(unknown(path, [".".join([*parts[:depth], name]) for name in valid]))
+        hint = valid[part]
+        if get_origin(hint) is Annotated and is_dataclass(get_args(hint)[0]):
+            hint = get_args(hint)[0]
+    return hint
+
+
+def validated(name: str, hint: Any, value: Any) -> Any:
+    """A value as its type, such as a tuple for a list; raises ConfigError, one sentence, where it is not of it."""
+    try:
+        return TypeAdapter(hint).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = f" (entry {first['loc'][0]})" if first["loc"] and isinstance(first["loc"][0], int) else ""
+        raise ConfigError(f"{name}{where} is {first['input']!r}; it should be {in_words(error)}.") from None
+
+
+def unknown(key: str, valid: Iterable[str]) -> str:
+    """What to say of a field that there is not."""
+    close = difflib.get_close_matches(key, valid := list(valid), 1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"there is no field {key!r}; {hint}Valid: {', '.join(valid)}."

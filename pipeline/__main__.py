@@ -1,6 +1,17 @@
-"""Command line: `python -m pipeline run --env umaze_goal`."""
+"""Multi-task batch reinforcement learning with metric learning.
 
-from __future__ import annotations
+examples:
+  python -m pipeline run --env umaze_goal
+  python -m pipeline run --env my_package.my_module:my_family --preset smoke
+  python -m pipeline run --env umaze_goal --distill.margin 4 --distill-seeds 0 1 2
+  python -m pipeline run --env umaze_goal --help      every field with its default
+  python -m pipeline sweep --sweep triplet_margin --env ant_dir
+  python -m pipeline sweep --sweep my_sweep.yaml --env umaze_goal --distill-seeds 0 1 2 3 4
+  python -m pipeline warmstart --env umaze_goal --distill-seeds 0 1 2
+  python -m pipeline validate path/to/dataset
+
+MBML_TRACEBACK=1 shows where in the code an error comes from.
+"""
 
 import os
 import sys
@@ -23,19 +34,6 @@ from pipeline.sweep_config import names as sweep_names
 # Modules that import Ray, which takes seconds, wait until the input is known to be good.
 
 Log = Callable[[str], None]
-_NOTE = """
-examples:
-  python -m pipeline run --env umaze_goal
-  python -m pipeline run --env my_package.my_module:my_family --preset smoke
-  python -m pipeline run --env umaze_goal --distill.margin 4 --distill-seeds 0 1 2
-  python -m pipeline run --env umaze_goal --help      every field with its default
-  python -m pipeline sweep --sweep triplet_margin --env ant_dir
-  python -m pipeline sweep --sweep my_sweep.yaml --env umaze_goal --distill-seeds 0 1 2 3 4
-  python -m pipeline warmstart --env umaze_goal --distill-seeds 0 1 2
-  python -m pipeline validate path/to/dataset
-
-MBML_TRACEBACK=1 shows where in the code an error comes from.
-"""
 
 
 @dataclass(frozen=True)
@@ -109,10 +107,10 @@ class WarmStart(_Experiment):
         from pipeline.plan import check_warmstart
 
         check_warmstart(self.config)
-        from pipeline import warmstart
+        from pipeline.run import warmstart
 
         out = self.out("-warmstart")
-        return warmstart.run(self.config, self.place, out, log, axis=self.axis, comparison=self.comparison)
+        return warmstart(self.config, self.place, out, log, axis=self.axis, comparison=self.comparison)
 
 
 class Figures(_Experiment):
@@ -205,8 +203,7 @@ def _parse(arguments: list[str]) -> Callable[[Log], int]:
     if chosen is None:
         about = {name: (command.__doc__ or "").splitlines()[0] for name, command in COMMANDS.items()}
         overview = tyro.extras.subcommand_type_from_defaults(dict.fromkeys(COMMANDS, _AnyCommand()), about)
-        about_all = "Multi-task batch reinforcement learning with metric learning.\n" + _NOTE
-        tyro.cli(overview, prog="python -m pipeline", description=about_all, args=arguments or ["--help"])
+        tyro.cli(overview, prog="python -m pipeline", description=__doc__, args=arguments or ["--help"])
     assert chosen is not None
     options: dict[str, Any] = {"prog": f"python -m pipeline {arguments[0]}", "description": chosen.__doc__}
     if issubclass(chosen, _Experiment):

@@ -1,6 +1,5 @@
 """Start Ray inside this process or join a cluster, and leave nothing behind."""
 
-import importlib.util
 import json
 import logging
 import os
@@ -17,16 +16,7 @@ from pathlib import Path
 import ray
 
 _ROOT = Path(__file__).resolve().parents[1]
-_EXCLUDES = [
-    "runs/",
-    ".venv/",
-    ".git/",
-    "results/",
-    "benchmarks/.venv-peers/",
-    ".pytest_cache/",
-    ".ruff_cache/",
-    "**/__pycache__/",
-]
+_EXCLUDES = ["runs/", "results/", "benchmarks/.venv-peers/"]  # besides Ray's own and what .gitignore names
 _OBJECT_STORE_BYTES = 128 * 1024**2  # paths and metrics only: Ray's default is a third of the memory
 _ANSWER_SECONDS = 12
 
@@ -48,7 +38,7 @@ def connect(num_cpus: int | None = None, *, dashboard: bool = False) -> Iterator
         dashboard: also start the dashboard of the embedded Ray.
 
     Raises:
-        ClusterError: no Ray answers at RAY_ADDRESS, or the dashboard's packages are missing.
+        ClusterError: no Ray answers at RAY_ADDRESS.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = _address()
@@ -60,20 +50,20 @@ def connect(num_cpus: int | None = None, *, dashboard: bool = False) -> Iterator
             f"No Ray cluster answers at RAY_ADDRESS={address}: give host:port of a running one with the same "
             f"Ray ({ray.__version__}) and token, or unset RAY_ADDRESS to run Ray inside this process."
         )
-    on_main_thread = threading.current_thread() is threading.main_thread()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():  # which alone may set them
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         where = _join(address) if address else _start(num_cpus, dashboard)
-        if on_main_thread:
-            signal.signal(signal.SIGTERM, _interrupt)  # after ray.init, which sets a handler of its own
+        if handlers:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # after ray.init, which sets one of its own
         yield where
     finally:
-        if on_main_thread:
+        if handlers:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cut the cleaning short
         ray.shutdown()
-        if on_main_thread:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def fit(who: str, num_cpus: float, num_gpus: float, log: Callable[[str], None]) -> tuple[float, float]:
@@ -101,24 +91,13 @@ def resources() -> str:
 
 
 def _start(num_cpus: int | None, dashboard: bool) -> str:
-    if dashboard and importlib.util.find_spec("aiohttp") is None:
-        raise ClusterError(
-            "The dashboard needs packages that are not installed: "
-            f"{sys.executable} -m pip install 'ray[default]=={ray.__version__}'."
-        )
     # Ray listens on every network interface. Without a mode set it asks for a token from a file in the home
     # directory; a token of this run's own keeps others out and writes nothing there.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     # Ray's default of 15 lets one busy neighbour starve a thread that all others of its learner wait for.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    context = ray.init(
-        "local",
-        num_cpus=num_cpus,
-        include_dashboard=dashboard,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=_OBJECT_STORE_BYTES,
-    )
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "object_store_memory": _OBJECT_STORE_BYTES}
+    context = ray.init("local", num_cpus=num_cpus, include_dashboard=dashboard, **quiet)
     where = f"Ray inside this process, {ray.cluster_resources().get('CPU', 0):g} CPUs"
     if dashboard:
         where += f"; dashboard at http://{context.dashboard_url}, token {os.environ['RAY_AUTH_TOKEN']}"
@@ -126,7 +105,11 @@ def _start(num_cpus: int | None, dashboard: bool) -> str:
 
 
 def _join(address: str) -> str:
-    ray.init(address, runtime_env=_runtime_env(), log_to_driver=False, logging_level=logging.ERROR)
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+    # The source tree, unless `ray job submit` brought it already: Ray refuses two working directories.
+    brought = "working_dir" in (job.get("runtime_env") or {})
+    source = {} if brought else {"working_dir": str(_ROOT), "excludes": _EXCLUDES}
+    ray.init(address, runtime_env=source, log_to_driver=False, logging_level=logging.ERROR)
     return f"Ray cluster at {address}, {sum(node['Alive'] for node in ray.nodes())} nodes, {resources()}"
 
 
@@ -144,15 +127,3 @@ def _healthy(address: str) -> bool:
         return subprocess.run(command, capture_output=True, timeout=_ANSWER_SECONDS).returncode == 0
     except (OSError, OverflowError, subprocess.TimeoutExpired):
         return False
-
-
-def _runtime_env() -> dict:
-    """The source tree, unless `ray job submit` brought it already (Ray refuses two working directories)."""
-    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
-    if "working_dir" in (job.get("runtime_env") or {}):
-        return {}
-    return {"working_dir": str(_ROOT), "excludes": _EXCLUDES}
-
-
-def _interrupt(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt

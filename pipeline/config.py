@@ -48,7 +48,7 @@ class Place:
     num_cpus: Count | None = None
     """Processors of the embedded Ray; by default all. A cluster (RAY_ADDRESS) has its own."""
     dashboard: bool = False
-    """Also start the Ray dashboard (embedded Ray; needs the packages of ray[default])."""
+    """Also start the dashboard of the embedded Ray."""
     most_pending: Count = 8
     """Actors of a size that are asked of a cluster before it has placed one of them; a cluster that grows by demand
     grows for those."""

@@ -3,14 +3,13 @@
 collect -> teach, models -> relabel -> distill -> evaluate, probe, warmstart
 """
 
-from __future__ import annotations
-
+import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from actors.stage import Job, Ref
+from actors.stage import STAGES, Job, Ref
 from actors.stages.collect import Collect
 from actors.stages.distill import Distill
 from actors.stages.evaluate import Evaluate, References
@@ -78,13 +77,10 @@ class Plan:
 
     def needed(self, wanted: Iterable[Ref]) -> list[Job]:
         """The jobs that make `wanted`, and all that they are made from, in order."""
-        found: set[Ref] = set()
-        left = list(wanted)
-        while left:
-            ref = left.pop()
-            if ref not in found:
-                found.add(ref)
-                left += self.jobs[ref].inputs
+        found = set(wanted)
+        for ref, job in reversed(self.jobs.items()):
+            if ref in found:
+                found.update(job.inputs)
         return [job for ref, job in self.jobs.items() if ref in found]
 
     def shared(self) -> list[Job]:
@@ -105,15 +101,13 @@ def plan_warmstart(config: RunConfig) -> Plan:
     """SAC on every unseen task, from scratch and from each of `config.methods`, for every seed of the multi-task
     learner; raises ConfigError for what cannot be run."""
     check_warmstart(config)
-    planner = _Planner(config)
+    planner, warm = _Planner(config), config.warmstart
     result = planner.run()
-    warm, methods = config.warmstart, result.runs
     for seed in config.distill_seeds:
         planner.arm("sac", seed)
         planner.arm("sac_two_batches", seed, warm.policy_rate)
-        for run in (run for run in methods if run.seed == seed):
-            snapshot = warm.snapshot or config.distill.steps
-            start = Start(run.trained, snapshot, warm.initial_steps, warm.imitation)
+        for run in (run for run in result.runs if run.seed == seed):
+            start = Start(run.trained, warm.snapshot or config.distill.steps, warm.initial_steps, warm.imitation)
             planner.arm(f"warm_{run.variant.label}", seed, warm.policy_rate, start)
     wanted = [*(ref for arm in result.arms for ref in arm.jobs), *result.artefacts["collect"]]
     result.jobs = {job.ref: job for job in result.needed(wanted)}
@@ -123,8 +117,9 @@ def plan_warmstart(config: RunConfig) -> Plan:
 def check_warmstart(config: RunConfig) -> None:
     """Raise ConfigError, one sentence, for a warm start that cannot be run."""
     config.check()
-    warm, online, shape = config.warmstart, config.warmstart.online, config.distill.student.value_hidden
-    if online.sac.critic_hidden != shape:
+    warm, online, learner = config.warmstart, config.warmstart.online, config.distill
+    possible = [name for name, method in METHODS.items() if method.learner == "distill"]
+    if online.sac.critic_hidden != (shape := learner.student.value_hidden):
         raise ConfigError(
             f"warmstart.online.sac.critic_hidden is {online.sac.critic_hidden}; the critics start from the multi-task "
             f"policy's value function, so it must be distill.student.value_hidden, {shape}."
@@ -134,16 +129,14 @@ def check_warmstart(config: RunConfig) -> None:
             f"warmstart.online.warmup_steps is {online.warmup_steps}; it must be below warmstart.online.steps, "
             f"{online.steps}."
         )
-    if warm.snapshot and warm.snapshot not in _snapshots(config.distill):
+    if warm.snapshot and warm.snapshot not in _snapshots(learner):
         raise ConfigError(
-            f"warmstart.snapshot is {warm.snapshot}; snapshots are taken every {config.distill.snapshot_every} steps "
-            f"up to {config.distill.steps} (0 means the last)."
+            f"warmstart.snapshot is {warm.snapshot}; snapshots are taken every {learner.snapshot_every} steps up to "
+            f"{learner.steps} (0 means the last)."
         )
-    unfit = [method for method in config.methods if METHODS[method].learner != "distill"]
-    if unfit:
+    if unfit := [method for method in config.methods if method not in possible]:
         raise ConfigError(
-            f"{unfit[0]} has no distilled value function to start from; give methods among "
-            f"{', '.join(name for name, method in METHODS.items() if method.learner == 'distill')}."
+            f"{unfit[0]} has no distilled value function to start from; give methods among {', '.join(possible)}."
         )
 
 
@@ -174,17 +167,12 @@ class _Planner:
         """Everything of a run or a sweep."""
         result, config = self.plan, self.config
         collected, teachers = self.data(config)
-        result.artefacts["collect"], result.artefacts["teach"] = list(_refs(collected)), list(_refs(teachers))
-        references = References(**self.protocol(config), teach=_refs(teachers))
-        result.artefacts["references"] = [self.add(references, "references")]
-        result.artefacts["rllib"] = [
-            self.add(
-                RLlib(config.env, config.horizon, algorithm, task, config.rllib, config.seed, (collected[task],)),
-                f"rllib {algorithm} task {task}",
-            )
-            for algorithm in config.rllib.algorithms
-            for task in result.train
-        ]
+        result.artefacts = {"collect": list(_refs(collected)), "teach": list(_refs(teachers)), "rllib": []}
+        played = {"config": config.evaluate, "teach": _refs(teachers)}
+        result.artefacts["references"] = [self.add(References, config, "references", **played)]
+        for algorithm, task in itertools.product(config.rllib.algorithms, result.train):
+            own = {"algorithm": algorithm, "task": task, "config": config.rllib, "collect": (collected[task],)}
+            result.artefacts["rllib"].append(self.add(RLlib, config, f"rllib {algorithm} task {task}", **own))
         for variant in result.variants:
             own = changed(result.config, variant.all_changes()).resolved()
             if METHODS[variant.method].learner == "metagenrl":
@@ -195,27 +183,9 @@ class _Planner:
 
     def data(self, config: RunConfig) -> tuple[Stacks, Stacks]:
         """Collection and teachers."""
-        where, common = self.where(config), {"env": config.env, "horizon": config.horizon, "seed": config.seed}
-        collected = self.stacks(
-            "collect",
-            config.collect.tasks_per_actor,
-            lambda tasks: Collect(tasks=tasks, config=config.collect, **common, **where),
-        )
-        learner = getattr(config, config.teacher)
-        teachers = self.stacks(
-            "teach",
-            config.teach.tasks_per_actor,
-            lambda tasks: Teach(
-                tasks=tasks,
-                teacher=config.teacher,
-                config=config.teach,
-                learner=learner,
-                collect=_refs(collected, tasks),
-                **common,
-                **where,
-            ),
-        )
-        return collected, teachers
+        collected = self.stacks(Collect, config, config.collect.tasks_per_actor, config=config.collect)
+        own = {"teacher": config.teacher, "config": config.teach, "learner": getattr(config, config.teacher)}
+        return collected, self.stacks(Teach, config, config.teach.tasks_per_actor, collected, **own)
 
     def tables(self, config: RunConfig, collected: Stacks) -> Ref:
         """Ensembles and the relabelling tables that they make; true rewards need no ensemble."""
@@ -224,16 +194,9 @@ class _Planner:
             configs["next_observation"] = config.models.next_observation
         trained: Stacks = {}
         if config.relabel.source == "ensemble":
-            trained = self.stacks(
-                "models",
-                config.models.tasks_per_actor,
-                lambda tasks: Models(
-                    config.env, tasks, configs, config.seed, _refs(collected, tasks), **self.where(config)
-                ),
-            )
-        tasks = self.plan.train
-        spec = Relabel(config.env, tasks, config.relabel, configs, config.seed, _refs(collected), _refs(trained))
-        return self.add(spec, "relabel")
+            trained = self.stacks(Models, config, config.models.tasks_per_actor, collected, configs=configs)
+        own = {"config": config.relabel, "models": configs, "trained": _refs(trained)}
+        return self.add(Relabel, config, "relabel", collect=_refs(collected), **own)
 
     def learners(self, config: RunConfig, variant: Variant) -> None:
         """One multi-task learner per seed, the evaluation of its snapshots, and its probes."""
@@ -241,91 +204,69 @@ class _Planner:
         kind, learner = method.learner, getattr(config, method.learner)
         needs = method.needs(learner)
         collected, teachers = self.data(config)
-        taught = _refs(teachers) if "teachers" in needs else ()
         tables = self.tables(config, collected) if "tables" in needs else None
-        where = self.where(config, graphs=False)
+        own = {"learner": kind, "config": learner, "collect": _refs(collected), "relabel": tables}
+        own |= {"teach": _refs(teachers) if "teachers" in needs else (), "threads": config.distill_cpus}
         for seed in config.distill_seeds:
-            label = f"{variant.label} seed {seed}"
-            spec = Distill(
-                config.env,
-                self.plan.train,
-                kind,
-                learner,
-                f"{config.seed}/{seed}",
-                _refs(collected),
-                taught,
-                tables,
-                threads=config.distill_cpus,
-                **where,
-            )
-            trained = self.add(spec, f"distill {label}", config.distill_cpus, config.learner_gpus)
-            protocol: dict[str, Any] = {**self.protocol(config), "trained": trained}
+            label, own["seed"] = f"{variant.label} seed {seed}", f"{config.seed}/{seed}"
+            trained = self.add(Distill, config, f"distill {label}", config.distill_cpus, **own)
+            played = {"config": config.evaluate, "trained": trained}
             evaluations = {
-                step: self.add(Evaluate(**protocol, step=step), f"evaluate {label} step {step}")
+                step: self.add(Evaluate, config, f"evaluate {label} step {step}", step=step, **played)
                 for step in _snapshots(learner)
             }
-            probe = Probe(
-                **protocol, step=learner.steps, last_trajectory=kind == "batch_pearl", collect=_refs(collected)
-            )
-            probes = self.add(probe, f"probe {label}")
+            played |= {"step": learner.steps, "last_trajectory": kind == "batch_pearl", "collect": _refs(collected)}
+            probes = self.add(Probe, config, f"probe {label}", **played)
             self.plan.runs.append(Trained(variant, seed, trained, evaluations, probes, tables))
 
     def metagenrl(self, config: RunConfig, seed: int) -> Ref:
         """MetaGenRL on the first training task's batch, evaluated there."""
-        collected, _ = self.data(config)
-        task, own = self.plan.train[0], f"{config.seed}/{seed}"
-        spec = MetaGenRL(config.env, config.horizon, task, config.metagenrl, own, (collected[task],))
-        return self.add(spec, f"metagenrl seed {seed}")
+        collected, task = self.data(config)[0], self.plan.train[0]
+        own = {"task": task, "config": config.metagenrl, "collect": (collected[task],)}
+        return self.add(MetaGenRL, config, f"metagenrl seed {seed}", seed=f"{config.seed}/{seed}", **own)
 
     def arm(self, name: str, seed: int, policy_rate: float | None = None, start: Start | None = None) -> None:
         """One learning curve per unseen task."""
         config, online = self.config, self.config.warmstart.online
+        own = {"config": online, "seed": f"{config.seed}/{seed}", "policy_rate": policy_rate, "start": start}
         jobs = [
-            self.add(
-                WarmStart(
-                    config.env,
-                    config.horizon,
-                    tasks,
-                    online,
-                    f"{config.seed}/{seed}",
-                    policy_rate,
-                    start,
-                    **self.where(config),
-                ),
-                f"warmstart {name} seed {seed} unseen {_in_words(tasks)}",
-                num_gpus=config.learner_gpus,
-            )
+            self.add(WarmStart, config, f"warmstart {name} seed {seed} unseen {_in_words(tasks)}", tasks=tasks, **own)
             for tasks in _batched(self.plan.test, online.tasks_per_actor)
         ]
         self.plan.arms.append(Arm(name, seed, start.initial_steps if start else 0, jobs))
 
-    def protocol(self, config: RunConfig) -> dict[str, Any]:
-        """What all evaluations are of."""
-        where = {"env": config.env, "horizon": config.horizon, "train": self.plan.train, "test": self.plan.test}
-        return where | {"config": config.evaluate, "seed": config.seed}
-
-    @staticmethod
-    def where(config: RunConfig, *, graphs: bool = True) -> dict[str, Any]:
-        """The device of a learner, which is part of its specification because a GPU rounds otherwise."""
-        device = {"device": "cuda" if config.learner_gpus else "cpu"}
-        return device | ({"cuda_graphs": config.cuda_graphs} if graphs else {})
-
-    def stacks(self, stage: str, size: int, spec: Callable[[tuple[int, ...]], Any]) -> Stacks:
-        """A learner's job for every `size` training tasks."""
+    def stacks(self, kind: type, run: RunConfig, size: int, collected: Stacks | None = None, **own: Any) -> Stacks:
+        """A learner's job for every `size` training tasks, from what was `collected` of them."""
         found: Stacks = {}
         for tasks in _batched(self.plan.train, size):
-            ref = self.add(spec(tasks), f"{stage} {_in_words(tasks)}", num_gpus=self.config.learner_gpus)
-            found |= dict.fromkeys(tasks, ref)
+            reads = {} if collected is None else {"collect": _refs(collected, tasks)}
+            label = f"{STAGES[kind].name} {_in_words(tasks)}"
+            found |= dict.fromkeys(tasks, self.add(kind, run, label, tasks=tasks, **reads, **own))
         return found
 
-    def add(self, spec: Any, name: str, num_cpus: float = 1.0, num_gpus: float = 0.0) -> Ref:
-        """Add one job unless it is there; what it computes decides its key, its name does not."""
-        name = f"{name} ({self.config.env})"
+    def add(self, kind: type, run: RunConfig, label: str, num_cpus: float = 1.0, **own: Any) -> Ref:
+        """Add one job unless it is there; what it computes decides its key, its name does not.
+
+        `own` are the fields of its specification, but for those that mean the same in every stage.
+        """
+        same = {
+            "env": run.env,
+            "horizon": run.horizon,
+            "seed": run.seed,
+            "tasks": self.plan.train,
+            "train": self.plan.train,
+            "test": self.plan.test,
+            "device": "cuda" if run.learner_gpus else "cpu",  # a GPU rounds otherwise
+            "cuda_graphs": run.cuda_graphs,
+        }
+        names = {item.name for item in fields(kind)}
+        spec = kind(**{name: value for name, value in same.items() if name in names} | own)
+        name, num_gpus = f"{label} ({run.env})", run.learner_gpus if "device" in names else 0.0
         job = Job(spec, name, num_cpus, num_gpus)
         if job.ref not in self.plan.jobs:
             self._names[name] += 1
             if self._names[name] > 1:  # the same stage under another configuration
-                job = Job(spec, f"{name} #{self._names[name]}", num_cpus, num_gpus)
+                job = replace(job, name=f"{name} #{self._names[name]}")
             self.plan.jobs[job.ref] = job
         return job.ref
 

@@ -1,20 +1,23 @@
-"""What all commands that compute have in common, and the run of one environment."""
-
-from __future__ import annotations
+"""What all commands that compute have in common, and the run and the warm start of one environment."""
 
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
-from actors.stage import Job, plain
+from actors.host import duration
+from actors.stage import Job
 from actors.store import Store
 from pipeline.cluster import connect
 from pipeline.config import Place, RunConfig
-from pipeline.plan import plan
+from pipeline.plan import plan, plan_warmstart
 from pipeline.publish import Log, make_folder, publish, say_failures
-from pipeline.results import gather
-from pipeline.scheduler import Outcome, duration, execute
+from pipeline.report.page import Page, run_page
+from pipeline.report.warmstart import warmstart_page
+from pipeline.results import Results, gather, gather_warmstart
+from pipeline.scheduler import Outcome, execute
 
 _POLL_SECONDS = 15.0
 
@@ -26,10 +29,11 @@ def carry_out(
     place: Place,
     out: Path,
     log: Log,
-    finish: Callable[[Store, Outcome], str],
+    gathered: Callable[[Store, Outcome], Results],
+    page: Callable[[Results, Path], Page] = run_page,
     trials: Callable[[Store], Mapping[str, str]] = lambda store: {},
 ) -> int:
-    """Make every artefact that is missing, then let `finish` write into `out` and name what to look at.
+    """Make every artefact that is missing, then write the results that are `gathered` from them into `out`.
 
     `trials` runs what comes after the jobs, inside Ray; it returns what went wrong. Returns the exit code: 2 where
     jobs failed because of what they were given, 1 where one failed otherwise.
@@ -37,29 +41,19 @@ def carry_out(
     store, jobs = Store(place.store), list(jobs)
     store.check_writable()
     make_folder(out)
-    (out / "config.json").write_text(json.dumps(plain(config.resolved()), indent=1) + "\n")
+    (out / "config.json").write_text(json.dumps(asdict(config.resolved()), indent=1) + "\n")
     started = time.monotonic()
     with connect(place.num_cpus, dashboard=place.dashboard) as where:
         log(f"{title}: {len(jobs)} jobs on {where}")
-        outcome = execute(
-            jobs,
-            store.url,
-            log=log,
-            poll_seconds=_POLL_SECONDS,
-            most_pending=place.most_pending,
-            patience=place.patience,
-        )
+        limits = {"most_pending": place.most_pending, "patience": place.patience}
+        outcome = execute(jobs, store.url, log=log, poll_seconds=_POLL_SECONDS, **limits)
         if not outcome.complete:
             return say_failures(outcome, store.url, log)
-        failed = trials(store)
-    result = finish(store, outcome)
-    for name, reason in failed.items():
-        log(f"FAILED   {name}: {reason}")
-    if failed:
-        log(f"Finished trials are kept in {store.url}; the same command tries only the missing ones again.")
-        return 1
-    log(f"Took {duration(time.monotonic() - started)}. {result}")
-    return 0
+        outcome.failed |= trials(store)
+    code = say_failures(outcome, store.url, log) if outcome.failed else 0
+    publish(gathered(store, outcome), out, log, page)
+    log(f"Took {duration(time.monotonic() - started)}. Report: {out / 'report.html'}")
+    return code
 
 
 def title_of(config: RunConfig) -> str:
@@ -70,12 +64,18 @@ def title_of(config: RunConfig) -> str:
 def run(config: RunConfig, place: Place, out: Path, log: Log) -> int:
     """Collect, learn, relabel, distil, evaluate and report."""
     jobs = plan(config)
+    return carry_out(title_of(config), config, jobs.jobs.values(), place, out, log, partial(gather, jobs))
 
-    def finish(store: Store, outcome: Outcome) -> str:
-        publish(gather(jobs, store, outcome), out, log)
-        return f"Report: {out / 'report.html'}"
 
-    return carry_out(title_of(config), config, jobs.jobs.values(), place, out, log, finish)
+def warmstart(config: RunConfig, place: Place, out: Path, log: Log, *, axis: str, comparison: str) -> int:
+    """SAC on every unseen task, from scratch and from the multi-task policy, and its figures."""
+    jobs = plan_warmstart(config)
+
+    def gathered(store: Store, outcome: Outcome) -> Results:
+        results = gather_warmstart(jobs, store, outcome)
+        return replace(results, run=results.run | {"axis": axis, "comparison": comparison})
+
+    return carry_out(title_of(config), config, jobs.jobs.values(), place, out, log, gathered, warmstart_page)
 
 
 def report(config: RunConfig, place: Place, out: Path, log: Log) -> int:

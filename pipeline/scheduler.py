@@ -1,12 +1,10 @@
 """Run a stage graph over Ray: reuse what stands, spread the rest, keep going when a job fails."""
 
-from __future__ import annotations
-
 import time
-from bisect import insort
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from typing import Any, NamedTuple
@@ -14,14 +12,15 @@ from typing import Any, NamedTuple
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from actors.host import Progress
+from actors.host import duration, remote
 from actors.stage import Job, Ref
 from actors.store import Store, StoreError
 from pipeline.cluster import ClusterError, fit, resources
-from pipeline.pool import Actor, Pool, Size
 
 _RETRIES = 2
 """How often a job whose process or machine was lost is tried again, from its checkpoint."""
+_ANSWER_SECONDS = 1.0
+"""How long a poll waits for the progress of busy processes."""
 
 
 @dataclass
@@ -92,28 +91,47 @@ def execute(
     try:
         run.until_done(poll_seconds)
     finally:
-        run.pool.close()
+        while run.actors:
+            run.drop(run.actors[0])
     return run.outcome()
 
 
-class _Call(NamedTuple):
-    """What a Ray reference is the answer to: `ready`, `run` or `progress`."""
+class Size(NamedTuple):
+    """What an actor is given; jobs that ask for the same share actors."""
 
-    method: str
-    actor: Actor
+    num_cpus: float
+    num_gpus: float
+
+
+@dataclass(eq=False)
+class Actor:
+    """A host, or one that Ray has yet to place."""
+
+    handle: Any  # a Ray actor handle, whose type knows no methods
+    size: Size
+    answered: bool = False
+    job: Job | None = None
+    started: float = 0.0
+    """When it was given its job."""
 
 
 class _Run:
+    """Hosts are reused from job to job. Ray does the accounting: what is wanted reaches it as actors that it has yet to
+    place, which is also what a cluster that grows by demand looks at."""
+
     def __init__(
         self, jobs: dict[Ref, Job], store: Store, log: Callable[[str], None], most_pending: int, patience: float
     ) -> None:
-        self.jobs, self.store, self.log, self.patience = jobs, store, log, patience
-        self.pool = Pool(store.url, most_pending)
+        self.jobs, self.store, self.log, self.most_pending, self.patience = jobs, store, log, most_pending, patience
         self.result = Outcome()
         self.started = self.moved = time.monotonic()
-        self.calls: dict[ray.ObjectRef, _Call] = {}
-        self.ready: dict[Size, list[tuple[int, Ref]]] = defaultdict(list)
+        self.actors: list[Actor] = []
+        self.calls: dict[ray.ObjectRef, Actor] = {}
+        """What is awaited: an idle actor's first answer, or a busy one's job."""
         self.sizes: dict[tuple[float, float], Size] = {}
+        """What is asked for, and what it is cut to."""
+        self.waiting: list[tuple[Job, Size]] = []
+        """Jobs that could run but for an actor."""
         self.lost: Counter[Ref] = Counter()
         self.metrics: dict[Ref, dict[str, Any]] = {}
         self.spans: dict[str, tuple[float, float]] = {}
@@ -121,12 +139,10 @@ class _Run:
         for ref, job in jobs.items():
             for needed in job.inputs:
                 self.users[needed].append(ref)
-        self.index = {ref: i for i, ref in enumerate(jobs)}
-        self.to_run = self._plan()
-        self.sorter = TopologicalSorter({ref: self.to_run.intersection(jobs[ref].inputs) for ref in self.to_run})
-        self.sorter.prepare()
+        self.left = self._plan()
+        """Jobs that are not done, in their order."""
 
-    def _plan(self) -> set[Ref]:
+    def _plan(self) -> dict[Ref, Job]:
         """The jobs without an artefact that a result still depends on, a result being a job that nobody depends on.
 
         Counted backwards, so an artefact that is gone but that only complete ones were made from is not made again.
@@ -149,16 +165,16 @@ class _Run:
             for ref in job.inputs:
                 if ref not in self.jobs and not self.store.complete(*ref):
                     raise StoreError(f"{job.name} needs {self.store.uri(*ref)}, which is absent and no job makes it.")
-        return chosen
+        return {ref: job for ref, job in self.jobs.items() if ref in chosen}
 
     def until_done(self, poll_seconds: float) -> None:
         """Hand out jobs until none is left that could run."""
         next_poll = time.monotonic() + poll_seconds
         self._hand_out()
-        while self.pool.busy() or any(self.ready.values()):
+        while self.left:
             wait = max(0.0, next_poll - time.monotonic())
-            for ref in ray.wait(list(self.calls), num_returns=1, timeout=wait)[0]:
-                self._receive(ref, self.calls.pop(ref))
+            for answer in ray.wait(list(self.calls), num_returns=1, timeout=wait)[0]:
+                self._receive(answer, self.calls.pop(answer))
             if time.monotonic() >= next_poll:
                 self._poll()
                 next_poll = time.monotonic() + poll_seconds
@@ -169,89 +185,106 @@ class _Run:
         stages: dict[str, StageCost] = {}
         reused = set(self.result.reused)
         for ref, job in self.jobs.items():
-            cost = stages.setdefault(ref.stage, StageCost(ref.stage))
+            first, last = self.spans.get(ref.stage, (0.0, 0.0))
+            cost = stages.setdefault(ref.stage, StageCost(ref.stage, wall_seconds=last - first))
             metrics = self.metrics.get(ref, {})
             cost.jobs += 1
             cost.reused += job.name in reused
             cost.work_seconds += metrics.get("seconds", 0.0)
             cost.peak_memory_mb = max(cost.peak_memory_mb, metrics.get("peak_memory_mb", 0.0))
-        for stage, (first, last) in self.spans.items():
-            stages[stage].wall_seconds = last - first
         self.result.cost = list(stages.values())
         self.result.wall_seconds = time.monotonic() - self.started
         return self.result
 
-    def _hand_out(self) -> None:
-        """Give jobs to idle actors, and ask Ray for as many as there are jobs left."""
-        for ref in self.sorter.get_ready():
-            self._make_ready(ref)
-        for size, waiting in self.ready.items():
-            for actor, (_, ref) in zip(self.pool.idle(size), list(waiting), strict=False):
-                waiting.pop(0)
-                self._start(self.jobs[ref], actor)
-        for actor in self.pool.ask({size: len(waiting) for size, waiting in self.ready.items() if waiting}):
-            self.calls[actor.handle.ready.remote()] = _Call("ready", actor)
+    def drop(self, actor: Actor) -> None:
+        """Kill an actor and forget it."""
+        self.actors.remove(actor)
+        ray.kill(actor.handle)
 
-    def _make_ready(self, ref: Ref) -> None:
-        job = self.jobs[ref]
+    def _idle(self) -> list[Actor]:
+        return [actor for actor in self.actors if actor.answered and actor.job is None]
+
+    def _hand_out(self) -> None:
+        """Give jobs to idle actors, and ask Ray for as many as there are jobs that could run besides."""
+        idle, running = self._idle(), {actor.job.ref for actor in self.actors if actor.job is not None}
+        self.waiting = []
+        for ref, job in self.left.items():
+            if ref in running or any(needed in self.left for needed in job.inputs):
+                continue
+            size = self._size(job)
+            if actor := next((actor for actor in idle if actor.size == size), None):
+                idle.remove(actor)
+                self._start(job, actor)
+            else:
+                self.waiting.append((job, size))
+        self._ask(Counter(size for _, size in self.waiting))
+
+    def _size(self, job: Job) -> Size:
         asked = job.num_cpus, job.num_gpus
         if asked not in self.sizes:
             self.sizes[asked] = Size(*fit(job.name, *asked, self.log))
-        insort(self.ready[self.sizes[asked]], (self.index[ref], ref))
+        return self.sizes[asked]
 
     def _start(self, job: Job, actor: Actor) -> None:
         actor.job, actor.started = job, time.monotonic()
         self.spans.setdefault(job.ref.stage, (actor.started, actor.started))
         self.log(f"started  {job.name}")
-        self.calls[actor.handle.run.options(name=job.name).remote(job)] = _Call("run", actor)
+        self.calls[actor.handle.run.options(name=job.name).remote(job)] = actor
 
-    def _receive(self, answer: ray.ObjectRef, call: _Call) -> None:
-        actor = call.actor
+    def _ask(self, wanted: Counter[Size]) -> None:
+        """Let what Ray has yet to place follow what is wanted; idle actors make way for those of another size."""
+        for size in {actor.size for actor in self.actors} | wanted.keys():
+            pending = [actor for actor in self.actors if not actor.answered and actor.size == size]
+            number = min(wanted[size], self.most_pending)
+            for actor in pending[number:]:
+                self.drop(actor)
+            for _ in range(number - len(pending)):
+                self.actors.append(actor := Actor(remote(self.store.url, *size), size))
+                self.calls[actor.handle.ready.remote()] = actor
+        pending_sizes = {actor.size for actor in self.actors if not actor.answered}
+        for actor in self._idle():
+            if pending_sizes - {actor.size}:
+                self.drop(actor)
+
+    def _receive(self, answer: ray.ObjectRef, actor: Actor) -> None:
+        """A job has ended, or an actor that was asked for is there."""
+        if actor not in self.actors:
+            return
+        job, actor.job = actor.job, None
+        self.moved = time.monotonic()
+        if job is not None:
+            self.spans[job.ref.stage] = self.spans[job.ref.stage][0], self.moved
         try:
             value = ray.get(answer)
         except Exception as error:
-            if actor in self.pool and call.method != "progress":  # a lost progress call shows in the job's own
-                self._trouble(actor, error)
+            self._trouble(actor, job, error)
             return
-        self.moved, actor.answered = time.monotonic(), True
-        if call.method == "progress":
-            if value is not None and actor.job is not None and actor.job.name == value.name:
-                self.log(progress_line(value))
-        elif call.method == "run":
-            job = self._take_back(actor)
+        actor.answered = True
+        if job is not None:
             self.metrics[job.ref] = value
             self.result.done.append(job.name)
-            self.log(f"finished {job.name}   {duration(time.monotonic() - actor.started)}")
-            self.sorter.done(job.ref)
+            self.log(f"finished {job.name}   {duration(self.moved - actor.started)}")
+            del self.left[job.ref]
 
-    def _take_back(self, actor: Actor) -> Job:
-        job = actor.job
-        assert job is not None
-        actor.job = None
-        self.moved = time.monotonic()
-        self.spans[job.ref.stage] = self.spans[job.ref.stage][0], self.moved
-        return job
-
-    def _trouble(self, actor: Actor, error: Exception) -> None:
+    def _trouble(self, actor: Actor, job: Job | None, error: Exception) -> None:
         """A job went wrong in its process, which goes on to the next; or the process itself is lost."""
-        if isinstance(error, RayTaskError) and actor.job is not None:
-            return self._fail(self._take_back(actor), error)
-        self.pool.drop(actor)
-        if actor.job is not None:
-            job = self._take_back(actor)
-        elif self.ready[actor.size]:  # it never came up, and this one waited for it
-            job = self.jobs[self.ready[actor.size].pop(0)[1]]
-        else:
-            return None
-        self.lost[job.ref] += not getattr(error, "preempted", False)
-        if self.lost[job.ref] > _RETRIES or isinstance(error, RayTaskError):
-            return self._fail(job, error)
-        for idle in self.pool.idle():  # maybe of the same lost machine
-            self.pool.drop(idle)
+        raised = isinstance(error, RayTaskError)
+        if job is None or not raised:
+            self.drop(actor)
+            # One that never came up was waited for by the first job of its size.
+            job = job or next((job for job, size in self.waiting if size == actor.size), None)
+            if job is None:
+                return
+            self.lost[job.ref] += not getattr(error, "preempted", False)
+        if raised or self.lost[job.ref] > _RETRIES:
+            self._fail(job, error)
+            return
+        for idle in self._idle():  # maybe of the same lost machine
+            self.drop(idle)
         self.log(f"lost     {job.name}: its process or machine; it goes on from its checkpoint")
-        return self._make_ready(job.ref)
 
     def _fail(self, job: Job, error: Exception) -> None:
+        del self.left[job.ref]
         reason = self.result.failed[job.name] = sentence(error)
         self.log(f"failed   {job.name}: {reason}")
         cause = error.cause if isinstance(error, RayTaskError) else error
@@ -263,59 +296,32 @@ class _Run:
 
     def _skip_users(self, ref: Ref, culprit: str) -> None:
         for user in self.users[ref]:
-            name = self.jobs[user].name
-            if user in self.to_run and name not in self.result.skipped:
+            if user in self.left:
+                name = self.left.pop(user).name
                 self.result.skipped[name] = f"It needs {culprit}, which failed."
                 self.log(f"skipped  {name}: it needs {culprit}, which failed")
                 self._skip_users(user, culprit)
 
     def _poll(self) -> None:
-        busy, asked = self.pool.busy(), {call.actor for call in self.calls.values() if call.method == "progress"}
-        for actor in busy:
-            if actor not in asked:
-                ref = actor.handle.progress.options(concurrency_group="progress").remote()
-                self.calls[ref] = _Call("progress", actor)
-        now = time.monotonic()
-        waiting = sum(map(len, self.ready.values()))
-        if not busy and waiting:
+        """Say how far the running jobs are and how long others have waited."""
+        busy = [actor for actor in self.actors if actor.job is not None]
+        waiting, now, result = len(self.waiting), time.monotonic(), self.result
+        self.log(
+            f"{len(result.done + result.reused)}/{len(self.jobs)} jobs done, {len(busy)} running, "
+            f"{len(result.failed | result.skipped)} failed or skipped, {duration(now - self.started)}"
+        )
+        asked = [actor.handle.progress.options(concurrency_group="progress").remote() for actor in busy]
+        for answer in ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_SECONDS)[0] if asked else []:
+            with suppress(RayError):  # a lost process shows in its job
+                if line := ray.get(answer):
+                    self.log(line)
+        if waiting and not busy:
             self.log(f"waiting  {waiting} jobs, no worker yet, {duration(now - self.moved)}; there is {resources()}")
             if now - self.moved > self.patience:
                 raise ClusterError(
                     f"No worker came within {duration(self.patience)}; there is {resources()}. Start machines, or wait "
                     "longer with --patience."
                 )
-        ended, troubles = (
-            len(self.result.done) + len(self.result.reused),
-            len(self.result.failed) + len(self.result.skipped),
-        )
-        self.log(
-            f"{ended}/{len(self.jobs)} jobs done, {len(busy)} running, {troubles} failed or skipped, "
-            f"{duration(now - self.started)}"
-        )
-
-
-def progress_line(progress: Progress) -> str:
-    """One line: name, done/total, per cent, rate, time left and metrics."""
-    parts = [f"{progress.done:g}/{progress.total:g} {progress.unit}"]
-    if progress.total:
-        parts.append(f"{100 * progress.done / progress.total:.0f}%")
-    if progress.rate is not None:
-        parts.append(f"{progress.rate:.3g} {progress.unit}/s")
-    if progress.seconds_left is not None:
-        parts.append(f"{duration(progress.seconds_left)} left")
-    parts += [f"{name}={value:.4g}" for name, value in progress.metrics.items()]
-    return f"running  {progress.name}   " + "  ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """Such as 4.2s, 1m08s, 2h05m."""
-    if seconds < 10:
-        return f"{seconds:.1f}s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h{minutes:02d}m"
-    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
 
 
 def sentence(error: BaseException) -> str:

@@ -1,22 +1,22 @@
 """A sweep: the stages that all variants share once, then one Ray Tune trial per variant and seed, then the report."""
 
-from __future__ import annotations
-
-import dataclasses
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from actors.host import duration
 from actors.store import Store
 from pipeline.cluster import fit
 from pipeline.config import ConfigError, RunConfig
 from pipeline.plan import Plan, Trained, plan
-from pipeline.publish import Log, publish
+from pipeline.publish import Log
 from pipeline.results import Results, gather
 from pipeline.run import Place, carry_out, title_of
-from pipeline.scheduler import Outcome, duration
+from pipeline.scheduler import Outcome
 from pipeline.sweep_config import Sweep, runnable
 
 # Ray Tune would write its own pictures of the run to the terminal, and turn Ctrl-C into a normal end.
@@ -35,13 +35,8 @@ def run_sweep(sweep: Sweep, config: RunConfig, place: Place, out: Path, log: Log
     compared = f"{len(jobs.variants)} variants, {len(jobs.runs)} trials"
     title = f"sweep {sweep.name}, {title_of(config)}, {compared}; before them"
 
-    def finish(store: Store, outcome: Outcome) -> str:
-        publish(sweep_results(sweep, jobs, store, outcome), out, log)
-        return f"Table: {out / 'results.csv'}  Report: {out / 'report.html'}"
-
-    return carry_out(
-        title, config, jobs.shared(), place, out, log, finish, lambda store: _tune(sweep, jobs, store, out, log)
-    )
+    gathered, trials = partial(sweep_results, sweep, jobs), partial(_tune, sweep, jobs, out, log)
+    return carry_out(title, config, jobs.shared(), place, out, log, gathered, trials=trials)
 
 
 def finished_runs(jobs: Plan, store: Store) -> list[Trained]:
@@ -62,18 +57,18 @@ def sweep_results(sweep: Sweep, jobs: Plan, store: Store, outcome: Outcome | Non
             f"run it first: make sweep SWEEP={sweep.name} ENV={jobs.config.env}."
         )
     kept = [variant for variant in jobs.variants if variant in [run.variant for run in finished]]
-    results = gather(dataclasses.replace(jobs, runs=finished, variants=kept), store, outcome)
+    results = gather(replace(jobs, runs=finished, variants=kept), store, outcome)
     about = {"sweep": {"name": sweep.name, "description": sweep.description}}
-    return dataclasses.replace(results, run=results.run | about)
+    return replace(results, run=results.run | about)
 
 
-def _tune(sweep: Sweep, jobs: Plan, store: Store, out: Path, log: Log) -> dict[str, str]:
+def _tune(sweep: Sweep, jobs: Plan, out: Path, log: Log, store: Store) -> dict[str, str]:
     """Run the trials; what went wrong by trial."""
     os.environ.update(_QUIET)  # read when ray.tune is imported
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
 
-    from pipeline.trial import Work, run_trial
+    from pipeline.trial import run_trial
 
     # Successive halving compares all trials with each other; without it, those that stand need no trial.
     finished = [] if sweep.asha else finished_runs(jobs, store)
@@ -81,26 +76,17 @@ def _tune(sweep: Sweep, jobs: Plan, store: Store, out: Path, log: Log) -> dict[s
     log(f"{len(jobs.runs) - len(runs)} trials reused, {len(runs)} to run")
     if not runs:
         return {}
-    work = {
-        (run.variant.label, run.seed): Work(
-            jobs.jobs[run.trained],
-            {step: jobs.jobs[ref] for step, ref in run.evaluations.items()},
-            jobs.jobs[run.probes],
-        )
-        for run in runs
-    }
+    work = {(run.variant.label, run.seed): run for run in runs}
     # A trial that asks for more than any machine has would wait for ever.
     cpus, gpus = fit("a trial", jobs.config.distill_cpus, jobs.config.learner_gpus, log)
-    trainable = tune.with_parameters(run_trial, work=work, store_url=store.url, cpus=int(cpus), gpus=gpus)
+    given = {"work": work, "jobs": jobs.jobs, "store_url": store.url, "cpus": int(cpus), "gpus": gpus}
+    trainable = tune.with_resources(tune.with_parameters(run_trial, **given), {"cpu": cpus, "gpu": gpus})
     steps = max(max(run.evaluations) for run in runs)
-    scheduler = None
-    if sweep.asha:
-        grace = min(min(run.evaluations) for run in runs)
-        scheduler = ASHAScheduler(
-            time_attr="step", metric="train_return", mode="max", max_t=steps, grace_period=grace, reduction_factor=2
-        )
+    judged = {"time_attr": "step", "metric": "train_return", "mode": "max", "max_t": steps, "reduction_factor": 2}
+    grace = min(min(run.evaluations) for run in runs)
+    scheduler = ASHAScheduler(**judged, grace_period=grace) if sweep.asha else None
     results = tune.Tuner(
-        tune.with_resources(trainable, {"cpu": cpus, "gpu": gpus}),
+        trainable,
         param_space={"trial": tune.grid_search([{"variant": label, "seed": seed} for label, seed in work])},
         tune_config=tune.TuneConfig(scheduler=scheduler, reuse_actors=True),
         run_config=tune.RunConfig(

@@ -1,20 +1,15 @@
-"""A sweep as a YAML file: what is compared. A mistake in it is one sentence with its line and what would be right."""
+"""A sweep as a YAML file: what is compared. A mistake in it is one sentence that says what would be right."""
 
-from __future__ import annotations
-
-import difflib
 import itertools
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Any
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
 
 from mbml.methods import METHODS, Variant
-from mbml.settings import Whole, changed, hints, in_words
+from mbml.settings import Whole, changed, hint_at, hints, unknown, validated
 from pipeline.config import ConfigError, Method, RunConfig
 
 FOLDER = Path(__file__).resolve().parents[1] / "tune_configs"
@@ -65,36 +60,33 @@ def names() -> list[str]:
 def load_sweep(name: str) -> Sweep:
     """The sweep of a name, or of a path that ends in .yaml.
 
-    Raises ConfigError, one sentence with file and line, for anything that cannot be meant.
+    Raises ConfigError, one sentence with the file and the field, for anything that cannot be meant.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     try:
-        text = path.read_text()
+        with path.open() as file:
+            return _sweep(path.stem, yaml.load(file, _Loader))
     except (OSError, UnicodeDecodeError):
         raise ConfigError(f"There is no sweep {name!r}; choose {', '.join(names())}, or give a YAML file.") from None
-    try:
-        found = yaml.load(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{line}: this is not YAML ({error.problem}).") from None
-    key = ""
-    try:
-        valid = [item.name for item in fields(Sweep) if item.name != "name"]
-        for key in _mapping(found).keys() - valid:
-            raise ConfigError(_unknown(key, valid))
-        own = {name: found[name] for name in found.keys() - {"grid", "set"}}
-        own = {(key := name): _validated(name, hints(Sweep)[name], value) for name, value in own.items()}
-        for part, several in (("grid", True), ("set", False)):
-            own[part] = {}
-            for key, value in _mapping(found.get(part, {})).items():
-                own[part][key] = _at_path(key, value, several)
-        sweep = Sweep(path.stem, **own)
-        key = "methods"
-        if not sweep.methods or len(set(sweep.methods)) < len(sweep.methods):
-            raise ConfigError(f"give one or more methods, each once; the methods are {', '.join(METHODS)}.")
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: this is not YAML ({' '.join(str(error).split())}).") from None
     except ConfigError as error:
-        raise ConfigError(f"{path}{_line(text, key)}: {error}") from None
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _sweep(name: str, found: Any) -> Sweep:
+    valid = {key: hint for key, hint in hints(Sweep).items() if key != "name"}
+    for key in _mapping(found).keys() - valid:
+        raise ConfigError(unknown(key, valid))
+    grid, changes = (_mapping(found.pop(part, {})) for part in ("grid", "set"))
+    grid = {path: validated(path, tuple[_type_at(path), ...], values) for path, values in grid.items()}
+    changes = {path: validated(path, _type_at(path), value) for path, value in changes.items()}
+    for path in [path for path, values in grid.items() if not values]:
+        raise ConfigError(f"{path} has no values; give a list such as [1, 2].")
+    own = {key: validated(key, valid[key], value) for key, value in found.items()}
+    sweep = Sweep(name, grid=grid, set=changes, **own)
+    if not sweep.methods or len(set(sweep.methods)) < len(sweep.methods):
+        raise ConfigError(f"methods: give one or more, each once; there are {', '.join(METHODS)}.")
     return sweep
 
 
@@ -118,59 +110,13 @@ def _mapping(value: Any) -> dict[str, Any]:
     return value
 
 
-def _at_path(path: str, value: Any, several: bool) -> Any:
-    """The value, or several, of the configuration's field at a dotted path."""
+def _type_at(path: str) -> Any:
+    """The type of the field at a dotted path, if a sweep may change it."""
     if path in _FIXED:
         raise ConfigError(f"{path} must be the same in the whole sweep.")
-    hint = _type_at(path)
-    found = _validated(path, tuple[hint, ...] if several else hint, value)
-    if several and not found:
-        raise ConfigError(f"{path} has no values; give a list such as [1, 2].")
-    return found
-
-
-def _type_at(path: str) -> Any:
-    """The type of the configuration's field at a dotted path."""
-    hint: Any = RunConfig
-    parts = path.split(".")
-    for depth, part in enumerate(parts):
-        valid = _fields(hint)
-        if part not in valid:
-            raise ConfigError(_unknown(path, [".".join([*parts[:depth], name]) for name in valid]))
-        hint = valid[part]
-        if get_origin(hint) is Annotated and is_dataclass(get_args(hint)[0]):
-            hint = get_args(hint)[0]
-    if valid := _fields(hint):
-        raise ConfigError(_unknown(path, [f"{path}.{name}" for name in valid]))
+    if is_dataclass(hint := hint_at(RunConfig, path)):
+        raise ConfigError(unknown(path, [f"{path}.{name}" for name in hints(hint)]))  # pyright: ignore[reportArgumentType]
     return hint
-
-
-def _fields(hint: Any) -> dict[str, Any]:
-    """Types of the fields, by name, of what is a configuration."""
-    return hints(hint) if is_dataclass(hint) else {}  # pyright: ignore[reportArgumentType]
-
-
-def _validated(name: str, hint: Any, value: Any) -> Any:
-    try:
-        return TypeAdapter(hint).validate_python(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = f" (entry {first['loc'][0]})" if first["loc"] and isinstance(first["loc"][0], int) else ""
-        raise ConfigError(f"{name}{where} is {first['input']!r}; it should be {in_words(error)}.") from None
-
-
-def _unknown(key: str, valid: list[str]) -> str:
-    close = difflib.get_close_matches(key, valid, 1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f"there is no field {key!r}; {hint}Valid: {', '.join(valid)}."
-
-
-def _line(text: str, key: str) -> str:
-    """Where a key stands, for a message."""
-    for number, line in enumerate(text.splitlines(), 1):
-        if re.match(rf"\s*{re.escape(key)}\s*:", line):
-            return f", line {number}"
-    return ""
 
 
 def sweep_defaults(sweep: Sweep, config: RunConfig) -> RunConfig:
@@ -188,20 +134,19 @@ def runnable(sweep: Sweep, config: RunConfig, log: Callable[[str], None]) -> lis
     Raises ConfigError for a value that cannot be run, and where no method is left.
     """
     changed(config, {"methods": ("full",)}).check()  # every fault but one of a method
-    refused: dict[str, str] = {}
-    for method in config.methods:
+    possible, refusal = [], "methods is empty; give one or more, each once."
+    for method in dict.fromkeys(config.methods):
         try:
             changed(config, {"methods": (method,)}).check()
+            possible.append(method)
         except ConfigError as error:
             if method not in METHODS:
                 raise
-            refused[method] = str(error)
-    if len(refused) == len(config.methods):
-        raise ConfigError(next(iter(refused.values()), "methods is empty; give one or more, each once."))
-    for method, sentence in refused.items():
-        log(f"left out {method}: {sentence}")
-    possible = tuple(method for method in dict.fromkeys(config.methods) if method not in refused)
-    kept = replace(sweep, methods=possible).variants()
+            refusal = str(error)
+            log(f"left out {method}: {refusal}")
+    if not possible:
+        raise ConfigError(refusal)
+    kept = replace(sweep, methods=tuple(possible)).variants()
     for variant in kept:
         changed(config, {"methods": (variant.method,), **variant.all_changes()}).check()
     return kept

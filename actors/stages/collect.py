@@ -1,45 +1,33 @@
 """Collection of the batches of a stack of training tasks with SAC."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from actors.artefacts import env_maker, layout_of, tasks_of, write_lines
-from actors.stage import Run, stage
+from actors.stage import Run, Stack, stage
 from mbml.collect import CollectConfig, Collection
 from mbml.data import DatasetWriter, validate
 
 
 @dataclass(frozen=True)
-class Collect:
+class Collect(Stack):
     """The batches of `tasks` of the training split."""
 
-    env: str
     horizon: int
-    tasks: tuple[int, ...]
     config: CollectConfig
     seed: int
-    device: str = "cpu"
-    cuda_graphs: bool = False
 
 
 @stage(version=2)  # 2: the order of the random draws is another than that of the first batches
 def collect(spec: Collect, run: Run) -> dict[str, Any]:
     """Leaves `dataset/` and `curves.jsonl`, the returns while learning."""
     layout, make_envs = layout_of(spec.env), env_maker(spec.env, spec.tasks, spec.horizon)
-    collection = Collection(
-        spec.config, layout, make_envs, spec.tasks, spec.seed, device=run.device, cuda_graphs=spec.cuda_graphs
-    )
+    where = {"device": run.device, "cuda_graphs": spec.cuda_graphs}
+    collection = Collection(spec.config, layout, make_envs, spec.tasks, spec.seed, **where)
     run.train(collection)
-    with DatasetWriter(
-        run.out / "dataset",
-        environment=spec.env,
-        observation_size=layout.observation_size,
-        action_size=layout.action_size,
-        horizon=spec.horizon,
-        collection={"method": "sac", "seed": spec.seed, "steps": spec.config.steps},
-    ) as writer:
+    about = {"environment": spec.env, "horizon": spec.horizon, **asdict(layout)}
+    made = {"method": "sac", "seed": spec.seed, "steps": spec.config.steps}
+    with DatasetWriter(run.out / "dataset", **about, collection=made) as writer:
         for task, batch in zip(tasks_of(spec.env, "train", spec.tasks), collection.batches(), strict=True):
             writer.add_task(task.index, batch, parameter=task.vector.tolist(), label=task.label)
     validate(run.out / "dataset")

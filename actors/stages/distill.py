@@ -1,7 +1,5 @@
 """One multi-task policy from all tasks' rows: MBML's or a rival's."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,12 +1,10 @@
 """Scores of a snapshot of a multi-task policy, and the references that they stand beside."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from actors.artefacts import load_policy, load_teachers, snapshot_of, tasks_of, write_json
+from actors.artefacts import load_teachers, snapshot_of, tasks_of, write_json
 from actors.stage import Ref, Run, stage
 from mbml import envs
 from mbml.envs import Task
@@ -18,6 +16,7 @@ from mbml.evaluate import (
     evaluate_student,
     evaluate_teachers,
 )
+from mbml.policy import ContextPolicy
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class References(Protocol):
 @stage(version=1)
 def evaluate(spec: Evaluate, run: Run) -> dict[str, Any]:
     """Leaves `scores.json`."""
-    policy = load_policy(snapshot_of(run.inputs[spec.trained], spec.step))
+    policy = ContextPolicy.load(snapshot_of(run.inputs[spec.trained], spec.step))
     splits = {"test": spec.test} | ({"train": spec.train} if spec.config.train_tasks else {})
     tasks = [task for split, indices in splits.items() for task in tasks_of(spec.env, split, indices)]
 
@@ -62,18 +61,15 @@ def evaluate(spec: Evaluate, run: Run) -> dict[str, Any]:
         run.report(done, spec.config.episodes, "episodes")
 
     scores = evaluate_student(policy, spec.of(tasks), report)
-    score = counted_score(scores.returns, spec.config)
+    columns = {
+        "score": counted_score(scores.returns, spec.config),
+        "episodes": scores.returns.mean(1),
+        "posterior_mean": scores.posterior_mean,
+    }
     result: dict[str, Any] = {"step": spec.step}
-    start = 0
     for split, indices in splits.items():
-        part = slice(start, start + len(indices))
-        start += len(indices)
-        result[split] = {
-            "task": list(indices),
-            "score": score[part].tolist(),
-            "episodes": scores.returns[part].mean(1).tolist(),
-            "posterior_mean": scores.posterior_mean[part].tolist(),
-        }
+        mine = [task.split == split for task in tasks]
+        result[split] = {"task": list(indices)} | {name: column[mine].tolist() for name, column in columns.items()}
     write_json(run.out / "scores.json", result)
     return {f"{split}_return": sum(result[split]["score"]) / len(result[split]["score"]) for split in splits}
 
@@ -83,11 +79,10 @@ def references(spec: References, run: Run) -> dict[str, Any]:
     """Leaves `references.json`."""
     _, teachers = load_teachers(run.paths(spec.teach))
     result: dict[str, Any] = {}
-    for done, (split, indices) in enumerate({"test": spec.test, "train": spec.train}.items()):
-        tasks = tasks_of(spec.env, split, indices)
-        simple = {name: value.tolist() for name, value in evaluate_simple_references(spec.of(tasks)).items()}
-        table = evaluate_teachers(teachers, spec.of(tasks)).tolist()
-        result[split] = {"task": list(indices), **simple, "teachers": table}
-        run.report(done + 1, 2, "splits")
+    for done, (split, indices) in enumerate({"test": spec.test, "train": spec.train}.items(), 1):
+        played = spec.of(tasks_of(spec.env, split, indices))
+        found = evaluate_simple_references(played) | {"teachers": evaluate_teachers(teachers, played)}
+        result[split] = {"task": list(indices)} | {name: table.tolist() for name, table in found.items()}
+        run.report(done, 2, "splits")
     write_json(run.out / "references.json", result)
     return {}

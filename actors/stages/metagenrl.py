@@ -1,7 +1,5 @@
 """MetaGenRL on the batch of one training task."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

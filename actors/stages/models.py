@@ -1,29 +1,23 @@
 """Reward ensembles, and next-state ensembles, of a stack of training tasks."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from actors.artefacts import layout_of, load_rows, write_lines
-from actors.stage import Ref, Run, stage
+from actors.stage import Ref, Run, Stack, stage
 from mbml.models import EnsembleConfig, EnsembleTraining, Target
 from mbml.rows import resident
 from mbml.serialise import save_tree
 
 
 @dataclass(frozen=True)
-class Models:
+class Models(Stack):
     """The ensembles of `tasks`, by what they predict."""
 
-    env: str
-    tasks: tuple[int, ...]
     configs: Mapping[Target, EnsembleConfig]
     seed: int
     collect: tuple[Ref, ...]
-    device: str = "cpu"
-    cuda_graphs: bool = False
 
 
 @stage(version=3)

@@ -1,14 +1,12 @@
 """A look into a multi-task policy's task inference: what a score alone does not explain."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from actors.artefacts import load_policy, load_rows, snapshot_of, tasks_of, truth_table, write_json
+from actors.artefacts import load_rows, snapshot_of, tasks_of, truth_table, write_json
 from actors.stage import Ref, Run, stage
 from actors.stages.evaluate import Protocol
 from mbml import envs
@@ -40,23 +38,22 @@ def probe(spec: Probe, run: Run) -> dict[str, Any]:
     rows = load_rows(run.paths(spec.collect), spec.train)
     kept = torch.arange(0, rows.shape[1], max(1, rows.shape[1] // _ROWS))
     rows = gather_rows(rows, kept.repeat(len(rows), 1))
-    policy = load_policy(snapshot_of(run.inputs[spec.trained], spec.step))
+    policy = ContextPolicy.load(snapshot_of(run.inputs[spec.trained], spec.step))
     generator = generator_of(spec.seed, "probes")
     posteriors = own_posteriors(policy, rows, _CONTEXT_SIZE, _PICTURE_CONTEXTS, generator)
     train, unseen = tasks_of(spec.env, "train", spec.train), tasks_of(spec.env, "test", spec.test)
     truth = truth_table(spec.env, train, rows)
     swap = None if truth is None else reward_swap(policy, rows, truth, generator)
     known = known_tasks(policy, rows, _CONTEXT_SIZE, generator)
+    last = evaluate_last_trajectory(policy, spec.of(unseen)).tolist() if spec.last_trajectory else None
     found = {
         "train": list(spec.train),
         "posterior_mean": posteriors.mean.tolist(),
         "reward_swap": swap,
         "identification": identification(policy, known, spec.of(train)),
         "foreign_contexts": _foreign_contexts(spec, policy, rows, generator),
-        "last_trajectory": None,
+        "last_trajectory": last,
     }
-    if spec.last_trajectory:
-        found["last_trajectory"] = evaluate_last_trajectory(policy, spec.of(unseen)).tolist()
     write_json(run.out / "probes.json", found)
     return swap or {}
 
@@ -68,17 +65,15 @@ def _foreign_contexts(
     carry the unseen task's true rewards; None where those cannot be computed."""
     family = envs.get(spec.env)
     unseen = tasks_of(spec.env, "test", spec.test)
-    own, known = (family.features(tasks) for tasks in (unseen, tasks_of(spec.env, "train", spec.train)))
-    indices = sample_indices(rows.shape[0], _CONTEXT_SIZE, rows.shape[1], generator)
-    sample = gather_rows(rows, indices)
+    sample = gather_rows(rows, sample_indices(rows.shape[0], _CONTEXT_SIZE, rows.shape[1], generator))
     truth = truth_table(spec.env, unseen, sample)  # [n, K, size]
     if truth is None:
         return None
+    own, known = (family.features(tasks) for tasks in (unseen, tasks_of(spec.env, "train", spec.train)))
     distance = torch.from_numpy(((own[:, None] - known[None]) ** 2).sum(-1))
-    everyone = torch.arange(len(unseen))
     found = {}
     for name, source in (("nearest", distance.argmin(1)), ("farthest", distance.argmax(1))):
         contexts = policy.layout.context(sample[source]).clone()
-        contexts[..., -1] = truth[everyone, source]
+        contexts[..., -1] = truth[torch.arange(len(unseen)), source]
         found[name] = returns_under(policy, contexts, spec.of(unseen)).tolist()
     return found

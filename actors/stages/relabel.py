@@ -1,7 +1,5 @@
 """Labels of every pooled transition for every task, made once."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,14 +11,7 @@ from actors.artefacts import layout_of, load_ensemble, load_history, load_rows, 
 from actors.stage import Ref, Run, stage
 from mbml import envs
 from mbml.models import Ensemble, EnsembleConfig, Target
-from mbml.relabel import (
-    RelabelConfig,
-    RelabelTables,
-    cross_task_error,
-    diagnostics,
-    pool_indices,
-    relabel_with_truth,
-)
+from mbml.relabel import RelabelConfig, RelabelTables, cross_task_error, diagnostics, pool_indices, relabel_with_truth
 from mbml.relabel import relabel as relabelled
 from mbml.rows import Rows, gather_rows, sample_indices
 from mbml.seeding import generator_of
@@ -45,24 +36,26 @@ class Relabel:
 @stage(version=2)
 def relabel(spec: Relabel, run: Run) -> dict[str, Any]:
     """Leaves `tables.safetensors`, and in `diagnostics.json` how good they are."""
-    rows = load_rows(run.paths(spec.collect), spec.tasks)
+    rows, note = load_rows(run.paths(spec.collect), spec.tasks), envs.get(spec.env).reward_note
     generator = generator_of(spec.seed, "relabel")
     index = pool_indices(len(spec.tasks), rows.shape[1], spec.config.pool, generator)
     truth = truth_table(spec.env, tasks_of(spec.env, "train", spec.tasks), rows, index)
-    tables = _tables(spec, run, rows, index, truth)
+    training = None
+    if spec.config.source == "ensemble":
+        tables = _predicted(spec, run, rows, index)
+        if truth is not None:
+            training = _error_over_training(spec, run, rows, index, truth, generator)
+    elif truth is not None:
+        tables = relabel_with_truth(index, truth)
+    else:
+        raise ValueError(f"relabel.source is ground_truth, but {spec.env} has no reward function: {note}")
     save_tree(run.out / "tables.safetensors", tables.tensors())
-    about = {"threshold": spec.config.reward_threshold, "error_note": envs.get(spec.env).reward_note}
-    training = _error_over_training(spec, run, rows, index, truth, generator)
-    write_json(run.out / "diagnostics.json", diagnostics(tables, truth) | about | {"training": training})
+    about = {"threshold": spec.config.reward_threshold, "error_note": note, "training": training}
+    write_json(run.out / "diagnostics.json", diagnostics(tables, truth) | about)
     return {"eligible_share": float(tables.eligible.float().mean())}
 
 
-def _tables(spec: Relabel, run: Run, rows: Rows, index: Tensor, truth: Tensor | None) -> RelabelTables:
-    if spec.config.source == "ground_truth":
-        if truth is None:
-            note = envs.get(spec.env).reward_note
-            raise ValueError(f"relabel.source is ground_truth, but {spec.env} has no reward function: {note}")
-        return relabel_with_truth(index, truth)
+def _predicted(spec: Relabel, run: Run, rows: Rows, index: Tensor) -> RelabelTables:
     layout, trained = layout_of(spec.env), run.paths(spec.trained)
     models: dict[Target, Ensemble] = {t: load_ensemble(trained, config, layout, t) for t, config in spec.models.items()}
 
@@ -73,11 +66,9 @@ def _tables(spec: Relabel, run: Run, rows: Rows, index: Tensor, truth: Tensor | 
 
 
 def _error_over_training(
-    spec: Relabel, run: Run, rows: Rows, index: Tensor, truth: Tensor | None, generator: Generator
-) -> list[dict[str, Any]] | None:
+    spec: Relabel, run: Run, rows: Rows, index: Tensor, truth: Tensor, generator: Generator
+) -> list[dict[str, Any]]:
     """How wrong the reward ensembles were on other tasks' rows while they learned (paper, Fig. 7)."""
-    if truth is None or spec.config.source == "ground_truth":
-        return None
     layout, threshold = layout_of(spec.env), spec.config.reward_threshold
     chosen = sample_indices(len(spec.tasks), _ERROR_ROWS, index.shape[1], generator)
     sample = gather_rows(rows, index.gather(1, chosen))

@@ -5,11 +5,7 @@ by: it runs on CPUs beside the actor's and hangs where there are too few, takes 
 and with it RLlib moves CQL's target networks only once in two updates.
 """
 
-from __future__ import annotations
-
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -80,20 +76,26 @@ class RLlib:
 @stage(version=1)
 def rllib(spec: RLlib, run: Run) -> dict[str, Any]:
     """Leaves `returns.json`, the mean return of the last policy: nothing is selected by return."""
-    batch = Dataset.open(*(path / "dataset" for path in run.paths(spec.collect))).task(spec.task)
-    total = spec.config.updates
-    with one_sentence(spec.algorithm, spec.task):
-        learner = OfflineLearner(spec.algorithm, spec.config, batch, spec.seed, spec.task)
-        for update in range(total):
-            if update % _CHUNK == 0:
-                run.report(update, total, "updates")
-            learner.update()
-        # From the same starts for every algorithm.
-        envs = env_maker(spec.env, [spec.task], spec.horizon)(spec.config.evaluation_episodes)
-        seeds = [seed_of(spec.seed, "rllib", "evaluation", spec.task, copy) for copy in range(len(envs))]
-        score = float(evaluate_actor(learner.act, envs, 1, seeds).mean())
+    try:
+        score = _trained_score(spec, run)
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise RLlibError(f"RLlib's {spec.algorithm} failed on task {spec.task}: {reason}") from error
     write_json(run.out / "returns.json", [{"task": spec.task, "return": score}])
     return {"return": score}
+
+
+def _trained_score(spec: RLlib, run: Run) -> float:
+    batch = Dataset.open(*(path / "dataset" for path in run.paths(spec.collect))).task(spec.task)
+    learner = OfflineLearner(spec.algorithm, spec.config, batch, spec.seed, spec.task)
+    for update in range(spec.config.updates):
+        if update % _CHUNK == 0:
+            run.report(update, spec.config.updates, "updates")
+        learner.update()
+    envs = env_maker(spec.env, [spec.task], spec.horizon)(spec.config.evaluation_episodes)
+    # From the same starts for every algorithm.
+    seeds = [seed_of(spec.seed, "rllib", "evaluation", spec.task, copy) for copy in range(len(envs))]
+    return float(evaluate_actor(learner.act, envs, 1, seeds).mean())
 
 
 class OfflineLearner:
@@ -111,14 +113,11 @@ class OfflineLearner:
 
         self.algorithm, self.batch_size, self._module_id = algorithm, config.batch_size, DEFAULT_MODULE_ID
         self.generator = generator_of(seed, "rllib", algorithm, task)
-        columns = rllib_columns(batch)
-        del columns["eps_id"]
+        columns = {name: column for name, column in rllib_columns(batch).items() if name != "eps_id"}
         self.columns = {name: torch.from_numpy(np.array(column)) for name, column in columns.items()}
-        sizes = batch.observation.shape[1], batch.action.shape[1]
-        rllib_seed = seed_of(seed, "rllib", algorithm, task, "networks") % 2**32
-        self.learner = algorithm_config(algorithm, config, rllib_seed).build_learner(
-            spaces={DEFAULT_MODULE_ID: spaces(*sizes)}
-        )
+        known = {DEFAULT_MODULE_ID: spaces(batch.observation.shape[1], batch.action.shape[1])}
+        own = algorithm_config(algorithm, config, seed_of(seed, "rllib", algorithm, task, "networks") % 2**32)
+        self.learner = own.build_learner(spaces=known)
         self.module = self.learner.module[DEFAULT_MODULE_ID]
 
     def sample(self) -> dict[str, Tensor]:
@@ -131,9 +130,8 @@ class OfflineLearner:
         """One gradient update of every network of the algorithm, and one of its targets."""
         from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 
-        self.learner.update(
-            batch=MultiAgentBatch({self._module_id: SampleBatch(self.sample())}, env_steps=self.batch_size)
-        )
+        batch = {self._module_id: SampleBatch(self.sample())}
+        self.learner.update(batch=MultiAgentBatch(batch, env_steps=self.batch_size))
 
     @torch.no_grad()
     def act(self, observation: Tensor) -> Tensor:
@@ -159,29 +157,20 @@ def algorithm_config(algorithm: str, config: RLlibConfig, seed: int) -> Any:
     from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
     rate = config.learning_rate
+    common = {"gamma": config.discount, "train_batch_size_per_learner": config.batch_size}
+    critics = {"actor_lr": rate, "critic_lr": rate, "tau": config.tau}
     if algorithm == "bc":
-        chosen = BCConfig().training(lr=rate)
+        chosen = BCConfig().training(lr=rate, **common)
     elif algorithm == "cql":
         # RLlib starts the count of CQL's cloning updates anew in every call, so with any it would clone to the end.
-        chosen = CQLConfig().training(bc_iters=0, min_q_weight=config.cql_weight, tau=config.tau)
-        chosen = chosen.training(lr=None, actor_lr=rate, critic_lr=rate, alpha_lr=rate)
+        own = {"bc_iters": 0, "min_q_weight": config.cql_weight, "lr": None, "alpha_lr": rate}
+        chosen = CQLConfig().training(**own, **critics, **common)
     elif algorithm == "iql":
-        chosen = IQLConfig().training(beta=config.iql_beta, expectile=config.iql_expectile, tau=config.tau)
-        chosen = chosen.training(actor_lr=rate, critic_lr=rate, value_lr=rate)
+        own = {"beta": config.iql_beta, "expectile": config.iql_expectile, "value_lr": rate}
+        chosen = IQLConfig().training(**own, **critics, **common)
     else:
         raise RLlibError(f"there is no such algorithm here; choose one of {', '.join(ALGORITHMS)}")
     networks = DefaultModelConfig(
         fcnet_hiddens=list(config.hidden), fcnet_activation="relu", fusionnet_hiddens=[], fusionnet_activation="relu"
     )
-    chosen = chosen.training(gamma=config.discount, train_batch_size_per_learner=config.batch_size)
     return chosen.rl_module(model_config=networks).debugging(seed=seed)
-
-
-@contextmanager
-def one_sentence(algorithm: str, task: int) -> Iterator[None]:
-    """Turn whatever RLlib raises into an RLlibError of one line that names the algorithm and the task."""
-    try:
-        yield
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise RLlibError(f"RLlib's {algorithm} failed on task {task}: {reason}") from error

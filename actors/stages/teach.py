@@ -1,53 +1,38 @@
 """Single-task teachers of a stack of training tasks."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
 from actors.artefacts import env_maker, layout_of, load_rows, write_json, write_lines
-from actors.stage import Ref, Run, stage
+from actors.stage import Ref, Run, Stack, stage
 from mbml.rows import resident
 from mbml.serialise import save_tree
 from mbml.teaching import Teaching, TeachingConfig
 
 
 @dataclass(frozen=True)
-class Teach:
+class Teach(Stack):
     """A teacher for each of `tasks`, from its batch."""
 
-    env: str
     horizon: int
-    tasks: tuple[int, ...]
     teacher: str
     config: TeachingConfig
     learner: Any
     """Configuration of the teacher."""
     seed: int
     collect: tuple[Ref, ...]
-    device: str = "cpu"
-    cuda_graphs: bool = False
 
 
 @stage(version=2)
 def teach(spec: Teach, run: Run) -> dict[str, Any]:
     """Leaves `teachers.safetensors`, every task's best checkpoint, with `curves.jsonl` and `selected.json`."""
     rows = resident(load_rows(run.paths(spec.collect), spec.tasks), run.device)
-    teaching = Teaching(
-        spec.teacher,
-        spec.learner,
-        spec.config,
-        layout_of(spec.env),
-        rows,
-        env_maker(spec.env, spec.tasks, spec.horizon),
-        spec.tasks,
-        spec.seed,
-        run.device,
-        cuda_graphs=spec.cuda_graphs,
-    )
+    make_envs, configs = env_maker(spec.env, spec.tasks, spec.horizon), (spec.teacher, spec.learner, spec.config)
+    where = (make_envs, spec.tasks, spec.seed, run.device)
+    teaching = Teaching(*configs, layout_of(spec.env), rows, *where, cuda_graphs=spec.cuda_graphs)
     run.train(teaching)
-    teachers = {"tasks": list(spec.tasks), "teachers": teaching.best.state_dict()}
-    save_tree(run.out / "teachers.safetensors", teachers)
+    tasks, teachers = list(spec.tasks), teaching.best.state_dict()
+    save_tree(run.out / "teachers.safetensors", {"tasks": tasks, "teachers": teachers})
     write_lines(run.out / "curves.jsonl", teaching.curve)
     write_json(run.out / "selected.json", teaching.selected)
     return {"return": teaching.best_return}

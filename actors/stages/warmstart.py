@@ -1,21 +1,12 @@
 """SAC on a stack of unseen tasks, from scratch or from the multi-task policy."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
-from actors.artefacts import (
-    ArtefactError,
-    env_maker,
-    layout_of,
-    load_policy,
-    snapshot_of,
-    write_json,
-    write_lines,
-)
-from actors.stage import Ref, Run, stage
+from actors.artefacts import ArtefactError, env_maker, layout_of, snapshot_of, write_json, write_lines
+from actors.stage import Ref, Run, Stack, stage
 from mbml.collect import CollectConfig, Collection
+from mbml.policy import ContextPolicy
 from mbml.rows import resident
 from mbml.sac import SAC
 from mbml.seeding import generator_of, seed_of
@@ -37,34 +28,27 @@ class Start:
 
 
 @dataclass(frozen=True)
-class WarmStart:
+class WarmStart(Stack):
     """SAC on `tasks` of the test split."""
 
-    env: str
     horizon: int
-    tasks: tuple[int, ...]
     config: CollectConfig
     seed: str
     policy_rate: float | None = None
     """None is plain SAC with one mini-batch."""
     start: Start | None = None
     """None is from random networks."""
-    device: str = "cpu"
-    cuda_graphs: bool = False
 
 
 @stage(version=1)
 def warmstart(spec: WarmStart, run: Run) -> dict[str, Any]:
     """Leaves `curves.jsonl`, whose steps leave out those of the multi-task policy, and `start.json`."""
-    collection = Collection(
-        spec.config,
-        layout_of(spec.env),
-        env_maker(spec.env, spec.tasks, spec.horizon, "test"),
-        spec.tasks,
-        spec.seed,
-        _learner(spec, run.device),
-        cuda_graphs=spec.cuda_graphs,
-    )
+    layout, make_envs = layout_of(spec.env), env_maker(spec.env, spec.tasks, spec.horizon, "test")
+    generator = generator_of(spec.seed, "warmstart", "learner", *spec.tasks, device=run.device)
+    sac = (spec.config.sac, layout, len(spec.tasks), generator)
+    learner = SAC(*sac) if spec.policy_rate is None else TwoBatchSAC(*sac, spec.policy_rate)
+    where = (spec.tasks, spec.seed, learner)
+    collection = Collection(spec.config, layout, make_envs, *where, cuda_graphs=spec.cuda_graphs)
     if not run.resumes:
         write_json(run.out / "start.json", _warm(spec, spec.start, collection, run) if spec.start else {})
         collection.record()
@@ -73,16 +57,10 @@ def warmstart(spec: WarmStart, run: Run) -> dict[str, Any]:
     return collection.latest()
 
 
-def _learner(spec: WarmStart, device: str) -> SAC:
-    generator = generator_of(spec.seed, "warmstart", "learner", *spec.tasks, device=device)
-    common = (spec.config.sac, layout_of(spec.env), len(spec.tasks), generator)
-    return SAC(*common) if spec.policy_rate is None else TwoBatchSAC(*common, spec.policy_rate)
-
-
 def _warm(spec: WarmStart, start: Start, collection: Collection, run: Run) -> dict[str, Any]:
     """Warm the collection's learner; what the multi-task policy reached, and how well it was imitated."""
     layout, learner, tasks, seed = collection.layout, collection.learner, spec.tasks, spec.seed
-    student = load_policy(snapshot_of(run.inputs[start.trained], start.snapshot))
+    student = ContextPolicy.load(snapshot_of(run.inputs[start.trained], start.snapshot))
     if not isinstance(student, Student) or not isinstance(learner, TwoBatchSAC):
         raise ArtefactError("A warm start needs a distilled policy with a value function, and two mini-batches.")
     envs = env_maker(spec.env, tasks, spec.horizon, "test")(1)

@@ -8,6 +8,8 @@ from mbml import envs
 from mbml.registry import PRESETS as NAMES
 from mbml.registry import UnknownName
 from mbml.settings import ConfigError, changed
+from pipeline.__main__ import Run
+from pipeline.config import Place
 from pipeline.presets import preset
 
 # Paper, appendix: N, BCQ iterations, reward threshold, horizon, K, K_test.
@@ -75,6 +77,23 @@ def test_presets_grow():
             lambda c: sum(c.distill.student.value_hidden),
         ):
             assert size(smoke) < size(laptop) <= size(paper)
+
+
+SMALL_FAMILY = """
+import gymnasium
+from mbml.envs import family
+make = lambda gravity: gymnasium.make("Pendulum-v1", g=float(gravity[0]))
+small = family("small", make, train=[1.0, 2.0], test=[3.0], horizon=10)
+"""
+
+
+def test_smoke_takes_no_more_than_a_small_family_of_the_users_has(tmp_path, monkeypatch):
+    (tmp_path / "small_family.py").write_text(SMALL_FAMILY)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = preset("small_family:small", "smoke")
+    config.check()
+    assert (config.horizon, config.train_tasks, config.test_tasks) == (10, 2, 1)
+    assert ":" not in str(Run(config, Place()).out())
 
 
 def test_unknown_names_are_refused_with_the_valid_ones():

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.artefacts import load_policy, read_json, snapshot_of
+from actors.artefacts import read_json, snapshot_of
 from actors.store import Store
 from mbml import envs
 from mbml.data import validate
 from mbml.methods import METHODS
+from mbml.policy import ContextPolicy
 from mbml.settings import changed
 from pipeline.plan import plan
 from pipeline.presets import preset
@@ -105,7 +106,7 @@ def test_methods_share_data_and_teachers_but_not_students(everything):
     assert [(run.variant.label, run.seed) for run in compared.runs] == [(m, s) for m in COMPARED for s in (0, 1)]
     encoders = set()
     for run in compared.runs:
-        policy = load_policy(snapshot_of(store.fetch(*run.trained), compared.config.distill.steps))
+        policy = ContextPolicy.load(snapshot_of(store.fetch(*run.trained), compared.config.distill.steps))
         encoders.add(policy.encoder.body.weights[0].detach().numpy().tobytes())
     assert len(encoders) == len(compared.runs)
 

@@ -10,11 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from actors.host import Progress
 from actors.stage import Job, Ref
 from actors.store import Store, StoreError
 from pipeline.cluster import ClusterError
-from pipeline.scheduler import duration, execute, progress_line
+from pipeline.scheduler import execute
 from tests.pipeline.workers import Add, Count, job
 
 
@@ -26,19 +25,6 @@ def diamond(**changes):
     a = job("a")
     b, c = job("b", a, **changes), job("c", a)
     return [a, b, c, job("d", b, c)]
-
-
-def test_lines_for_people():
-    progress = Progress("teach tasks 0-4", 3200, 6000, "it", 41.2, 68.0, {"return": 187.21})
-    line = progress_line(progress)
-    assert line == "running  teach tasks 0-4   3200/6000 it  53%  41.2 it/s  1m08s left  return=187.2"
-    assert [duration(s) for s in (0.04, 9.96, 59.7, 3599.8, 7500)] == [
-        "0.0s",
-        "10.0s",
-        "1m00s",
-        "1h00m",
-        "2h05m",
-    ]
 
 
 @pytest.mark.usefixtures("embedded_ray")

@@ -79,7 +79,7 @@ def test_every_trial_and_evaluation_is_a_row(place, rivals):
 
 
 def test_progress_says_which_trial_how_far_and_how_long(place, rivals):
-    lines = [line for line in place.said if line.startswith("running") and "[" in line]
+    lines = [line for line in place.said if line.startswith("running") and "   step " in line]
     assert len(lines) == 12
     assert all("test_return=" in line and "left" in line for line in lines[:-1])
     assert any("6/6 trials, 100%" in line for line in place.said)

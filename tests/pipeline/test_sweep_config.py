@@ -1,4 +1,4 @@
-"""Sweeps as YAML files: those that come with the project are right, and every mistake is one sentence with its line."""
+"""Sweeps as YAML files: those that come with the project are right, every mistake is one sentence with its field."""
 
 from dataclasses import replace
 
@@ -75,27 +75,27 @@ def test_what_an_environment_rules_out_is_left_out_and_said():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("grid:\n  distil.margin: [1]\n", ["line 2", "distil.margin", "distill", "collect"]),
-        ("seeds: [0]\ngrid:\n  distill.margn: [1]\n", ["line 3", "did you mean distill.margin", "distill.kl_weight"]),
-        ("grid:\n  distill: [1]\n", ["line 2", "distill.margin"]),
-        ("grid:\n  distill.margin.x: [1]\n", ["line 2", "distill.margin.x"]),
-        ("grid:\n  distill.margin: [1, wide]\n", ["line 2", "entry 1", "wide", "number"]),
-        ("grid:\n  distill.margin: 2\n", ["line 2", "distill.margin is 2", "tuple"]),
-        ("grid:\n  distill.margin: []\n", ["line 2", "no values"]),
-        ("grid:\n  distill.triplet: [softly]\n", ["line 2", "softly", "hard_mining"]),
-        ("grid:\n  env: [ant_dir]\n", ["line 2", "env", "same in the whole sweep"]),
+        ("grid:\n  distil.margin: [1]\n", ["distil.margin", "distill", "collect"]),
+        ("seeds: [0]\ngrid:\n  distill.margn: [1]\n", ["did you mean distill.margin", "distill.kl_weight"]),
+        ("grid:\n  distill: [1]\n", ["distill.margin"]),
+        ("grid:\n  distill.margin.x: [1]\n", ["distill.margin.x"]),
+        ("grid:\n  distill.margin: [1, wide]\n", ["distill.margin", "entry 1", "wide", "number"]),
+        ("grid:\n  distill.margin: 2\n", ["distill.margin is 2", "tuple"]),
+        ("grid:\n  distill.margin: []\n", ["distill.margin", "no values"]),
+        ("grid:\n  distill.triplet: [softly]\n", ["distill.triplet", "softly", "hard_mining"]),
+        ("grid:\n  env: [ant_dir]\n", ["env", "same in the whole sweep"]),
         ("grid: [1]\n", ["name: value"]),
-        ("margins: [1]\n", ["line 1", "margins", "description, methods, grid, seeds, set, asha"]),
-        ("seeds: [0, one]\n", ["line 1", "entry 1", "one", "integer"]),
+        ("margins: [1]\n", ["margins", "description, methods, grid, seeds, set, asha"]),
+        ("seeds: [0, one]\n", ["seeds", "entry 1", "one", "integer"]),
         ("seeds: [0]\nseeds: [1]\n", ["line 2", "second time"]),
-        ("methods:\n  - full\n  - fulll\n", ["line 1", "entry 1", "fulll", "contextual_bcq"]),
-        ("methods: [full, full]\n", ["line 1", "each once"]),
-        ("set:\n  distill.steps: many\n", ["line 2", "many", "integer"]),
+        ("methods:\n  - full\n  - fulll\n", ["methods", "entry 1", "fulll", "contextual_bcq"]),
+        ("methods: [full, full]\n", ["methods", "each once"]),
+        ("set:\n  distill.steps: many\n", ["distill.steps", "many", "integer"]),
         ("seeds: [0\n", ["line", "not YAML"]),
         ("", ["mine.yaml", "name: value"]),
     ],
 )
-def test_a_mistake_is_one_sentence_with_its_line(tmp_path, text, words):
+def test_a_mistake_is_one_sentence_with_its_file_and_field(tmp_path, text, words):
     with pytest.raises(ConfigError) as caught:
         load_sweep(written(tmp_path, text))
     sentence = str(caught.value)
@@ -107,7 +107,7 @@ def test_a_mistake_is_one_sentence_with_its_line(tmp_path, text, words):
 
 
 def test_values_that_cannot_be_run_are_refused_before_anything_runs(tmp_path):
-    with pytest.raises(ConfigError, match=r"line 2: rllib\.updates \(entry 1\) is 0"):
+    with pytest.raises(ConfigError, match=r"mine\.yaml: rllib\.updates \(entry 1\) is 0"):
         load_sweep(written(tmp_path, "grid:\n  rllib.updates: [10, 0]\n"))
     sweep = load_sweep(written(tmp_path, "grid:\n  evaluate.skipped_episodes: [1, 9]\n"))
     with pytest.raises(ConfigError, match=r"evaluate\.skipped_episodes is 9"):
