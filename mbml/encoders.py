@@ -126,14 +126,15 @@ class MeanEmbedding(Encoder):
 
     Statistics are (embedding, 1); beliefs have variance 0, and nothing seen is the zero vector.
 
-    The tanh bounds the squared distances of the triplet losses, which have no regulariser here.
+    The tanh bounds the squared distances of the triplet losses, which have no regulariser here. Z must be at least 2.
     """
 
     outputs_per_dimension = 1
 
     def statistics(self, context: Tensor) -> Tensor:
         """Embedding in (-1, 1) and the number 1, `[..., Z + 1]`."""
-        embedding = torch.tanh(through(self.body, context))
+        # Normalised over its dimensions: without that all of them soon saturate, at the same ends for every task.
+        embedding = torch.tanh(F.layer_norm(through(self.body, context), (self.embedding_size,)))
         return torch.cat([embedding, torch.ones_like(embedding[..., :1])], -1)
 
     def belief(self, statistics: Tensor) -> Belief:

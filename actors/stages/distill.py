@@ -31,7 +31,7 @@ class Distill:
     device: str = "cpu"
 
 
-@stage(version=1)
+@stage(version=2)  # 2: the mean encoder normalises its embedding before the tanh
 def distill(spec: Distill, run: Run) -> dict[str, Any]:
     """Leaves `snapshots/step-NNNNNNN.safetensors` and `losses.jsonl`."""
     rows = resident(load_rows(run.paths(spec.collect), spec.tasks), run.device)

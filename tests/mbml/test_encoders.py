@@ -34,7 +34,9 @@ def naive_mean(net, seen):
     """Mean of the bounded embeddings of transitions, one after the other."""
     total = torch.zeros(Z).double()
     for transition in seen:
-        total = total + torch.tanh(forward(layers_of(net.body), transition))
+        output = forward(layers_of(net.body), transition)
+        spread = ((output - output.mean()).square().mean() + 1e-5).sqrt()
+        total = total + torch.tanh((output - output.mean()) / spread)
     return Belief(total / max(len(seen), 1), torch.zeros(Z).double())
 
 
