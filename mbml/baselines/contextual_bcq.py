@@ -124,8 +124,7 @@ class ContextualBCQ(Learner):
     def policy(self) -> GenerativeStudent:
         """Copies of the networks that act now: it infers z, generates, perturbs and chooses by the first critic."""
         student = GenerativeStudent(self.config.student, self.layout, torch.Generator()).to(self.generator.device)
-        student.encoder.load_state_dict(self.encoder.state_dict())
         student.value_network = select_stack(self.critics, [0])
-        student.decoder.load_state_dict(self.decoder.state_dict())
-        student.perturbation.load_state_dict(self.perturbation.state_dict())
+        for name in ("encoder", "decoder", "perturbation"):
+            getattr(student, name).load_state_dict(getattr(self, name).state_dict())
         return student
