@@ -86,18 +86,11 @@ class MetaGenRLConfig:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {
-        "hidden": (16, 16),
-        "objective_hidden": (8, 8),
-        "lstm": 4,
-        "steps": 8,
-        "evaluation_every": 4,
-        "evaluation_episodes": 1,
-        "segments": 4,
-        "objective_segments": 4,
-        "segment_length": 5,
+        "hidden": (16, 16), "objective_hidden": (8, 8), "lstm": 4, "steps": 8, "evaluation_every": 4,
+        "evaluation_episodes": 1, "segments": 4, "objective_segments": 4, "segment_length": 5,
     },
     "laptop": {"hidden": (128, 128), "steps": 2_000, "evaluation_every": 20, "segments": 50, "objective_segments": 50},
-}
+}  # fmt: skip
 
 
 class Segments(NamedTuple):
