@@ -44,11 +44,8 @@ def relabel(spec: Relabel, run: Run) -> dict[str, Any]:
     training = None
     if spec.config.source == "ensemble":
         layout, trained = layout_of(spec.env), run.paths(spec.trained)
-        models: dict[Target, Ensemble] = {
-            target: load_ensemble(trained, config, layout, target) for target, config in spec.models.items()
-        }
-        report = partial(run.report, unit="tasks")
-        tables = relabelled(rows, index, layout, models, spec.config, report)
+        models: dict[Target, Ensemble] = {t: load_ensemble(trained, c, layout, t) for t, c in spec.models.items()}
+        tables = relabelled(rows, index, layout, models, spec.config, partial(run.report, unit="tasks"))
         if truth is not None:
             training = _error_over_training(spec, run, rows, index, truth, generator)
     elif truth is not None:
