@@ -81,12 +81,6 @@ class Squashed(NamedTuple):
         return torch.cat([to_mean, to_log_std], -1)
 
 
-def squashed_sample(head: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Action `[..., d_a]` and log-density `[..., 1]` of a draw from policy outputs `[..., 2 d_a]`."""
-    drawn = Squashed.draw(head, generator)
-    return drawn.action, drawn.log_density
-
-
 class SAC(Learner):
     """T soft actor-critics that share nothing but the batched matrix products, on the device of the generator.
 
@@ -125,7 +119,7 @@ class SAC(Learner):
         head = self.policy(observation.to(self.generator.device))
         if deterministic:
             return torch.tanh(head.chunk(2, dim=-1)[0]).cpu()
-        return squashed_sample(head, self.generator)[0].cpu()
+        return Squashed.draw(head, self.generator).action.cpu()
 
     @torch.no_grad()
     def update(self, rows: Tensor) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from mbml.losses import posterior_regulariser
 from mbml.nets import StackedMLP, adam, soft_update, step
 from mbml.policy import ContextPolicy
 from mbml.rows import RowLayout, Rows, sample_rows
-from mbml.sac import LOG_STD_MAX, LOG_STD_MIN, squashed_sample
+from mbml.sac import LOG_STD_MAX, LOG_STD_MIN, Squashed
 from mbml.settings import Count, NotNegative, Positive, Share, Widths
 
 
@@ -115,7 +115,7 @@ class BatchPEARL(Learner):
         z_fixed = z.detach()
         state = torch.cat([batch.observation, z_fixed], -1)
         head = self.policy.actor(state)
-        action, log_density = squashed_sample(head, generator)
+        action, log_density, *_ = Squashed.draw(head, generator)
         values = self.critics(torch.cat([batch.observation, action, z_fixed], -1), frozen=True).amin(0, keepdim=True)
         v_loss = (self.value(state) - (values - log_density).detach()).square().mean()
         policy_loss = (log_density - values).mean()
