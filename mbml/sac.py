@@ -136,13 +136,11 @@ class SAC(Learner):
         critic_loss = self._step_critics(self.critics, self.critic_optimiser, self.layout.pair(rows), target)
         policy_loss = self._step_policy(batch.observation, drawn, trace, alpha)
         soft_update(self.target_critics, self.critics, self.config.tau)
-        self.steps_done += 1
         return self._losses(critic_loss.unflatten(0, (2, self.tasks)).mean(0), policy_loss, alpha, drawn)
 
-    @staticmethod
-    def _losses(critic_loss: Tensor, policy_loss: Tensor, alpha: Tensor, drawn: Squashed) -> dict[str, Tensor]:
+    def _losses(self, critic_loss: Tensor, policy_loss: Tensor, alpha: Tensor, drawn: Squashed) -> dict[str, Tensor]:
         entropy = -drawn.log_density.mean((1, 2))
-        return {"critic_loss": critic_loss, "policy_loss": policy_loss, "alpha": alpha.flatten(), "entropy": entropy}
+        return self.counted(critic_loss=critic_loss, policy_loss=policy_loss, alpha=alpha.flatten(), entropy=entropy)
 
     def _step_alpha(self, log_density: Tensor) -> None:
         """Descend -log alpha (log-density - d_a), in which log alpha is linear."""

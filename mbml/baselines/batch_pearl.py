@@ -123,14 +123,8 @@ class BatchPEARL(Learner):
         step(self.actor_optimiser, v_loss + policy_loss + head_regulariser(head, config.policy_regulariser))
 
         soft_update(self.target_value, self.value, config.tau)
-        self.steps_done += 1
-        return {
-            "q_loss": q_loss.detach(),
-            "v_loss": v_loss.detach(),
-            "policy_loss": policy_loss.detach(),
-            "kl": encoder.regulariser(belief).detach().mean(),
-            "entropy": -log_density.detach().mean(),
-        }
+        kl, entropy = encoder.regulariser(belief).mean(), -log_density.mean()
+        return self.counted(q_loss=q_loss, v_loss=v_loss, policy_loss=policy_loss, kl=kl, entropy=entropy)
 
 
 def head_regulariser(head: Tensor, weight: float) -> Tensor:

@@ -115,10 +115,8 @@ class ContextualBCQ(Learner):
         # Targets
         soft_update(self.target_critics, self.critics, config.tau)
         soft_update(self.target_perturbation, self.perturbation, config.tau)
-        self.steps_done += 1
-        losses = {"vae_loss": vae_loss, "critic_loss": critic_loss, "actor_loss": actor_loss}
-        losses["kl"] = self.encoder.regulariser(belief).mean()
-        return {name: loss.detach() for name, loss in losses.items()}
+        kl = self.encoder.regulariser(belief).mean()
+        return self.counted(vae_loss=vae_loss, critic_loss=critic_loss, actor_loss=actor_loss, kl=kl)
 
     @property
     def policy(self) -> GenerativeStudent:

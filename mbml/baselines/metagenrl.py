@@ -261,8 +261,7 @@ class MetaGenRL(Learner):
         if self.steps_done % config.objective_every == 0:
             losses["objective_loss"] = self._objective_loss(draw(config.objective_segments))
             clipped_step(self.objective_optimiser, losses["objective_loss"], self.objective, config.clip)
-        self.steps_done += 1
-        return {name: loss.detach() for name, loss in losses.items()}
+        return self.counted(**losses)
 
     def _critic_loss(self, segments: Segments) -> Tensor:
         """Both critics' squared errors, each a mean over the padded segments."""
