@@ -125,8 +125,7 @@ class MultiTaskLearner(Learner):
             objective = full_objective(objective, contexts.triplet, config.triplet_weight)
 
         step(self.optimiser, objective)
-        self.steps_done += 1
-        return {name: loss.detach() for name, loss in losses.items()} | contexts.metrics
+        return self.counted(**losses) | contexts.metrics
 
     def _own_contexts(self) -> _Contexts:
         """Contexts of 2M own transitions; with hard mining N of them per task, one of which gives z."""

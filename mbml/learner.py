@@ -51,6 +51,11 @@ class Learner(ABC):
     def update(self, *arguments: Any) -> dict[str, Tensor]:
         """One update; its losses by name, detached. Nothing is read back from the device."""
 
+    def counted(self, **losses: Tensor) -> dict[str, Tensor]:
+        """Count one more update, and give its losses, detached."""
+        self.steps_done += 1
+        return {name: loss.detach() for name, loss in losses.items()}
+
     def parts(self) -> dict[str, _Part]:
         """Networks, parameters, optimisers and generators by the name of their attribute."""
         named = vars(self).items()

@@ -63,17 +63,16 @@ class Ensemble(Learner):
     def update(self, rows: Tensor) -> dict[str, Tensor]:
         """One step on rows `[T, batch, row]`: squared error, mean over batch and dimensions, summed over members."""
         batch, pair = self.layout.split(rows), self.layout.pair(rows)
-        self.steps_done += 1
         target = batch.reward if self.target == "reward" else batch.next_observation
         if self._shares_hidden:
             loss, gradients = shared_squares(pair, target, *self.network.layers)
             for parameter, gradient in zip(self.network.parameters(), gradients, strict=True):
                 parameter.grad = gradient
             self.optimiser.step()
-            return {"loss": self._by_task(loss).mean(1)}
+            return self.counted(loss=self._by_task(loss).mean(1))
         loss = (self._run(pair) - target.unsqueeze(1)).square().mean((2, 3))
         step(self.optimiser, loss.sum())
-        return {"loss": loss.detach().mean(1)}
+        return self.counted(loss=loss.mean(1))
 
     @property
     def _shares_hidden(self) -> bool:

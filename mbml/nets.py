@@ -79,7 +79,19 @@ class StackedMLP(nn.Module):
             weights, biases = [w.detach() for w in weights], [b.detach() for b in biases]
         if stack < self.stack:
             weights, biases = [w[:stack] for w in weights], [b[:stack] for b in biases]
-        return perceptrons(x, weights, biases)
+        if len(x) == 1:
+            x = x.expand(stack, -1, -1)
+        elif len(x) < stack:
+            x = x.repeat(stack // len(x), 1, 1)
+        for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+            if stack == 1:
+                # Squeezed, because the gradient of an index is a tensor of zeros with the part copied into it.
+                x = torch.addmm(bias.squeeze(0), x.squeeze(0), weight.squeeze(0)).unsqueeze(0)
+            else:
+                x = torch.baddbmm(bias, x, weight)
+            if layer < len(weights) - 1:
+                x = torch.relu_(x)
+        return x
 
     def trace(self, x: Tensor) -> tuple[Tensor, Trace]:
         """The outputs of `forward` without a graph, and what the two methods below need for the gradients."""
@@ -106,24 +118,6 @@ class StackedMLP(nn.Module):
         """The network that `save` described, on copies of its tensors."""
         saved, layers = state["weights"], range(len(state["sizes"]) - 1)
         return cls.of(*([saved[f"{kind}.{layer}"].clone() for layer in layers] for kind in ("weights", "biases")))
-
-
-def perceptrons(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
-    """Outputs `[T, B, out]` of inputs `[T or a divisor, B, in]` for weights `[T, in, out]` and biases `[T, 1, out]`."""
-    stack, last = weights[0].shape[0], len(weights) - 1
-    if len(x) == 1:
-        x = x.expand(stack, -1, -1)
-    elif len(x) < stack:
-        x = x.repeat(stack // len(x), 1, 1)
-    for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        if stack == 1:
-            # Squeezed, because the gradient of an index is a tensor of zeros with the part copied into it.
-            x = torch.addmm(bias.squeeze(0), x.squeeze(0), weight.squeeze(0)).unsqueeze(0)
-        else:
-            x = torch.baddbmm(bias, x, weight)
-        if layer < last:
-            x = torch.relu_(x)
-    return x
 
 
 def select_stack(network: StackedMLP, indices: Sequence[int]) -> StackedMLP:

@@ -12,15 +12,14 @@ from mbml.encoders import Belief, Encoder
 from mbml.evaluate import Evaluation
 from mbml.policy import ContextPolicy
 from mbml.rollout import run_episode
-from mbml.rows import Rows, gather_rows, sample_indices
+from mbml.rows import Rows, gather_rows, sample_indices, sample_rows
 from mbml.seeding import generator_of
 
 
 @torch.no_grad()
 def own_posteriors(policy: ContextPolicy, rows: Rows, size: int, contexts: int, generator: torch.Generator) -> Belief:
     """Posteriors `[K, contexts, Z]` of random contexts of `size` own transitions, from rows `[K, P, row]`."""
-    indices = sample_indices(len(rows), contexts * size, rows.shape[1], generator)
-    context = policy.layout.context(gather_rows(rows, indices))
+    context = policy.layout.context(sample_rows(rows, contexts * size, generator))
     return policy.encoder.infer(context.unflatten(1, (contexts, size)))
 
 

@@ -81,12 +81,6 @@ class Squashed(NamedTuple):
         return torch.cat([to_mean, to_log_std], -1)
 
 
-def squashed_sample(head: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Action `[..., d_a]` and log-density `[..., 1]` of a draw from policy outputs `[..., 2 d_a]`."""
-    drawn = Squashed.draw(head, generator)
-    return drawn.action, drawn.log_density
-
-
 class SAC(Learner):
     """T soft actor-critics that share nothing but the batched matrix products, on the device of the generator.
 
@@ -125,7 +119,7 @@ class SAC(Learner):
         head = self.policy(observation.to(self.generator.device))
         if deterministic:
             return torch.tanh(head.chunk(2, dim=-1)[0]).cpu()
-        return squashed_sample(head, self.generator)[0].cpu()
+        return Squashed.draw(head, self.generator).action.cpu()
 
     @torch.no_grad()
     def update(self, rows: Tensor) -> dict[str, Tensor]:
@@ -142,13 +136,11 @@ class SAC(Learner):
         critic_loss = self._step_critics(self.critics, self.critic_optimiser, self.layout.pair(rows), target)
         policy_loss = self._step_policy(batch.observation, drawn, trace, alpha)
         soft_update(self.target_critics, self.critics, self.config.tau)
-        self.steps_done += 1
         return self._losses(critic_loss.unflatten(0, (2, self.tasks)).mean(0), policy_loss, alpha, drawn)
 
-    @staticmethod
-    def _losses(critic_loss: Tensor, policy_loss: Tensor, alpha: Tensor, drawn: Squashed) -> dict[str, Tensor]:
+    def _losses(self, critic_loss: Tensor, policy_loss: Tensor, alpha: Tensor, drawn: Squashed) -> dict[str, Tensor]:
         entropy = -drawn.log_density.mean((1, 2))
-        return {"critic_loss": critic_loss, "policy_loss": policy_loss, "alpha": alpha.flatten(), "entropy": entropy}
+        return self.counted(critic_loss=critic_loss, policy_loss=policy_loss, alpha=alpha.flatten(), entropy=entropy)
 
     def _step_alpha(self, log_density: Tensor) -> None:
         """Descend -log alpha (log-density - d_a), in which log alpha is linear."""

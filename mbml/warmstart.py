@@ -180,7 +180,6 @@ class TwoBatchSAC(SAC):
         alpha = self.log_alpha.detach().exp()
         loss_b = self._step_critic(1, self.second_optimiser, second, before)
         policy_loss = self._step_policy(batch.observation, drawn, trace, alpha)
-        self.steps_done += 1
         return self._losses((loss_a + loss_b) / 2, policy_loss, alpha, drawn)
 
     def _step_critic(self, which: int, optimiser: torch.optim.Optimizer, rows: Tensor, alpha: Tensor) -> Tensor:

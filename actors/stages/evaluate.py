@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from actors.artefacts import load_teachers, snapshot_of, tasks_of, write_json
@@ -56,10 +57,7 @@ def evaluate(spec: Evaluate, run: Run) -> dict[str, Any]:
     policy = ContextPolicy.load(snapshot_of(run.inputs[spec.trained], spec.step))
     splits = {"test": spec.test} | ({"train": spec.train} if spec.config.train_tasks else {})
     tasks = [task for split, indices in splits.items() for task in tasks_of(spec.env, split, indices)]
-
-    def report(done: int) -> None:
-        run.report(done, spec.config.episodes, "episodes")
-
+    report = partial(run.report, total=spec.config.episodes, unit="episodes")
     scores = evaluate_student(policy, spec.of(tasks), report)
     columns = {
         "score": counted_score(scores.returns, spec.config),

@@ -13,7 +13,7 @@ from mbml import envs
 from mbml.evaluate import evaluate_last_trajectory
 from mbml.policy import ContextPolicy
 from mbml.probes import identification, known_tasks, own_posteriors, returns_under, reward_swap
-from mbml.rows import gather_rows, sample_indices
+from mbml.rows import gather_rows, sample_rows
 from mbml.seeding import generator_of
 
 _PICTURE_CONTEXTS = 8
@@ -65,7 +65,7 @@ def _foreign_contexts(
     carry the unseen task's true rewards; None where those cannot be computed."""
     family = envs.get(spec.env)
     unseen = tasks_of(spec.env, "test", spec.test)
-    sample = gather_rows(rows, sample_indices(rows.shape[0], _CONTEXT_SIZE, rows.shape[1], generator))
+    sample = sample_rows(rows, _CONTEXT_SIZE, generator)
     truth = truth_table(spec.env, unseen, sample)  # [n, K, size]
     if truth is None:
         return None

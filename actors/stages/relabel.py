@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from actors.artefacts import layout_of, load_ensemble, load_history, load_rows, 
 from actors.stage import Ref, Run, stage
 from mbml import envs
 from mbml.models import Ensemble, EnsembleConfig, Target
-from mbml.relabel import RelabelConfig, RelabelTables, cross_task_error, diagnostics, pool_indices, relabel_with_truth
+from mbml.relabel import RelabelConfig, cross_task_error, diagnostics, pool_indices, relabel_with_truth
 from mbml.relabel import relabel as relabelled
 from mbml.rows import Rows, gather_rows, sample_indices
 from mbml.seeding import generator_of
@@ -42,7 +43,9 @@ def relabel(spec: Relabel, run: Run) -> dict[str, Any]:
     truth = truth_table(spec.env, tasks_of(spec.env, "train", spec.tasks), rows, index)
     training = None
     if spec.config.source == "ensemble":
-        tables = _predicted(spec, run, rows, index)
+        layout, trained = layout_of(spec.env), run.paths(spec.trained)
+        models: dict[Target, Ensemble] = {t: load_ensemble(trained, c, layout, t) for t, c in spec.models.items()}
+        tables = relabelled(rows, index, layout, models, spec.config, partial(run.report, unit="tasks"))
         if truth is not None:
             training = _error_over_training(spec, run, rows, index, truth, generator)
     elif truth is not None:
@@ -53,16 +56,6 @@ def relabel(spec: Relabel, run: Run) -> dict[str, Any]:
     about = {"threshold": spec.config.reward_threshold, "error_note": note, "training": training}
     write_json(run.out / "diagnostics.json", diagnostics(tables, truth) | about)
     return {"eligible_share": float(tables.eligible.float().mean())}
-
-
-def _predicted(spec: Relabel, run: Run, rows: Rows, index: Tensor) -> RelabelTables:
-    layout, trained = layout_of(spec.env), run.paths(spec.trained)
-    models: dict[Target, Ensemble] = {t: load_ensemble(trained, config, layout, t) for t, config in spec.models.items()}
-
-    def report(done: int, total: int) -> None:
-        run.report(done, total, "tasks")
-
-    return relabelled(rows, index, layout, models, spec.config, report)
 
 
 def _error_over_training(

@@ -13,7 +13,7 @@ from mbml.losses import posterior_regulariser
 from mbml.nets import StackedMLP, adam, soft_update, step
 from mbml.policy import ContextPolicy
 from mbml.rows import RowLayout, Rows, sample_rows
-from mbml.sac import LOG_STD_MAX, LOG_STD_MIN, squashed_sample
+from mbml.sac import LOG_STD_MAX, LOG_STD_MIN, Squashed
 from mbml.settings import Count, NotNegative, Positive, Share, Widths
 
 
@@ -115,7 +115,7 @@ class BatchPEARL(Learner):
         z_fixed = z.detach()
         state = torch.cat([batch.observation, z_fixed], -1)
         head = self.policy.actor(state)
-        action, log_density = squashed_sample(head, generator)
+        action, log_density, *_ = Squashed.draw(head, generator)
         values = self.critics(torch.cat([batch.observation, action, z_fixed], -1), frozen=True).amin(0, keepdim=True)
         v_loss = (self.value(state) - (values - log_density).detach()).square().mean()
         policy_loss = (log_density - values).mean()
@@ -123,14 +123,8 @@ class BatchPEARL(Learner):
         step(self.actor_optimiser, v_loss + policy_loss + head_regulariser(head, config.policy_regulariser))
 
         soft_update(self.target_value, self.value, config.tau)
-        self.steps_done += 1
-        return {
-            "q_loss": q_loss.detach(),
-            "v_loss": v_loss.detach(),
-            "policy_loss": policy_loss.detach(),
-            "kl": encoder.regulariser(belief).detach().mean(),
-            "entropy": -log_density.detach().mean(),
-        }
+        kl, entropy = encoder.regulariser(belief).mean(), -log_density.mean()
+        return self.counted(q_loss=q_loss, v_loss=v_loss, policy_loss=policy_loss, kl=kl, entropy=entropy)
 
 
 def head_regulariser(head: Tensor, weight: float) -> Tensor:

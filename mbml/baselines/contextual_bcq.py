@@ -115,17 +115,14 @@ class ContextualBCQ(Learner):
         # Targets
         soft_update(self.target_critics, self.critics, config.tau)
         soft_update(self.target_perturbation, self.perturbation, config.tau)
-        self.steps_done += 1
-        losses = {"vae_loss": vae_loss, "critic_loss": critic_loss, "actor_loss": actor_loss}
-        losses["kl"] = self.encoder.regulariser(belief).mean()
-        return {name: loss.detach() for name, loss in losses.items()}
+        kl = self.encoder.regulariser(belief).mean()
+        return self.counted(vae_loss=vae_loss, critic_loss=critic_loss, actor_loss=actor_loss, kl=kl)
 
     @property
     def policy(self) -> GenerativeStudent:
         """Copies of the networks that act now: it infers z, generates, perturbs and chooses by the first critic."""
         student = GenerativeStudent(self.config.student, self.layout, torch.Generator()).to(self.generator.device)
-        student.encoder.load_state_dict(self.encoder.state_dict())
         student.value_network = select_stack(self.critics, [0])
-        student.decoder.load_state_dict(self.decoder.state_dict())
-        student.perturbation.load_state_dict(self.perturbation.state_dict())
+        for name in ("encoder", "decoder", "perturbation"):
+            getattr(student, name).load_state_dict(getattr(self, name).state_dict())
         return student

@@ -86,18 +86,11 @@ class MetaGenRLConfig:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {
-        "hidden": (16, 16),
-        "objective_hidden": (8, 8),
-        "lstm": 4,
-        "steps": 8,
-        "evaluation_every": 4,
-        "evaluation_episodes": 1,
-        "segments": 4,
-        "objective_segments": 4,
-        "segment_length": 5,
+        "hidden": (16, 16), "objective_hidden": (8, 8), "lstm": 4, "steps": 8, "evaluation_every": 4,
+        "evaluation_episodes": 1, "segments": 4, "objective_segments": 4, "segment_length": 5,
     },
     "laptop": {"hidden": (128, 128), "steps": 2_000, "evaluation_every": 20, "segments": 50, "objective_segments": 50},
-}
+}  # fmt: skip
 
 
 class Segments(NamedTuple):
@@ -268,8 +261,7 @@ class MetaGenRL(Learner):
         if self.steps_done % config.objective_every == 0:
             losses["objective_loss"] = self._objective_loss(draw(config.objective_segments))
             clipped_step(self.objective_optimiser, losses["objective_loss"], self.objective, config.clip)
-        self.steps_done += 1
-        return {name: loss.detach() for name, loss in losses.items()}
+        return self.counted(**losses)
 
     def _critic_loss(self, segments: Segments) -> Tensor:
         """Both critics' squared errors, each a mean over the padded segments."""

@@ -13,16 +13,19 @@ from mbml.envs.mujoco_env import MujocoTaskEnv, effort_of, motion, paper_tasks
 from mbml.envs.sizes import LOCOMOTION
 
 
-class AntDirEnv(MujocoTaskEnv):
+class _AntEnv(MujocoTaskEnv):
+    model_file = "ant.xml"
+
+    def _place(self) -> np.ndarray:
+        return self.data.body("torso").xpos[:2]
+
+
+class AntDirEnv(_AntEnv):
     """Reward: velocity along the direction, minus 0.5 |u|^2, plus 1 on every step; ends when the torso leaves
     0.2-1.0 m of height. The observation (27) is qpos without x and y, then qvel.
     """
 
-    model_file = "ant.xml"
     unobserved = 2
-
-    def _place(self) -> np.ndarray:
-        return self.data.body("torso").xpos[:2]
 
     def _reward(self, before: list[float], after: list[float], effort: float) -> tuple[float, tuple[float, ...]]:
         forward, velocity = motion(before, after, self.dt, self.task[0])
@@ -34,15 +37,10 @@ class AntDirEnv(MujocoTaskEnv):
         return not (finite and 0.2 <= self._qpos[2] <= 1.0)
 
 
-class AntGoalEnv(MujocoTaskEnv):
+class AntGoalEnv(_AntEnv):
     """Reward: minus the L1 distance to the goal after the step, minus 0.1 |u|^2; never ends, not even upside
     down. The observation (29) is the whole of qpos, x and y included, then qvel.
     """
-
-    model_file = "ant.xml"
-
-    def _place(self) -> np.ndarray:
-        return self.data.body("torso").xpos[:2]
 
     def _reward(self, before: list[float], after: list[float], effort: float) -> tuple[float, tuple[float, ...]]:
         return earned_at(after, self.task, effort), (after[0], after[1])

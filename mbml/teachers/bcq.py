@@ -196,9 +196,7 @@ class BCQ(TeacherLearner):
 
         soft_update(self.target_critics, self.critics, config.tau)
         soft_update(self.target_perturbation, self.perturbation, config.tau)
-        self.steps_done += 1
-        losses = {"vae_loss": vae_loss, "critic_loss": critic_loss, "actor_loss": actor_loss}
-        return {name: loss.detach() for name, loss in losses.items()}
+        return self.counted(vae_loss=vae_loss, critic_loss=critic_loss, actor_loss=actor_loss)
 
     def teachers(self) -> BCQTeachers:
         """Frozen copies of first critic, decoder and perturbation."""

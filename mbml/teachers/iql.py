@@ -91,10 +91,7 @@ class IQL(TeacherLearner):
         critic_loss = twin_error(self.critics(pair), target)
         step(self.critic_optimiser, critic_loss.sum())
         soft_update(self.target_critics, self.critics, config.tau)
-
-        self.steps_done += 1
-        losses = {"value_loss": value_loss, "policy_loss": policy_loss, "critic_loss": critic_loss}
-        return {name: loss.detach() for name, loss in losses.items()}
+        return self.counted(value_loss=value_loss, policy_loss=policy_loss, critic_loss=critic_loss)
 
     def teachers(self) -> DeterministicTeachers:
         """Frozen copies of first critic and policy."""

@@ -63,16 +63,14 @@ class TD3BC(TeacherLearner):
         target = self._td_target(batch.next_observation, batch.reward, batch.terminated)
         critic_loss = twin_error(self.critics(self.layout.pair(rows)), target)
         step(self.critic_optimiser, critic_loss.sum())
-        losses = {"critic_loss": critic_loss.detach()}
-
-        self.steps_done += 1
-        if self.steps_done % config.policy_delay == 0:
+        losses = {"critic_loss": critic_loss}
+        if (self.steps_done + 1) % config.policy_delay == 0:
             policy_loss = self._policy_loss(batch.observation, batch.action)
             step(self.policy_optimiser, policy_loss.sum())
-            losses["policy_loss"] = policy_loss.detach()
+            losses["policy_loss"] = policy_loss
             soft_update(self.target_critics, self.critics, config.tau)
             soft_update(self.target_policy, self.policy, config.tau)
-        return losses
+        return self.counted(**losses)
 
     @torch.no_grad()
     def _td_target(self, observation: Tensor, reward: Tensor, terminated: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mbml.rows import RowLayout, sample_indices
-from mbml.sac import SAC, SACConfig, Squashed, squashed_sample
+from mbml.sac import SAC, SACConfig, Squashed
 from tests.mbml.toys import (
     LAYOUT,
     POINT,
@@ -34,7 +34,7 @@ def spread(sac):
 
 def test_log_density_is_that_of_the_squashed_gaussian():
     head = torch.tensor([[0.3, -0.7, -0.5, 0.2]], dtype=torch.float64)
-    action, log_density = squashed_sample(head, seeded(1))
+    action, log_density, *_ = Squashed.draw(head, seeded(1))
     base = torch.distributions.Normal(head[0, :2], head[0, 2:].exp())
     squashed = torch.distributions.TransformedDistribution(base, torch.distributions.transforms.TanhTransform())
     assert log_density.item() == pytest.approx(squashed.log_prob(action[0]).sum().item(), abs=1e-4)
@@ -44,7 +44,7 @@ def test_standard_deviation_is_clamped():
     """A log-density depends on the clamped log-std alone, whatever the head says beyond it."""
     for beyond, limit in ((50.0, 2.0), (-50.0, -20.0)):
         outside, inside = (torch.tensor([[0.1, value]]) for value in (beyond, limit))
-        assert_same_bits(squashed_sample(outside, seeded(1)), squashed_sample(inside, seeded(1)))
+        assert_same_bits(Squashed.draw(outside, seeded(1))[:2], Squashed.draw(inside, seeded(1))[:2])
 
 
 def test_gradient_of_a_draw_is_that_of_autograd():
