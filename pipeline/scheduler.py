@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
@@ -96,11 +96,8 @@ def execute(
     return run.outcome()
 
 
-class Size(NamedTuple):
-    """What an actor is given; jobs that ask for the same share actors."""
-
-    num_cpus: float
-    num_gpus: float
+Size = tuple[float, float]
+"""CPUs and GPUs that an actor is given; jobs that ask for the same share actors."""
 
 
 @dataclass(eq=False)
@@ -128,7 +125,7 @@ class _Run:
         self.actors: list[Actor] = []
         self.calls: dict[ray.ObjectRef, Actor] = {}
         """What is awaited: an idle actor's first answer, or a busy one's job."""
-        self.sizes: dict[tuple[float, float], Size] = {}
+        self.sizes: dict[Size, Size] = {}
         """What is asked for, and what it is cut to."""
         self.waiting: list[tuple[Job, Size]] = []
         """Jobs that could run but for an actor."""
@@ -222,7 +219,7 @@ class _Run:
     def _size(self, job: Job) -> Size:
         asked = job.num_cpus, job.num_gpus
         if asked not in self.sizes:
-            self.sizes[asked] = Size(*fit(job.name, *asked, self.log))
+            self.sizes[asked] = fit(job.name, *asked, self.log)
         return self.sizes[asked]
 
     def _start(self, job: Job, actor: Actor) -> None:
