@@ -1,4 +1,4 @@
-"""Losses of multi-task distillation and of task inference: a function for each kind of term in the paper's equations.
+"""Losses of multi-task distillation and of task inference: a function for each equation of the paper, named after it.
 
 Eq. 1 is BCQ's target (`mbml.teachers.bcq.CandidateNetworks.td_target`), Eq. 7 is the relabelling
 (`mbml.relabel.RelabelTables.relabelled`).
@@ -15,13 +15,8 @@ from torch import Tensor
 from mbml.encoders import Belief, Encoder
 
 
-def distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Eq. 3, first term, Eq. 4 and Eq. 5: squared error over tasks and rows of a student against the teachers.
-
-    Of Q_D's values `[K, B, 1]`; of G_D's actions `[K, B, d_a]` for the same latents; of xi_D's raw outputs
-    `[K, B, d_a]` for the same actions; and in place of the last two, of the actions of a student that imitates what
-    teachers do. A mean over dimensions too, as in the authors' code; the paper adds them up.
-    """
+def value_distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Eq. 3, first term: squared error of Q_D against the teachers' values, both `[K, B, 1]`, over tasks and rows."""
     return (student - teacher).square().mean()
 
 
@@ -31,6 +26,24 @@ def posterior_regulariser(encoder: Encoder, belief: Belief, weight: float) -> Te
     The sum is the authors' code; the paper averages over the tasks.
     """
     return weight * encoder.regulariser(belief).sum()
+
+
+def generator_distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Eq. 4: squared error of G_D's actions `[K, B, d_a]` for the same latents.
+
+    A mean over dimensions too, as in the authors' code; the paper adds them up. So it is in Eq. 5.
+    """
+    return (student - teacher).square().mean()
+
+
+def perturbation_distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Eq. 5: squared error of xi_D's raw outputs `[K, B, d_a]` for the same actions."""
+    return (student - teacher).square().mean()
+
+
+def acting_distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """In place of Eq. 4 and 5, for a student that imitates what teachers do: squared error of actions `[K, B, d_a]`."""
+    return (student - teacher).square().mean()
 
 
 def distillation_objective(losses: Mapping[str, Tensor]) -> Tensor:

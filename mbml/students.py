@@ -12,7 +12,12 @@ import torch
 from torch import Tensor
 
 from mbml.encoders import EncoderConfig, make_encoder, through
-from mbml.losses import distillation_loss
+from mbml.losses import (
+    acting_distillation_loss,
+    generator_distillation_loss,
+    perturbation_distillation_loss,
+    value_distillation_loss,
+)
 from mbml.nets import StackedMLP
 from mbml.policy import ContextPolicy
 from mbml.registry import Entry, Registry
@@ -71,7 +76,7 @@ class Student(ContextPolicy):
         """
         with torch.no_grad():
             target = teachers.value(pair)
-        value = distillation_loss(self.value(batch.observation, batch.action, z), target)
+        value = value_distillation_loss(self.value(batch.observation, batch.action, z), target)
         return {"loss_q": value, **self.action_losses(teachers, batch.observation, z.detach(), generator)}
 
     @abstractmethod
@@ -114,8 +119,8 @@ class GenerativeStudent(Student):
             action = teachers.generate(observation, latent)
             perturbation = teachers.perturb(observation, action)
         return {
-            "loss_g": distillation_loss(self.generate(observation, latent, z), action),
-            "loss_xi": distillation_loss(self.perturb(observation, action, z), perturbation),
+            "loss_g": generator_distillation_loss(self.generate(observation, latent, z), action),
+            "loss_xi": perturbation_distillation_loss(self.perturb(observation, action, z), perturbation),
         }
 
     @torch.no_grad()
@@ -143,7 +148,7 @@ class ActingStudent(Student):
     ) -> dict[str, Tensor]:
         """Its action against the one that each teacher takes by its own acting rule."""
         target = teachers.act(observation, generator).to(observation.device)
-        return {"loss_action": distillation_loss(self._action(observation, z), target)}
+        return {"loss_action": acting_distillation_loss(self._action(observation, z), target)}
 
     @torch.no_grad()
     def act(self, observation: Tensor, z: Tensor, generator: torch.Generator) -> Tensor:

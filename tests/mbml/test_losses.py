@@ -8,13 +8,15 @@ import torch
 from mbml.encoders import Belief, EncoderConfig, make_encoder
 from mbml.losses import (
     Triplets,
-    distillation_loss,
     distillation_objective,
     full_objective,
+    generator_distillation_loss,
     hard_mining_triplet_loss,
     pair_triplet_losses,
+    perturbation_distillation_loss,
     posterior_regulariser,
     triplet_loss,
+    value_distillation_loss,
 )
 from tests.mbml.toys import naive_kl, seeded
 
@@ -92,9 +94,10 @@ def test_distillation_losses():
         [[(student[i, b, d] - teacher[i, b, d]).item() ** 2 for d in range(2)] for b in range(5)] for i in range(3)
     ]
     mean = sum(sum(sum(dims) / 2 for dims in rows) / 5 for rows in square) / 3
-    assert distillation_loss(student, teacher).item() == pytest.approx(mean, rel=1e-5)
+    for loss in (generator_distillation_loss, perturbation_distillation_loss):
+        assert loss(student, teacher).item() == pytest.approx(mean, rel=1e-5)
     first = sum(sum(dims[0] for dims in rows) / 5 for rows in square) / 3
-    assert distillation_loss(student[..., :1], teacher[..., :1]).item() == pytest.approx(first, rel=1e-5)
+    assert value_distillation_loss(student[..., :1], teacher[..., :1]).item() == pytest.approx(first, rel=1e-5)
 
 
 def test_regulariser_is_summed_over_tasks_and_dimensions():
