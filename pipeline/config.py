@@ -124,6 +124,8 @@ class _Fixed:
         """Raise ConfigError, one sentence, for values that cannot be run."""
         check_fields(self)
         family = envs.get(self.env)
+        if family.fingerprint:
+            _ = family.action_size  # makes one environment: what cannot be used is refused before anything starts
         for split, wanted in (("train", self.train_tasks), ("test", self.test_tasks)):
             available = len(family.tasks(split))
             if wanted > available:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from actors.host import duration
 from actors.stage import Job
-from actors.store import Store
+from actors.store import Store, StoreError
+from mbml.settings import check_fields
 from pipeline.cluster import connect
-from pipeline.config import Place, RunConfig
+from pipeline.config import ConfigError, Place, RunConfig
 from pipeline.plan import plan, plan_warmstart
 from pipeline.publish import Log, make_folder, publish, say_failures
 from pipeline.report.page import Page, run_page
@@ -38,13 +39,15 @@ def carry_out(
     `trials` runs what comes after the jobs, inside Ray; it returns what went wrong. Returns the exit code: 2 where
     jobs failed because of what they were given, 1 where one failed otherwise.
     """
+    check_fields(place)
     store, jobs = Store(place.store), list(jobs)
     store.check_writable()
     make_folder(out)
     (out / "config.json").write_text(json.dumps(asdict(config.resolved()), indent=1) + "\n")
     started = time.monotonic()
+    log(f"{title}: starting Ray")
     with connect(place.num_cpus, dashboard=place.dashboard) as where:
-        log(f"{title}: {len(jobs)} jobs on {where}")
+        log(f"{len(jobs)} jobs on {where}")
         limits = {"most_pending": place.most_pending, "patience": place.patience}
         outcome = execute(jobs, store.url, log=log, poll_seconds=_POLL_SECONDS, **limits)
         if not outcome.complete:
@@ -80,7 +83,13 @@ def warmstart(config: RunConfig, place: Place, out: Path, log: Log, *, axis: str
 
 def report(config: RunConfig, place: Place, out: Path, log: Log) -> int:
     """Write the report of a finished run again, from its artefacts alone."""
-    results = gather(plan(config), Store(place.store))
+    try:
+        results = gather(plan(config), Store(place.store))
+    except StoreError as error:
+        raise ConfigError(
+            f"There is no finished run of {title_of(config)} with these settings in {place.store}: run it first "
+            f"(make pipeline ENV={config.env} ...). {error}"
+        ) from None
     make_folder(out)
     publish(results, out, log)
     log(f"Report: {out / 'report.html'}")

@@ -48,10 +48,12 @@ def _outside(name: str) -> Family:
         sys.path.append(here)
     try:
         module = import_module(module_name)
-    except (ModuleNotFoundError, ValueError) as error:
-        if isinstance(error, ModuleNotFoundError) and not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module is there and misses another
-        raise FamilyError(f"There is no module {module_name!r} here or on Python's path for {name!r}.") from None
+    except Exception as error:  # whatever a user's file does
+        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
+            raise FamilyError(f"There is no module {module_name!r} here or on Python's path for {name!r}.") from None
+        if isinstance(error, ValueError) and not module_name:
+            raise FamilyError(f"{name!r} names no module; write it as module:family.") from None
+        raise FamilyError(f"{module_name} cannot be imported: {type(error).__name__}: {error}.") from error
     found = getattr(module, attribute, None)
     if not isinstance(found, Family):
         what = "has no" if found is None else f"has a {type(found).__name__} for"

@@ -102,7 +102,12 @@ class Family(Entry):
 
     @cached_property
     def _sizes(self) -> tuple[int, int]:
-        env = self.environment(self.tasks("train")[0])
+        try:
+            env = self.environment(self.tasks("train")[0])
+        except FamilyError:
+            raise
+        except Exception as error:  # whatever a user's function does
+            raise FamilyError(f"make of {self.name} fails with {type(error).__name__}: {error}.") from error
         env.close()
         return flatdim(env.observation_space), flatdim(env.action_space)
 

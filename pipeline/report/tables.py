@@ -141,7 +141,10 @@ def verdict(results: Results) -> list[str]:
     runs = f"{len(scores)} seed{'s' * (len(scores) > 1)}, {scores.shape[1]} task{'s' * (scores.shape[1] > 1)}"
     level = f"mean return {score(scores.mean(), places)}, last epoch; {runs}"
     sentences[0] = f"On unseen tasks {method_name(names[0])} ({level}) {sentences[0]}"
-    return [sentences[0], *(f"It {sentence}" for sentence in sentences[1:])]
+    found = [sentences[0], *(f"It {sentence}" for sentence in sentences[1:])]
+    if results.run["preset"] == "smoke":
+        found.insert(0, "The numbers of a smoke run mean nothing: it only shows that every stage runs.")
+    return found
 
 
 def notes(results: Results) -> list[str]:

@@ -122,3 +122,36 @@ def test_export_writes_every_task(capsys, tmp_path):
         table = pq.read_table(tmp_path / "out" / f"task-{task:03d}.parquet")
         assert sorted(table["rewards"].to_pylist()) == sorted(rows.reward.tolist())
         assert table["rewards"].to_pylist() != rows.reward.tolist()  # not in the order of collection
+
+
+FAMILY = "from mbml.envs import family\nimport gymnasium\n"
+FAMILIES = {
+    "x = = 3": "cannot be imported: SyntaxError",
+    "1 / 0": "cannot be imported: ZeroDivisionError: division by zero",
+    FAMILY + "def make(p):\n    raise OSError('no such robot')\nfam = family('f', make=make, train=[1, 2], test=[3])": (
+        "make of f fails with OSError: no such robot"
+    ),
+    FAMILY + "fam = family('f', make=lambda p: gymnasium.make('CartPole-v1'), train=[1, 2], test=[3])": (
+        "f has the actions Discrete(2)"
+    ),
+}
+
+
+@pytest.mark.parametrize("number", range(len(FAMILIES)))
+def test_a_family_that_cannot_be_used_is_refused_before_anything_is_written(number, tmp_path, monkeypatch, capsys):
+    source, words = list(FAMILIES.items())[number]
+    (tmp_path / f"broken_{number}.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    assert words in refused(capsys, "run", "--env", f"broken_{number}:fam", "--preset", "smoke", "--train-tasks", "2")
+    assert [path for path in sorted(tmp_path.iterdir()) if path.name != "__pycache__"] == before
+
+
+def test_a_report_of_a_run_that_is_not_there_says_what_to_run(tmp_path, capsys):
+    said = refused(capsys, "report", "--env", "umaze_goal", "--preset", "smoke", "--store", str(tmp_path / "store"))
+    assert "no finished run of umaze_goal, preset smoke, seed 0" in said
+    assert "make pipeline ENV=umaze_goal" in said
+
+
+def test_no_processors_are_refused(capsys):
+    assert "num_cpus is 0" in refused(capsys, "run", "--env", "umaze_goal", "--preset", "smoke", "--num-cpus", "0")
