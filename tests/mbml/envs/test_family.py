@@ -11,6 +11,7 @@ from gymnasium.spaces import Box, Dict, Discrete
 
 from mbml import envs
 from mbml.envs import family
+from mbml.envs.family import FamilyError
 
 
 class Plain(gymnasium.Env):
