@@ -20,9 +20,10 @@ K, P = 4, 200
 def reader(column, layout=LAYOUT, kind="product"):
     """A student whose embedding is the mean of one column of the context, with unit variance per transition.
 
-    A mean of bounded embeddings has no variance, and a fiftieth of the column, which its tanh leaves nearly as it is.
+    A mean of bounded embeddings has no variance, and a fiftieth of the column beside two constants: what it normalises
+    and bounds still says how large the column is.
     """
-    config = changed(small_student(1, (2,)), {"encoder.kind": kind})
+    config = changed(small_student(1 if kind == "product" else 3, (2,)), {"encoder.kind": kind})
     student = GenerativeStudent(config, layout, seeded())
     body = student.encoder.body
     with torch.no_grad():
@@ -30,7 +31,7 @@ def reader(column, layout=LAYOUT, kind="product"):
             parameter.zero_()
         body.weights[0][0, column] = torch.tensor([1.0, -1.0])
         body.weights[1][0, :, 0] = torch.tensor([1.0, -1.0]) * (1.0 if kind == "product" else 0.02)
-        body.biases[1][0, 0, 1:] = 0.5413
+        body.biases[1][0, 0, 1:] = 0.5413 if kind == "product" else torch.tensor([0.4, -0.4])
     return student
 
 
