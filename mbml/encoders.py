@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mbml.nets import StackedMLP
+from mbml.nets import Standardiser, StackedMLP
 from mbml.registry import Entry, Registry
-from mbml.settings import Count, Widths
+from mbml.rows import RowLayout
+from mbml.settings import Count, Positive, Widths
 
 VARIANCE_FLOOR = 1e-7
 
@@ -48,25 +49,22 @@ class EncoderConfig:
     """Widths of its network."""
     embedding_size: Count = 20
     """Size Z of the task embedding."""
+    standardised: bool = False
+    """Standardise its inputs by the statistics of all tasks' rows, with s' - s in place of s'."""
+    anchors: Count = 16
+    """Learned embeddings between which a `mixture` weighs; `evidence` has one for each training task."""
+    temperature: Positive = 1.0
+    """What a `mixture` divides the summed evidence by; above 1 it believes its evidence less."""
 
     def __post_init__(self) -> None:
         ENCODERS[self.kind]
 
 
 class Encoder(nn.Module, ABC):
-    """A network that sees each context transition `[s, a, s', r]` alone; a set is the sum of its members' statistics.
+    """What sees each context transition `[s, a, s', r]` alone; a set is the sum of its members' statistics.
 
     So one pass serves every set that a transition is in, and a belief can grow by one transition at a time.
     """
-
-    outputs_per_dimension: int
-    """Outputs of the network for each dimension of z."""
-
-    def __init__(self, context_size: int, config: EncoderConfig, generator: torch.Generator) -> None:
-        super().__init__()
-        self.embedding_size = config.embedding_size
-        outputs = self.outputs_per_dimension * config.embedding_size
-        self.body = StackedMLP(1, [context_size, *config.hidden, outputs], generator=generator)
 
     @abstractmethod
     def statistics(self, context: Tensor) -> Tensor:
@@ -76,20 +74,56 @@ class Encoder(nn.Module, ABC):
     def belief(self, statistics: Tensor) -> Belief:
         """Belief `[..., Z]` given the sets that have `statistics` `[..., S]`; where they are 0, nothing was seen."""
 
-    @abstractmethod
     def divergence(self, a: Belief, b: Belief) -> Tensor:
-        """How far `a` is from `b`, `[...]`, as the triplet losses measure it; need not be symmetric."""
+        """How far `a` is from `b`, `[...]`, as the triplet losses measure it; need not be symmetric.
 
-    @abstractmethod
+        Here the squared Euclidean distance of the means, for beliefs that are certain.
+        """
+        return (a.mean - b.mean).square().sum(-1)
+
     def regulariser(self, belief: Belief) -> Tensor:
-        """How far each belief is from what is believed when nothing was seen, `[...]` (second term of Eq. 3)."""
+        """How far each belief is from what is believed when nothing was seen, `[...]` (second term of Eq. 3).
+
+        Here 0, for beliefs that are bounded already.
+        """
+        return torch.zeros_like(belief.mean[..., 0])
 
     def infer(self, context: Tensor) -> Belief:
         """Beliefs `[..., Z]` given sets of transitions `[..., n, d_c]`."""
         return self.belief(self.statistics(context).sum(-2))
 
 
-class ProductOfGaussians(Encoder):
+class NetworkEncoder(Encoder):
+    """An encoder whose statistics come from one network."""
+
+    def __init__(self, layout: RowLayout, config: EncoderConfig, generator: torch.Generator) -> None:
+        super().__init__()
+        self.layout, self.config, self.embedding_size = layout, config, config.embedding_size
+        self.body = StackedMLP(1, [layout.context_size, *config.hidden, self.outputs], generator=generator)
+        self.scale = Standardiser(layout.context_size) if config.standardised else nn.Identity()
+
+    @property
+    @abstractmethod
+    def outputs(self) -> int:
+        """Outputs of the network."""
+
+    def read(self, context: Tensor) -> Tensor:
+        """Outputs of the network `[..., n, outputs]` for transitions `[..., n, d_c]`."""
+        return through(self.body, self.scale(self._inputs(context)))
+
+    def fit(self, context: Tensor) -> None:
+        """Learn from transitions `[n, d_c]` of all tasks how to standardise, where the configuration asks for it."""
+        if isinstance(self.scale, Standardiser):
+            self.scale.fit(self._inputs(context))
+
+    def _inputs(self, context: Tensor) -> Tensor:
+        if not self.config.standardised:
+            return context
+        observation, action, following, reward = self.layout.split_context(context)
+        return torch.cat([observation, action, following - observation, reward], -1)
+
+
+class ProductOfGaussians(NetworkEncoder):
     """The paper's encoder: a Gaussian factor per transition, whose product is the posterior (paper, section 4).
 
     Statistics are the natural parameters (precision, precision times mean), which add up under a product.
@@ -97,11 +131,14 @@ class ProductOfGaussians(Encoder):
     The prior N(0, I) is not a factor; it is the belief given an empty set.
     """
 
-    outputs_per_dimension = 2
+    @property
+    def outputs(self) -> int:
+        """Mean and raw variance of each dimension."""
+        return 2 * self.embedding_size
 
     def statistics(self, context: Tensor) -> Tensor:
         """Natural parameters `[..., 2Z]`; the variance of a factor is at least 1e-7."""
-        mean, raw = through(self.body, context).chunk(2, dim=-1)
+        mean, raw = self.read(context).chunk(2, dim=-1)
         precision = 1.0 / F.softplus(raw).clamp_min(VARIANCE_FLOOR)
         return torch.cat([precision, precision * mean], -1)
 
@@ -121,7 +158,7 @@ class ProductOfGaussians(Encoder):
         return 0.5 * (belief.variance - belief.variance.log() - 1.0 + belief.mean.square()).sum(-1)
 
 
-class MeanEmbedding(Encoder):
+class MeanEmbedding(NetworkEncoder):
     """A deterministic encoder: the mean of bounded embeddings of the transitions (as in FOCAL's successors).
 
     Statistics are (embedding, 1); beliefs have variance 0, and nothing seen is the zero vector.
@@ -129,12 +166,15 @@ class MeanEmbedding(Encoder):
     The tanh bounds the squared distances of the triplet losses, which have no regulariser here. Z must be at least 2.
     """
 
-    outputs_per_dimension = 1
+    @property
+    def outputs(self) -> int:
+        """One for each dimension."""
+        return self.embedding_size
 
     def statistics(self, context: Tensor) -> Tensor:
         """Embedding in (-1, 1) and the number 1, `[..., Z + 1]`."""
         # Normalised over its dimensions: without that all of them soon saturate, at the same ends for every task.
-        embedding = torch.tanh(F.layer_norm(through(self.body, context), (self.embedding_size,)))
+        embedding = torch.tanh(F.layer_norm(self.read(context), (self.embedding_size,)))
         return torch.cat([embedding, torch.ones_like(embedding[..., :1])], -1)
 
     def belief(self, statistics: Tensor) -> Belief:
@@ -142,22 +182,51 @@ class MeanEmbedding(Encoder):
         mean = statistics[..., :-1] / statistics[..., -1:].clamp_min(1.0)
         return Belief(mean, torch.zeros_like(mean))
 
-    def divergence(self, a: Belief, b: Belief) -> Tensor:
-        """Squared Euclidean distance of the means."""
-        return (a.mean - b.mean).square().sum(-1)
 
-    def regulariser(self, belief: Belief) -> Tensor:
-        """0: the embedding is bounded already."""
-        return torch.zeros_like(belief.mean[..., 0])
+class Mixture(NetworkEncoder):
+    """A belief about which of some learned embeddings is the task's: their mean, weighted by the evidence for each.
+
+    Statistics are the log-probabilities of every anchor given a transition alone, and 1: the network is a classifier
+    of single transitions, and evidence adds up. Nothing seen is an embedding of its own, the untold one. Beliefs have
+    variance 0.
+    """
+
+    def __init__(self, layout: RowLayout, config: EncoderConfig, generator: torch.Generator) -> None:
+        super().__init__(layout, config, generator)
+        shape = config.anchors + 1, config.embedding_size
+        self.embeddings = nn.Parameter(torch.randn(shape, generator=generator, device=generator.device))
+
+    @property
+    def outputs(self) -> int:
+        """A logit for each anchor."""
+        return self.config.anchors
+
+    def statistics(self, context: Tensor) -> Tensor:
+        """Log-probabilities of the anchors, and the number 1, `[..., anchors + 1]`."""
+        evidence = torch.log_softmax(self.read(context), -1)
+        return torch.cat([evidence, torch.ones_like(evidence[..., :1])], -1)
+
+    def weights(self, statistics: Tensor) -> Tensor:
+        """Weights `[..., anchors + 1]` of all embeddings, the untold one last."""
+        evidence, number = statistics[..., :-1], statistics[..., -1:]
+        told = torch.softmax(evidence / self.config.temperature, -1)
+        untold = (number == 0).to(told.dtype)
+        return torch.cat([told * (1 - untold), untold], -1)
+
+    def belief(self, statistics: Tensor) -> Belief:
+        """The weighted mean of the embeddings, for certain."""
+        mean = self.weights(statistics) @ self.embeddings
+        return Belief(mean, torch.zeros_like(mean))
 
 
 ENCODERS = Registry(
     "encoder",
     Entry("product", "product of Gaussian factors, as in the paper", ProductOfGaussians),
     Entry("mean", "deterministic mean of bounded embeddings", MeanEmbedding),
+    Entry("mixture", "mean of learned embeddings, weighted by summed evidence", Mixture),
 )
 
 
-def make_encoder(context_size: int, config: EncoderConfig, generator: torch.Generator) -> Encoder:
-    """The encoder that `config` names, for context transitions `[..., context_size]`, on the generator's device."""
-    return ENCODERS[config.kind].make(context_size, config, generator)
+def make_encoder(layout: RowLayout, config: EncoderConfig, generator: torch.Generator) -> NetworkEncoder:
+    """The encoder that `config` names, for context transitions of `layout`, on the generator's device."""
+    return ENCODERS[config.kind].make(layout, config, generator)

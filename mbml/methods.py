@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mbml import distill
+from mbml import distill, evidence
 from mbml.baselines import batch_pearl, contextual_bcq, metagenrl
 from mbml.registry import Entry, Registry
 
@@ -15,8 +15,8 @@ from mbml.registry import Entry, Registry
 class Method(Entry):
     """A multi-task learner and what it changes in the configuration of the whole run.
 
-    Its factory is `make(config, layout, rows, generator, context_generator)`, with those of `teachers` and `tables` by
-    keyword that it needs.
+    Its factory is `make(config, layout, rows, generator, context_generator)`, with those of `teachers`, `tables` and
+    `returns` (of every teacher on every training task) by keyword that it needs.
     """
 
     learner: str = ""
@@ -24,7 +24,7 @@ class Method(Entry):
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Values by dotted path in the run's configuration."""
     needs: Callable[[Any], frozenset[str]] = lambda config: frozenset()
-    """Which of "teachers" and "tables" a learner of that configuration needs."""
+    """Which of "teachers", "tables" and "returns" a learner of that configuration needs."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "learner", self.learner or self.name)
@@ -44,6 +44,7 @@ _DISTILL = {
     "smoke": _SMOKE | _SMOKE_STUDENT,
     "laptop": _LAPTOP | _LAPTOP_STUDENT | {"context_size": 32, "kl_weight": 0.01, "partners": 3, "hard_contexts": 4},
 }
+_EVIDENCE = {"smoke": _SMOKE | _SMOKE_STUDENT, "laptop": _LAPTOP | _LAPTOP_STUDENT}
 _CONTEXTUAL_BCQ = {
     "smoke": _SMOKE | _SMOKE_STUDENT | {"vae_encoder_hidden": (16, 16), "target_candidates": 2},
     "laptop": _LAPTOP
@@ -89,6 +90,15 @@ METHODS: Registry[Method] = Registry(
         "the full model, relabelled by a single reward network without a filter",
         "#999933",
         {"models.reward.members": 1, "models.next_observation.members": 1},
+    ),
+    Method(
+        "evidence",
+        "an embedding per task, weighed by the evidence of every transition",
+        evidence.EvidenceLearner,
+        evidence.EvidenceConfig,
+        _EVIDENCE,
+        colour="#D81B60",
+        needs=lambda config: frozenset({"teachers", "tables", "returns"}),
     ),
     Method(
         "contextual_bcq",

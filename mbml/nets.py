@@ -120,6 +120,35 @@ class StackedMLP(nn.Module):
         return cls.of(*([saved[f"{kind}.{layer}"].clone() for layer in layers] for kind in ("weights", "biases")))
 
 
+class Standardiser(nn.Module):
+    """Maps `[..., d]` to mean 0 and standard deviation 1 of what it was fitted to; the identity before that."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.zeros(size))
+        self.register_buffer("scale", torch.ones(size))
+
+    def fit(self, values: Tensor) -> None:
+        """Take over mean and standard deviation of `values` `[n, d]`; a constant column is only shifted."""
+        deviation = values.std(0)
+        self.shift.copy_(values.mean(0))
+        self.scale.copy_(torch.where(deviation > 1e-6, deviation, 1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Standardise `x` `[..., d]`."""
+        return (x - self.shift) / self.scale
+
+    def absorbed(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """First-layer weights `[T, in, out]` and biases `[T, 1, out]` that do to x what those given do to the first d
+        inputs standardised."""
+        size = len(self.scale)
+        scaled = weight[:, :size] / self.scale.unsqueeze(1)
+        return torch.cat([scaled, weight[:, size:]], 1), bias - (self.shift @ scaled).unsqueeze(1)
+
+
 def select_stack(network: StackedMLP, indices: Sequence[int]) -> StackedMLP:
     """A new network holding copies of the chosen members of `network`, in the order given."""
     return StackedMLP.of(*([p.detach()[list(indices)] for p in part] for part in network.layers))

@@ -31,6 +31,8 @@ class ContextPolicy(nn.Module, ABC):
     kinds: ClassVar[dict[str, type[ContextPolicy]]] = {}
     """Every kind that has been imported."""
     encoder: Encoder
+    renewed_every: int = 0
+    """Steps after which an agent draws z anew; 0: at the beginning of each episode alone."""
 
     def __init_subclass__(cls) -> None:
         if "kind" in vars(cls):
@@ -68,7 +70,8 @@ class ContextPolicy(nn.Module, ABC):
 class AdaptivePolicy:
     """Acts in n unknown tasks side by side: observe transitions, believe something of each task, act under a sample.
 
-    `begin_episode` draws the z that is used until its next call; with nothing observed, from the encoder's prior.
+    `begin_episode` draws the z that is used until its next call, or for so many steps as the policy says; with nothing
+    observed, from the encoder's prior.
     """
 
     def __init__(self, policy: ContextPolicy, generator: torch.Generator, tasks: int = 1) -> None:
@@ -81,11 +84,15 @@ class AdaptivePolicy:
     def begin_episode(self) -> None:
         """Draw a new task embedding for every task from what has been observed so far."""
         self.z = self.belief().sample(self.generator)
+        self._steps = 0
 
     def act(self, observation: Tensor) -> Tensor:
         """Actions `[n, d_a]` for observations `[n, d_s]`; raises PolicyError for other shapes or values."""
         self._check_shape("observation", observation, self.policy.layout.observation_size)
         self._check_finite("observation", observation)
+        if self._steps == self.policy.renewed_every > 0:
+            self.begin_episode()
+        self._steps += 1
         return self.policy.act(observation, self.z, self.generator)
 
     def observe(
@@ -133,9 +140,9 @@ class AdaptivePolicy:
         return self.policy.encoder.belief(self._statistics)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What is known of the tasks: the statistics of all transitions observed `[n, S]` and z `[n, Z]`."""
+        """What is known of the tasks: the statistics of all transitions observed `[n, S]`, z `[n, Z]` and its age."""
         self.belief()
-        return {"statistics": self._statistics.clone(), "z": self.z.clone()}
+        return {"statistics": self._statistics.clone(), "z": self.z.clone(), "steps": torch.tensor(self._steps)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on with what `state_dict` gave, in this or another process; raises PolicyError for other shapes."""
@@ -143,4 +150,5 @@ class AdaptivePolicy:
             if state[name].shape != own.shape:
                 raise PolicyError(f"{name} have shape {tuple(state[name].shape)}; they should be {tuple(own.shape)}.")
         self._statistics, self.z = state["statistics"].clone(), state["z"].clone()
+        self._steps = int(state["steps"])
         self._pending.clear()

@@ -54,6 +54,10 @@ class RowLayout:
         sizes = [self.observation_size, self.action_size, self.observation_size, 1, 1]
         return Transitions(*rows.split(sizes, dim=-1))
 
+    def split_context(self, context: Tensor) -> tuple[Tensor, ...]:
+        """Name the parts s, a, s', r of context transitions `[..., context_size]`."""
+        return context.split([self.observation_size, self.action_size, self.observation_size, 1], dim=-1)
+
     def pair(self, rows: Tensor) -> Tensor:
         """The part `s | a`."""
         return rows[..., : self.pair_size]
@@ -145,6 +149,12 @@ def sample_rows(rows: Rows, count: int, generator: torch.Generator, tasks: Tenso
     number, available, _ = rows.shape
     indices = sample_indices(number if tasks is None else len(tasks), count, available, generator)
     return gather_rows(rows, indices, tasks)
+
+
+def spread_rows(rows: Rows, count: int) -> Tensor:
+    """Of rows `[T, N, R]` about `count` of each task, evenly spread over its batch, `[T, n, R]`."""
+    kept = torch.arange(0, rows.shape[1], max(1, rows.shape[1] // count), device=getattr(rows, "device", "cpu"))
+    return gather_rows(rows, kept.expand(rows.shape[0], -1))
 
 
 def resident(rows: Rows, device: torch.device | str) -> Rows:

@@ -9,22 +9,25 @@ from abc import abstractmethod
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mbml.encoders import EncoderConfig, make_encoder, through
+from mbml.encoders import EncoderConfig, NetworkEncoder, make_encoder, through
 from mbml.losses import (
     acting_distillation_loss,
     generator_distillation_loss,
     perturbation_distillation_loss,
     value_distillation_loss,
 )
-from mbml.nets import StackedMLP
+from mbml.nets import Standardiser, StackedMLP
 from mbml.policy import ContextPolicy
 from mbml.registry import Entry, Registry
-from mbml.rows import RowLayout, Transitions
-from mbml.settings import Count, Widths
+from mbml.rows import RowLayout, Rows, Transitions, spread_rows
+from mbml.settings import Count, Whole, Widths
 from mbml.teachers import Teachers
 from mbml.teachers.bcq import CandidateNetworks, clamped_latents
+
+_FITTED = 4_096
+"""Rows of each task that standardisation is fitted to."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,10 @@ class StudentConfig:
     """Widths of xi_D."""
     acting_candidates: Count = 10
     """Candidate actions per observation when acting."""
+    standardised: bool = False
+    """Standardise observations by the statistics of all tasks' rows."""
+    renewed_every: Whole = 0
+    """Steps after which an agent that acts by it draws z anew; 0: at the beginning of each episode alone."""
 
     def __post_init__(self) -> None:
         STUDENTS[self.kind]
@@ -53,19 +60,33 @@ class Student(ContextPolicy):
 
     config_type = StudentConfig
     config: StudentConfig
+    encoder: NetworkEncoder
 
     def __init__(self, config: StudentConfig, layout: RowLayout, generator: torch.Generator) -> None:
         super().__init__(config, layout, generator)
-        self.encoder = make_encoder(layout.context_size, config.encoder, generator)
+        self.encoder = make_encoder(layout, config.encoder, generator)
+        self.seen = Standardiser(layout.observation_size) if config.standardised else nn.Identity()
         self.value_network = self.network(layout.pair_size, config.value_hidden, 1, generator)
 
     def network(self, inputs: int, hidden: Widths, outputs: int, generator: torch.Generator) -> StackedMLP:
         """A new network of so many inputs and z."""
         return StackedMLP(1, [inputs + self.encoder.embedding_size, *hidden, outputs], generator=generator)
 
+    def fit(self, rows: Rows) -> None:
+        """Learn from rows `[K, N, R]` how to standardise, where the configuration asks for it."""
+        sample = spread_rows(rows, _FITTED).flatten(0, 1)
+        self.encoder.fit(self.layout.context(sample))
+        if isinstance(self.seen, Standardiser):
+            self.seen.fit(self.layout.split(sample).observation)
+
+    @property
+    def renewed_every(self) -> int:
+        """Of its configuration."""
+        return self.config.renewed_every
+
     def value(self, observation: Tensor, action: Tensor, z: Tensor) -> Tensor:
         """Q_D `[..., 1]` for parts of equal leading shape."""
-        return through(self.value_network, observation, action, z)
+        return through(self.value_network, self.seen(observation), action, z)
 
     def losses(
         self, teachers: Teachers, batch: Transitions, pair: Tensor, z: Tensor, generator: torch.Generator
@@ -104,11 +125,11 @@ class GenerativeStudent(Student):
 
     def generate(self, observation: Tensor, latent: Tensor, z: Tensor) -> Tensor:
         """G_D, tanh outputs `[..., d_a]`."""
-        return torch.tanh(through(self.decoder, observation, latent, z))
+        return torch.tanh(through(self.decoder, self.seen(observation), latent, z))
 
     def perturb(self, observation: Tensor, action: Tensor, z: Tensor) -> Tensor:
         """Raw tanh output of xi_D `[..., d_a]`, before the factor 0.05."""
-        return torch.tanh(through(self.perturbation, observation, action, z))
+        return torch.tanh(through(self.perturbation, self.seen(observation), action, z))
 
     def action_losses(
         self, teachers: Teachers, observation: Tensor, z: Tensor, generator: torch.Generator
@@ -128,7 +149,7 @@ class GenerativeStudent(Student):
         """Actions `[n, d_a]` for observations `[n, d_s]` under embeddings `[n, Z]` (BCQ's acting rule; Fig. 3)."""
         networks = CandidateNetworks(self.decoder, self.perturbation, self.value_network)
         candidates = self.config.acting_candidates
-        return networks.act(observation.unsqueeze(0), candidates, generator, z.unsqueeze(0)).squeeze(0)
+        return networks.act(self.seen(observation).unsqueeze(0), candidates, generator, z.unsqueeze(0)).squeeze(0)
 
 
 class ActingStudent(Student):
@@ -156,7 +177,7 @@ class ActingStudent(Student):
         return self._action(observation, z)
 
     def _action(self, observation: Tensor, z: Tensor) -> Tensor:
-        return torch.tanh(through(self.actor, observation, z))
+        return torch.tanh(through(self.actor, self.seen(observation), z))
 
 
 STUDENTS = Registry(

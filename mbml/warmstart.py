@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mbml.collect import CollectConfig
 from mbml.learner import check_losses
-from mbml.nets import StackedMLP, adam, part_of, soft_update, step
+from mbml.nets import StackedMLP, Standardiser, adam, part_of, soft_update, step
 from mbml.policy import AdaptivePolicy
 from mbml.rollout import EnvStack, Step, run_episode
 from mbml.rows import RowLayout, Rows, sample_rows
@@ -133,6 +133,8 @@ def critics_at(student: Student, z: Tensor) -> StackedMLP:
     """
     pair, copies = student.layout.pair_size, 2 * len(z)
     (first, *weights), (bias, *biases) = student.value_network.layers
+    if isinstance(student.seen, Standardiser):
+        first, bias = student.seen.absorbed(first, bias)
     shifted = bias + z.unsqueeze(1) @ first[0, pair:]
     weights, biases = ([p.repeat(copies, 1, 1) for p in part] for part in ([first[:, :pair], *weights], biases))
     return StackedMLP.of(weights, [shifted.repeat(2, 1, 1), *biases])

@@ -13,6 +13,7 @@ from actors.stage import STAGES, Job, Ref
 from actors.stages.collect import Collect
 from actors.stages.distill import Distill
 from actors.stages.evaluate import Evaluate, References
+from actors.stages.likelihood import Likelihood
 from actors.stages.metagenrl import MetaGenRL
 from actors.stages.models import Models
 from actors.stages.probe import Probe
@@ -69,7 +70,7 @@ class Plan:
     jobs: dict[Ref, Job] = field(default_factory=dict)
     """In the order in which they should start."""
     artefacts: dict[str, list[Ref]] = field(default_factory=dict)
-    """What all variants share or stand beside: collect, teach, references, rllib, metagenrl."""
+    """What all variants share or stand beside: collect, teach, references, likelihood, rllib, metagenrl."""
     runs: list[Trained] = field(default_factory=list)
     """One multi-task learner each."""
     arms: list[Arm] = field(default_factory=list)
@@ -168,8 +169,13 @@ class _Planner:
         result, config = self.plan, self.config
         collected, teachers = self.data(config)
         result.artefacts = {"collect": list(_refs(collected)), "teach": list(_refs(teachers)), "rllib": []}
-        played = {"config": config.evaluate, "teach": _refs(teachers)}
-        result.artefacts["references"] = [self.add(References, config, "references", **played)]
+        references = self.references(config, teachers)
+        result.artefacts |= {"references": [references], "likelihood": []}
+        if config.relabel.source == "ensemble":
+            configs, trained = self.models(config, collected)
+            own = {"models": configs, "trained": _refs(trained), "collect": _refs(collected), "teach": _refs(teachers)}
+            own |= {"config": config.evaluate, "references": references}
+            result.artefacts["likelihood"] = [self.add(Likelihood, config, "likelihood teacher", **own)]
         for algorithm, task in itertools.product(config.rllib.algorithms, result.train):
             own = {"algorithm": algorithm, "task": task, "config": config.rllib, "collect": (collected[task],)}
             result.artefacts["rllib"].append(self.add(RLlib, config, f"rllib {algorithm} task {task}", **own))
@@ -187,14 +193,22 @@ class _Planner:
         own = {"teacher": config.teacher, "config": config.teach, "learner": getattr(config, config.teacher)}
         return collected, self.stacks(Teach, config, config.teach.tasks_per_actor, collected, **own)
 
-    def tables(self, config: RunConfig, collected: Stacks) -> Ref:
-        """Ensembles and the relabelling tables that they make; true rewards need no ensemble."""
+    def references(self, config: RunConfig, teachers: Stacks) -> Ref:
+        """What needs no multi-task learner, played on all tasks."""
+        return self.add(References, config, "references", config=config.evaluate, teach=_refs(teachers))
+
+    def models(self, config: RunConfig, collected: Stacks) -> tuple[dict[Target, EnsembleConfig], Stacks]:
+        """Ensembles, and what they are made by; true rewards need none."""
         configs: dict[Target, EnsembleConfig] = {"reward": config.models.reward}
         if envs.get(config.env).varies == "dynamics":
             configs["next_observation"] = config.models.next_observation
-        trained: Stacks = {}
-        if config.relabel.source == "ensemble":
-            trained = self.stacks(Models, config, config.models.tasks_per_actor, collected, configs=configs)
+        if config.relabel.source == "ground_truth":
+            return configs, {}
+        return configs, self.stacks(Models, config, config.models.tasks_per_actor, collected, configs=configs)
+
+    def tables(self, config: RunConfig, collected: Stacks) -> Ref:
+        """The relabelling tables."""
+        configs, trained = self.models(config, collected)
         own = {"config": config.relabel, "models": configs, "trained": _refs(trained)}
         return self.add(Relabel, config, "relabel", collect=_refs(collected), **own)
 
@@ -207,6 +221,7 @@ class _Planner:
         tables = self.tables(config, collected) if "tables" in needs else None
         own = {"learner": kind, "config": learner, "collect": _refs(collected), "relabel": tables}
         own |= {"teach": _refs(teachers) if "teachers" in needs else (), "threads": config.distill_cpus}
+        own["references"] = self.references(config, teachers) if "returns" in needs else None
         for seed in config.distill_seeds:
             label, own["seed"] = f"{variant.label} seed {seed}", f"{config.seed}/{seed}"
             trained = self.add(Distill, config, f"distill {label}", config.distill_cpus, **own)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,6 +168,7 @@ def gather(plan: Plan, store: Store, outcome: Outcome | None = None) -> Results:
     ends = sac[sac["metric"] == "return"].sort_values("step").groupby("task", as_index=False).tail(1)
     parts = [sac, _curves(folders["teach"], method="teacher", **train)]
     parts += [*_references(plan, folders["references"][0] / "references.json"), ends.assign(metric="reference")]
+    parts += [part for folder in folders["likelihood"] for part in _likelihood(folder / "likelihood.json")]
     for choice in (row for folder in folders["teach"] for row in read_json(folder / "selected.json")):
         where = {"method": "teacher", "task": choice["task"], "step": choice.get("step", choice.get("iteration"))}
         parts.append(tidy("selected", "", choice["return"], **where, **train))
@@ -257,6 +258,13 @@ def _references(plan: Plan, file: Path) -> list[pd.DataFrame]:
         parts += [tidy("reference", "task", row, method=name, **where) for name, row in levels.items()]
         parts.append(tidy("teacher_return", "index task", table, method="teacher", index=plan.train, **where))
     return parts
+
+
+def _likelihood(file: Path) -> Iterator[pd.DataFrame]:
+    """Scores of the likelihood teacher, which learns about a task while it acts, like a multi-task policy."""
+    for split, found in read_json(file).items():
+        tasks = found.pop("task")
+        yield from (tidy("reference", "task", row, task=tasks, method=name, split=split) for name, row in found.items())
 
 
 def _learner(run: Trained, trained: Path, evaluations: dict[int, Any], probes: Path) -> list[pd.DataFrame]:

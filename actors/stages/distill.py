@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from actors.artefacts import layout_of, load_rows, load_tables, load_teachers, snapshot_of, write_lines
+import torch
+
+from actors.artefacts import layout_of, load_rows, load_tables, load_teachers, read_json, snapshot_of, write_lines
 from actors.stage import Ref, Run, stage
 from mbml.methods import METHODS
 from mbml.rows import resident
@@ -15,7 +17,7 @@ _LOG_POINTS = 200
 
 @dataclass(frozen=True)
 class Distill:
-    """The multi-task learner of a configuration; rivals have neither `teach` nor `relabel`."""
+    """The multi-task learner of a configuration, and what of `teach`, `relabel` and `references` it needs."""
 
     env: str
     tasks: tuple[int, ...]
@@ -26,6 +28,7 @@ class Distill:
     collect: tuple[Ref, ...]
     teach: tuple[Ref, ...] = ()
     relabel: Ref | None = None
+    references: Ref | None = None
     threads: int = 1
     """Sums are added up in another order with more."""
     device: str = "cpu"
@@ -42,6 +45,9 @@ def distill(spec: Distill, run: Run) -> dict[str, Any]:
         needed["teachers"] = teachers.to(run.device)
     if spec.relabel is not None:
         needed["tables"] = load_tables(run.inputs[spec.relabel]).to(run.device)
+    if spec.references is not None:
+        returns = read_json(run.inputs[spec.references] / "references.json")["train"]["teachers"]
+        needed["returns"] = torch.tensor(returns, device=run.device)
     # Batches and contexts have a generator each.
     generators = [generator_of(spec.seed, "distill", purpose, device=run.device) for purpose in ("batches", "contexts")]
     make = next(method.make for method in METHODS.values() if method.learner == spec.learner)

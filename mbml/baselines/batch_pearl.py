@@ -51,7 +51,7 @@ class PEARLPolicy(ContextPolicy):
 
     def __init__(self, config: BatchPEARLConfig, layout: RowLayout, generator: torch.Generator) -> None:
         super().__init__(config, layout, generator)
-        self.encoder = make_encoder(layout.context_size, config.encoder, generator)
+        self.encoder = make_encoder(layout, config.encoder, generator)
         sizes = [layout.observation_size + config.encoder.embedding_size, *config.hidden, 2 * layout.action_size]
         self.actor = StackedMLP(1, sizes, generator=generator, output_scale=0.001)
 

@@ -60,7 +60,7 @@ class ContextualBCQ(Learner):
         def network(*sizes: int, copies: int = 1) -> StackedMLP:
             return StackedMLP(copies, sizes, generator=self.generator, initialisation="torch")
 
-        self.encoder = make_encoder(layout.context_size, shapes.encoder, self.generator)
+        self.encoder = make_encoder(layout, shapes.encoder, self.generator)
         self.critics = network(inputs, *shapes.value_hidden, 1, copies=2)
         self.vae_encoder = network(inputs, *config.vae_encoder_hidden, 2 * latent)
         self.decoder = network(layout.observation_size + latent + z, *shapes.decoder_hidden, actions)

@@ -75,6 +75,11 @@ class Teachers(ABC):
         joined: dict[str, Any] = {name: join_stacks([part.networks()[name] for part in parts]) for name in names}
         return replace(parts[0], **joined)
 
+    def select(self, indices: Sequence[int]) -> Self:
+        """Copies of the teachers at `indices`, in that order; one may be named twice."""
+        chosen: dict[str, Any] = {name: select_stack(part, indices) for name, part in self.networks().items()}
+        return replace(self, **chosen)
+
     def state_dict(self) -> dict[str, Any]:
         """Kind, settings, weights and shapes; `load` rebuilds the teachers from it."""
         return {name: part.save() if isinstance(part, StackedMLP) else part for name, part in vars(self).items()}

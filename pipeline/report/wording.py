@@ -25,6 +25,8 @@ REFERENCES = {
     "random": Look("random", "#8c8c8c", "random", ":"),
     "zero_action": Look("zero action", "#8c8c8c", "zero", "-."),
     "blind_teacher": Look("task-blind teacher", "#CC79A7", "blind"),
+    "likelihood_teacher": Look("likelihood teacher", "#B8860B", "likelihood"),
+    "likelihood_teacher_episodes": Look("likelihood teacher, chosen per episode", "#B8860B", "per episode", ":"),
     "nearest_teacher": Look("nearest teacher (told the task)", "#009E73", "nearest"),
     "blind_teacher_bound": Look("task-blind teacher chosen here (bound)", "#AA4499", "blind bound", ":"),
     "best_teacher": Look("best teacher per task (bound)", "#117733", "best", (0, (1, 1))),
@@ -34,7 +36,7 @@ REFERENCES = {
     "rllib_cql": Look("own CQL (RLlib)", "#5f5f5f", "RLlib CQL"),
     "rllib_iql": Look("own IQL (RLlib)", "#5f5f5f", "RLlib IQL"),
 }
-SIMPLE = ("random", "zero_action", "blind_teacher")
+SIMPLE = ("random", "zero_action", "blind_teacher", "likelihood_teacher", "likelihood_teacher_episodes")
 """References that need not be told the task and are chosen without the tasks that they are scored on."""
 
 

@@ -22,6 +22,7 @@ from mbml.settings import ConfigError, changed, check_fields
 from mbml.students import STUDENTS, make_student
 from mbml.teachers import TEACHERS
 from tests.mbml.small_distill import ABLATIONS, K, N, Z, make_learner, make_tables
+from tests.mbml.test_evidence import RETURNS, make_evidence
 from tests.mbml.toys import (
     LAYOUT,
     assert_same_bits,
@@ -52,6 +53,10 @@ def _distill(method: str, student: str, encoder: str = "product", teacher: str =
     return Case(make, "student")
 
 
+def _evidence(student: str, teacher: str) -> Case:
+    return Case(lambda seed: make_evidence(seed, teacher=teacher, **{"student.kind": student}), "student")
+
+
 def _contextual_bcq(encoder: str) -> Case:
     student = changed(small_student(), {"encoder.kind": encoder})
     config = ContextualBCQConfig(student, (8,), kl_weight=0.1, context_size=5, batch_size=4, target_candidates=3)
@@ -80,6 +85,10 @@ CASES = {
         f"full-{student}-of-{teacher}": _distill("full", student, teacher=teacher)
         for student, teacher in itertools.product(STUDENTS, TEACHERS)
         if teacher != "bcq"
+    },
+    **{
+        f"evidence-{student}-of-{teacher}": _evidence(student, teacher)
+        for student, teacher in itertools.product(STUDENTS, TEACHERS)
     },
     **{f"contextual_bcq-{encoder}": _contextual_bcq(encoder) for encoder in ENCODERS},
     **{f"batch_pearl-{encoder}": _batch_pearl(encoder) for encoder in ENCODERS},
@@ -225,7 +234,8 @@ def test_a_student_s_losses_reach_its_own_networks_and_only_the_value_reaches_z(
         assert (z.grad is not None) == (name == "loss_q")
     assert reached.pop("loss_q") == {"value_network"}
     others = [network for networks in reached.values() for network in networks]
-    assert sorted(others) == sorted(n for n, _ in student.named_children() if n not in ("encoder", "value_network"))
+    trained = {name.partition(".")[0] for name, _ in student.named_parameters()}
+    assert sorted(others) == sorted(trained - {"encoder", "value_network"})
     assert not any(p.grad is not None for network in learner.teachers.networks().values() for p in network.parameters())
 
 
@@ -283,8 +293,8 @@ def test_presets_of_a_method_are_within_its_bounds_and_its_factory_makes_a_learn
     prefix = f"{method.learner}."
     config = changed(config, {p.removeprefix(prefix): v for p, v in method.changes.items() if p.startswith(prefix)})
     needs = method.needs(config)
-    assert needs <= {"teachers", "tables"}
-    given = {"teachers": make_learner().teachers, "tables": make_tables()}
+    assert needs <= {"teachers", "tables", "returns"}
+    given = {"teachers": make_learner().teachers, "tables": make_tables(), "returns": RETURNS}
     tasks = 1 if name == "metagenrl" else K
     learner = method.make(config, LAYOUT, random_rows(tasks, 40), seeded(), seeded(1), **{n: given[n] for n in needs})
     assert all(value.isfinite() for value in learner.update().values())

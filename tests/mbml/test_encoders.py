@@ -7,14 +7,14 @@ import torch
 
 from mbml.encoders import ENCODERS, Belief, EncoderConfig, make_encoder
 from mbml.registry import UnknownName
-from tests.mbml.toys import forward, layers_of, naive_kl, naive_posterior, seeded
+from tests.mbml.toys import LAYOUT, forward, layers_of, naive_kl, naive_posterior, seeded
 
-CONTEXT, Z = 9, 4
+CONTEXT, Z = LAYOUT.context_size, 4
 every_encoder = pytest.mark.parametrize("kind", ENCODERS)
 
 
-def encoder(kind, seed=0):
-    net = make_encoder(CONTEXT, EncoderConfig(kind, (8, 8), Z), seeded(seed))
+def encoder(kind, seed=0, **changes):
+    net = make_encoder(LAYOUT, EncoderConfig(kind, (8, 8), Z, **changes), seeded(seed))
     with torch.no_grad():
         net.body.weights[-1].mul_(300)  # an output layer as initialised would make all transitions alike
     return net
@@ -40,7 +40,22 @@ def naive_mean(net, seen):
     return Belief(total / max(len(seen), 1), torch.zeros(Z).double())
 
 
-NAIVE = {"product": lambda net, seen: naive_posterior(layers_of(net.body), seen, Z), "mean": naive_mean}
+def naive_mixture(net, seen):
+    """Log-probabilities of anchors added up over transitions, one after the other; nothing seen is the last one."""
+    embeddings, evidence = net.embeddings.double(), torch.zeros(net.config.anchors).double()
+    for transition in seen:
+        logits = forward(layers_of(net.body), transition)
+        evidence = evidence + logits - torch.logsumexp(logits, 0)
+    weights = [math.exp(e) for e in ((evidence - evidence.max()) / net.config.temperature).tolist()]
+    told = sum(w / sum(weights) * e for w, e in zip(weights, embeddings, strict=False))
+    return Belief(told if len(seen) else embeddings[-1], torch.zeros(Z).double())
+
+
+NAIVE = {
+    "product": lambda net, seen: naive_posterior(layers_of(net.body), seen, Z),
+    "mean": naive_mean,
+    "mixture": naive_mixture,
+}
 
 
 @every_encoder
@@ -101,7 +116,7 @@ def test_every_encoder_draws_the_same_random_numbers(kind):
 
 
 def test_an_encoder_that_does_not_exist_is_refused_by_name():
-    with pytest.raises(UnknownName, match="There is no encoder 'meen'; choose one of product, mean"):
+    with pytest.raises(UnknownName, match="There is no encoder 'meen'; choose one of product, mean, mixture"):
         EncoderConfig(kind="meen")
 
 
@@ -123,6 +138,39 @@ def test_the_mean_is_certain_and_bounded():
     a, b = gaussian(6, 4, seed=1), gaussian(6, 4, seed=2)
     for n, found in enumerate(net.divergence(a, b).tolist()):
         assert found == pytest.approx(sum((a.mean[n, d] - b.mean[n, d]).item() ** 2 for d in range(4)))
+
+
+@every_encoder
+def test_standardised_inputs_are_those_of_a_network_that_sees_them_so(kind):
+    seen, plain = transitions(200), encoder(kind)
+    seen[:, 2] = 7.0  # a constant column
+    net = encoder(kind, standardised=True)
+    before = net.read(seen)
+    net.fit(seen)
+    s, a, moved, r = seen.split([3, 2, 3, 1], -1)
+    inputs = torch.cat([s, a, moved - s, r], -1)
+    torch.testing.assert_close(before, plain.read(inputs))
+    deviation = inputs.std(0)
+    inputs = (inputs - inputs.mean(0)) / torch.where(deviation > 0, deviation, 1.0)
+    torch.testing.assert_close(net.read(seen), plain.read(inputs), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(net.read(seen), before)
+
+
+class TestMixture:
+    def test_it_is_surer_with_evidence_and_less_so_with_temperature(self):
+        net, warm = encoder("mixture"), encoder("mixture", temperature=50.0)
+        for count in (1, 30):
+            seen = net.statistics(transitions(count)).sum(0)
+            assert net.weights(seen).max() > warm.weights(seen).max()
+            torch.testing.assert_close(net.weights(seen).sum(), torch.tensor(1.0))
+            assert net.weights(seen)[-1] == 0
+        more = net.statistics(transitions(30)).sum(0)
+        assert net.weights(more).max() > net.weights(net.statistics(transitions(1)).sum(0)).max()
+
+    def test_nothing_seen_is_the_untold_embedding(self):
+        net = encoder("mixture")
+        nothing = net.belief(torch.zeros(2, net.config.anchors + 1))
+        assert torch.equal(nothing.mean, net.embeddings[-1:].expand(2, -1))
 
 
 class TestProductOfGaussians:

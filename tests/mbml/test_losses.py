@@ -18,9 +18,9 @@ from mbml.losses import (
     triplet_loss,
     value_distillation_loss,
 )
-from tests.mbml.toys import naive_kl, seeded
+from tests.mbml.toys import LAYOUT, naive_kl, seeded
 
-ENCODER = make_encoder(9, EncoderConfig("product", (4,), 4), seeded())
+ENCODER = make_encoder(LAYOUT, EncoderConfig("product", (4,), 4), seeded())
 
 
 def gaussian(*shape, seed):

@@ -1,0 +1,132 @@
+"""Distillation under a learned embedding per training task, and task inference by the evidence of single transitions.
+
+The students never see an encoder's error: each teacher is distilled under its task's own embedding. A classifier of
+single transitions is trained on original and relabelled ones, so that the same (s, a, s') appears with the rewards and
+labels of several tasks and the reward must decide: the argument of the paper's triplet loss, as a classification. Its
+log-probabilities add up over what an agent has seen, and weigh the embeddings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mbml.encoders import EncoderConfig, Mixture
+from mbml.learner import Learner, Schedule
+from mbml.losses import distillation_objective
+from mbml.nets import adam, step
+from mbml.relabel import RelabelTables
+from mbml.rows import RowLayout, Rows, gather_rows, sample_indices, sample_rows
+from mbml.settings import Count, Share
+from mbml.students import Student, StudentConfig, make_student
+from mbml.teachers import Teachers
+
+
+@dataclass(frozen=True)
+class EvidenceConfig(Schedule):
+    """Students under an embedding per task, and the classifier that finds the task."""
+
+    student: StudentConfig = field(
+        default_factory=lambda: StudentConfig(
+            encoder=EncoderConfig(standardised=True), standardised=True, renewed_every=20
+        )
+    )
+    """Which networks, and their shapes. The encoder is a `mixture` with an anchor for each task, whatever it says."""
+    batch_size: Count = 128
+    """State-action rows B per task and step."""
+    context_size: Count = 128
+    """Transitions per task and step that the classifier learns from."""
+    own_share: Share = 0.5
+    """Share of those that are the task's own; the others are relabelled for it."""
+    foreign_share: Share = 0.0
+    """Share of a task's batch that are states of all tasks instead of its own."""
+    guide: Literal["own", "best"] = "own"
+    """The teacher that a task's embedding is distilled from: its own, or the one that does best on it in its
+    simulator."""
+
+
+class EvidenceLearner(Learner):
+    """`update` draws its own batches from all tasks' rows `[K, N, row]` and makes one step of students and classifier.
+
+    `returns` `[K, K]` are those of every teacher (first axis) on every training task; they choose the guide of the
+    untold embedding, which is distilled on everybody's states from the teacher that is best on average. Batches and
+    contexts have a generator each.
+    """
+
+    constant = False  # the number of eligible transitions changes
+
+    def __init__(
+        self,
+        config: EvidenceConfig,
+        layout: RowLayout,
+        rows: Rows,
+        *generators: torch.Generator,
+        teachers: Teachers,
+        tables: RelabelTables,
+        returns: Tensor,
+    ) -> None:
+        self.config, self.layout, self.rows, self.tables = config, layout, rows, tables
+        self.generator, self.context_generator = generators
+        self.tasks = rows.shape[0]
+        guides = returns.argmax(0) if config.guide == "best" else torch.arange(self.tasks)
+        self.teachers = teachers.select([*guides.tolist(), int(returns.mean(1).argmax())])
+        encoder = replace(config.student.encoder, kind="mixture", anchors=self.tasks)
+        self.student = make_student(replace(config.student, encoder=encoder), layout, self.generator)
+        self.student.fit(rows)
+        self.optimiser = adam(self.student.parameters(), config.learning_rate)
+
+    @property
+    def policy(self) -> Student:
+        """The policy as it is now, to be saved and evaluated."""
+        return self.student
+
+    def update(self) -> dict[str, Tensor]:
+        """One step of the students on Eq. 3 to 5 under every embedding, and of the classifier; returns the terms."""
+        self.anneal()
+        encoder = self.student.encoder
+        assert isinstance(encoder, Mixture)
+        rows = self._batches()
+        z = encoder.embeddings.unsqueeze(1).expand(-1, rows.shape[1], -1)
+        batch, pair = self.layout.split(rows), self.layout.pair(rows)
+        losses = self.student.losses(self.teachers, batch, pair, z, self.generator)
+        context, label, valid = self._labelled()
+        losses["loss_evidence"] = evidence_loss(encoder, context, label, valid)
+        step(self.optimiser, distillation_objective(losses))
+        return self.counted(**losses, eligible_share=valid.mean(dtype=z.dtype))
+
+    def _batches(self) -> Tensor:
+        """Rows `[K + 1, B, row]`: of every task, with `foreign_share` from all of them; last, from all of them."""
+        size = self.config.batch_size
+        own = sample_rows(self.rows, size, self.generator)
+        everybody = own.flatten(0, 1)
+        foreign = round(self.config.foreign_share * size)
+        chosen = sample_indices(self.tasks, foreign, len(everybody), self.generator)
+        untold = sample_indices(1, size, len(everybody), self.generator)
+        told = torch.cat([own[:, foreign:], everybody[chosen]], 1)
+        return torch.cat([told, everybody[untold]])
+
+    def _labelled(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Context transitions `[n, d_c]`, the task whose reward (or dynamics) each carries `[n]`, and whether it may
+        count `[n]`: of every task own ones, and others relabelled for a random other task where that is eligible."""
+        tables, generator, layout = self.tables, self.context_generator, self.layout
+        shape = self.tasks, self.config.context_size
+        place = sample_indices(*shape, tables.index.shape[1], generator)
+        context = layout.context(gather_rows(self.rows, tables.index.gather(1, place))).flatten(0, 1)
+        source = torch.arange(self.tasks, device=generator.device).unsqueeze(1).expand(shape)
+        other = torch.randint(self.tasks - 1, shape, generator=generator, device=generator.device)
+        label = other + (other >= source).long()
+        own = round(self.config.own_share * self.config.context_size)
+        label[:, :own] = source[:, :own]
+        i, j, t = label.flatten(), source.flatten(), place.flatten()
+        mine, relabelled = i == j, tables.relabelled(layout, context, i, j, t)
+        return torch.where(mine.unsqueeze(1), context, relabelled), i, mine | tables.eligible[i, j, t]
+
+
+def evidence_loss(encoder: Mixture, context: Tensor, label: Tensor, valid: Tensor) -> Tensor:
+    """Cross-entropy of the tasks `label` `[n]` given single transitions `context` `[n, d_c]`, over those `valid`."""
+    losses = F.cross_entropy(encoder.read(context), label, reduction="none")
+    return (losses * valid).sum() / valid.sum().clamp_min(1)
