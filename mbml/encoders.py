@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mbml.nets import Standardiser, StackedMLP
+from mbml.nets import StackedMLP, Standardiser
 from mbml.registry import Entry, Registry
 from mbml.rows import RowLayout
 from mbml.settings import Count, Positive, Widths

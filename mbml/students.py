@@ -18,7 +18,7 @@ from mbml.losses import (
     perturbation_distillation_loss,
     value_distillation_loss,
 )
-from mbml.nets import Standardiser, StackedMLP
+from mbml.nets import StackedMLP, Standardiser
 from mbml.policy import ContextPolicy
 from mbml.registry import Entry, Registry
 from mbml.rows import RowLayout, Rows, Transitions, spread_rows

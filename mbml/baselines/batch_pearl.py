@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mbml.encoders import EncoderConfig, make_encoder
+from mbml.encoders import EncoderConfig, NetworkEncoder, make_encoder
 from mbml.learner import Learner, Schedule
 from mbml.losses import posterior_regulariser
 from mbml.nets import StackedMLP, adam, soft_update, step
@@ -48,6 +48,7 @@ class PEARLPolicy(ContextPolicy):
 
     kind = "pearl"
     config_type = BatchPEARLConfig
+    encoder: NetworkEncoder
 
     def __init__(self, config: BatchPEARLConfig, layout: RowLayout, generator: torch.Generator) -> None:
         super().__init__(config, layout, generator)

@@ -1,6 +1,7 @@
 """What every encoder must do, and each one against plain loops in float64."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ CONTEXT, Z = LAYOUT.context_size, 4
 every_encoder = pytest.mark.parametrize("kind", ENCODERS)
 
 
-def encoder(kind, seed=0, **changes):
+def encoder(kind, seed=0, **changes: Any) -> Any:
     net = make_encoder(LAYOUT, EncoderConfig(kind, (8, 8), Z, **changes), seeded(seed))
     with torch.no_grad():
         net.body.weights[-1].mul_(300)  # an output layer as initialised would make all transitions alike
@@ -47,7 +48,7 @@ def naive_mixture(net, seen):
         logits = forward(layers_of(net.body), transition)
         evidence = evidence + logits - torch.logsumexp(logits, 0)
     weights = [math.exp(e) for e in ((evidence - evidence.max()) / net.config.temperature).tolist()]
-    told = sum(w / sum(weights) * e for w, e in zip(weights, embeddings, strict=False))
+    told = torch.tensor(weights).double() / sum(weights) @ embeddings[:-1]
     return Belief(told if len(seen) else embeddings[-1], torch.zeros(Z).double())
 
 

@@ -1,6 +1,7 @@
 """The learner of the evidence against a step written row by row in float64, and against what it is for."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ SMALL = EvidenceConfig(student=STUDENT, batch_size=B, context_size=M, own_share=
 RETURNS = torch.rand(K, K, generator=seeded(6))
 
 
-def make_evidence(seed=0, tables=None, teacher="bcq", **changes):
+def make_evidence(seed: Any = 0, tables: Any = None, teacher: Any = "bcq", **changes: Any) -> Any:
     needed = {"teachers": teachers(kind=teacher), "tables": tables or make_tables(), "returns": RETURNS}
     config = changed(SMALL, changes)
     return EvidenceLearner(config, LAYOUT, random_rows(K, N), seeded(seed), seeded(1_000 + seed), **needed)
@@ -33,6 +34,7 @@ class NaiveStep:
         self.batches, self.contexts = clone(learner.generator), clone(learner.context_generator)
         student = learner.student
         assert isinstance(student, GenerativeStudent)
+        assert isinstance(student.encoder, Mixture)
         self.networks = {
             "encoder": layers_of(student.encoder.body),
             "value": layers_of(student.value_network),
@@ -167,7 +169,7 @@ def test_the_evidence_follows_the_rewards_and_not_where_they_were_seen():
     student = replace(small_student(), encoder=EncoderConfig(hidden=(32, 32), embedding_size=3, standardised=True))
     config = EvidenceConfig(student=student, batch_size=4, context_size=64, own_share=0.34, learning_rate=3e-3)
     needed = {"teachers": teachers(layout, tasks=3), "tables": tables, "returns": torch.eye(3)}
-    learner = EvidenceLearner(config, layout, rows, seeded(0), seeded(1), **needed)
+    learner: Any = EvidenceLearner(config, layout, rows, seeded(0), seeded(1), **needed)
     for _ in range(400):
         learner.update()
     encoder = learner.student.encoder
