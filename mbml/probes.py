@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -14,6 +15,9 @@ from mbml.policy import ContextPolicy
 from mbml.rollout import run_episode
 from mbml.rows import Rows, gather_rows, sample_indices, sample_rows
 from mbml.seeding import generator_of
+from mbml.students import GenerativeStudent
+from mbml.teachers import Teachers
+from mbml.teachers.bcq import best_actions, clamped_latents, perturbed
 
 
 @torch.no_grad()
@@ -91,3 +95,48 @@ def returns_under(policy: ContextPolicy, contexts: Tensor, evaluation: Evaluatio
     z = Belief(*(part.repeat_interleave(repeats, 0) for part in belief)).sample(generator)
     returns = run_episode(evaluation.envs("contexts"), lambda observation: policy.act(observation, z, generator))
     return returns.reshape(-1, repeats).mean(1)
+
+
+SWAPS = {
+    "none": frozenset(),
+    "generator": frozenset({"generator"}),
+    "perturbation": frozenset({"perturbation"}),
+    "value": frozenset({"value"}),
+    "all": frozenset({"generator", "perturbation", "value"}),
+}
+"""Networks of a generative student that are replaced by the teacher's, by the name of the probe."""
+
+
+@torch.no_grad()
+def swapped_returns(
+    student: GenerativeStudent, teachers: Teachers, contexts: Tensor, evaluation: Evaluation
+) -> dict[str, np.ndarray]:
+    """Mean return `[K]` on each training task with single networks of the student replaced by the own teacher's.
+
+    z comes from `contexts` `[K, size, d_c]` and is never updated: so it shows which network loses what the teacher had.
+    """
+    repeats, candidates = evaluation.config.repeats, student.config.acting_candidates
+    mean, _ = student.encoder.infer(contexts)
+    told = mean.repeat_interleave(repeats * candidates, 0).unflatten(0, (len(mean), -1))
+
+    def act(replaced: frozenset[str], generator: torch.Generator, seen: Tensor) -> Tensor:
+        observation = seen.unflatten(0, (len(mean), -1)).repeat_interleave(candidates, 1)
+        latent = clamped_latents((*observation.shape[:2], student.latent_size), generator)
+        action = teachers.generate(observation, latent)
+        if "generator" not in replaced:
+            action = student.generate(observation, latent, told)
+        raw = teachers.perturb(observation, action)
+        if "perturbation" not in replaced:
+            raw = student.perturb(observation, action, told)
+        action = perturbed(action, raw)
+        value = teachers.value(torch.cat([observation, action], -1))
+        if "value" not in replaced:
+            value = student.value(observation, action, told)
+        return best_actions(action, value, candidates).flatten(0, 1)
+
+    found = {}
+    for name, replaced in SWAPS.items():
+        generator = generator_of(evaluation.seed, "swaps", "policy")
+        returns = run_episode(evaluation.envs("swaps"), partial(act, replaced, generator))
+        found[name] = returns.reshape(-1, repeats).mean(1)
+    return found

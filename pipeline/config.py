@@ -84,7 +84,7 @@ class _Fixed:
     """Use only the first so many training tasks; 0 takes all."""
     test_tasks: Whole = 0
     """Use only the first so many unseen tasks; 0 takes all."""
-    methods: tuple[Method, ...] = ("full",)
+    methods: tuple[Method, ...] = ("evidence", "full")
     """Multi-task learners to train: the full model, its ablations and rivals."""
     distill_seeds: tuple[Whole, ...] = (0,)
     """One multi-task learner per seed and method, all from the same data and teachers."""

@@ -108,7 +108,8 @@ def plan_warmstart(config: RunConfig) -> Plan:
         planner.arm("sac", seed)
         planner.arm("sac_two_batches", seed, warm.policy_rate)
         for run in (run for run in result.runs if run.seed == seed):
-            start = Start(run.trained, warm.snapshot or config.distill.steps, warm.initial_steps, warm.imitation)
+            snapshot = warm.snapshot or max(run.evaluations)
+            start = Start(run.trained, snapshot, warm.initial_steps, warm.imitation)
             planner.arm(f"warm_{run.variant.label}", seed, warm.policy_rate, start)
     wanted = [*(ref for arm in result.arms for ref in arm.jobs), *result.artefacts["collect"]]
     result.jobs = {job.ref: job for job in result.needed(wanted)}
@@ -118,27 +119,30 @@ def plan_warmstart(config: RunConfig) -> Plan:
 def check_warmstart(config: RunConfig) -> None:
     """Raise ConfigError, one sentence, for a warm start that cannot be run."""
     config.check()
-    warm, online, learner = config.warmstart, config.warmstart.online, config.distill
-    possible = [name for name, method in METHODS.items() if method.learner == "distill"]
-    if online.sac.critic_hidden != (shape := learner.student.value_hidden):
+    warm, online = config.warmstart, config.warmstart.online
+    distilled = ("distill", "evidence")
+    if unfit := [method for method in config.methods if METHODS[method].learner not in distilled]:
+        possible = [name for name, method in METHODS.items() if method.learner in distilled]
         raise ConfigError(
-            f"warmstart.online.sac.critic_hidden is {online.sac.critic_hidden}; the critics start from the multi-task "
-            f"policy's value function, so it must be distill.student.value_hidden, {shape}."
+            f"{unfit[0]} has no distilled value function to start from; give methods among {', '.join(possible)}."
         )
     if online.warmup_steps >= online.steps:
         raise ConfigError(
             f"warmstart.online.warmup_steps is {online.warmup_steps}; it must be below warmstart.online.steps, "
             f"{online.steps}."
         )
-    if warm.snapshot and warm.snapshot not in _snapshots(learner):
-        raise ConfigError(
-            f"warmstart.snapshot is {warm.snapshot}; snapshots are taken every {learner.snapshot_every} steps up to "
-            f"{learner.steps} (0 means the last)."
-        )
-    if unfit := [method for method in config.methods if method not in possible]:
-        raise ConfigError(
-            f"{unfit[0]} has no distilled value function to start from; give methods among {', '.join(possible)}."
-        )
+    for name in dict.fromkeys(METHODS[method].learner for method in config.methods):
+        learner = getattr(config, name)
+        if online.sac.critic_hidden != (shape := learner.student.value_hidden):
+            raise ConfigError(
+                f"warmstart.online.sac.critic_hidden is {online.sac.critic_hidden}; the critics start from the "
+                f"multi-task policy's value function, so it must be {name}.student.value_hidden, {shape}."
+            )
+        if warm.snapshot and warm.snapshot not in _snapshots(learner):
+            raise ConfigError(
+                f"warmstart.snapshot is {warm.snapshot}; snapshots of {name} are taken every {learner.snapshot_every} "
+                f"steps up to {learner.steps} (0 means the last)."
+            )
 
 
 def _snapshots(learner: Any) -> list[int]:
@@ -230,7 +234,8 @@ class _Planner:
                 step: self.add(Evaluate, config, f"evaluate {label} step {step}", step=step, **played)
                 for step in _snapshots(learner)
             }
-            played |= {"step": learner.steps, "last_trajectory": kind == "batch_pearl", "collect": _refs(collected)}
+            played |= {"step": learner.steps, "last_trajectory": kind == "batch_pearl"}
+            played |= {name: own[name] for name in ("collect", "teach")}
             probes = self.add(Probe, config, f"probe {label}", **played)
             self.plan.runs.append(Trained(variant, seed, trained, evaluations, probes, tables))
 

@@ -47,6 +47,8 @@ METRICS = {
     "swap_": "the reward-swap test",
     "identified": "the share of training tasks identified from own rollouts (index: episodes in the context)",
     "foreign_": "returns with contexts from other tasks",
+    "told": "returns on training tasks with a context from the task's own batch",
+    "swapped_": "the same with single networks of the task's own teacher",
     "last_trajectory": "returns under PEARL's own protocol",
     "relabel_": "relabelling tables (task: labelled for, index: transitions of) and their error over training",
     "policy_return": "returns of the multi-task policy that a warm start begins from",
@@ -291,6 +293,11 @@ def _learner(run: Trained, trained: Path, evaluations: dict[int, Any], probes: P
     parts += [tidy(f"swap_{name}", "", value, **where) for name, value in (probe["reward_swap"] or {}).items()]
     share = probe["identification"]
     parts.append(tidy("identified", "index", share, split="train", index=range(1, len(share) + 1), **where))
+    on_train = {f"swapped_{name}": values for name, values in (probe["swapped"] or {}).items()} | {
+        "told": probe["told"]
+    }
+    at = where | {"split": "train", "task": probe["train"]}
+    parts += [tidy(metric, "task", values, **at) for metric, values in on_train.items()]
     on_test = {f"foreign_{name}": values for name, values in (probe["foreign_contexts"] or {}).items()}
     on_test |= {"last_trajectory": probe["last_trajectory"]} if probe["last_trajectory"] else {}
     at = where | {"split": "test", "task": last["test"]["task"]}

@@ -1,25 +1,29 @@
 """What all commands that compute have in common, and the run and the warm start of one environment."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 
+from actors.artefacts import snapshot_of
 from actors.host import duration
 from actors.stage import Job
 from actors.store import Store, StoreError
+from mbml.serialise import replacing
 from mbml.settings import check_fields
 from pipeline.cluster import connect
 from pipeline.config import ConfigError, Place, RunConfig
-from pipeline.plan import plan, plan_warmstart
+from pipeline.plan import Plan, plan, plan_warmstart
 from pipeline.publish import Log, make_folder, publish, say_failures
+from pipeline.report import tables
 from pipeline.report.page import Page, run_page
 from pipeline.report.warmstart import warmstart_page
 from pipeline.results import Results, gather, gather_warmstart
 from pipeline.scheduler import Outcome, execute
 
+POLICY = "policy.safetensors"
 _POLL_SECONDS = 15.0
 
 
@@ -55,7 +59,8 @@ def carry_out(
         outcome.failed |= trials(store)
     code = say_failures(outcome, store.url, log) if outcome.failed else 0
     publish(gathered(store, outcome), out, log, page)
-    log(f"Took {duration(time.monotonic() - started)}. Report: {out / 'report.html'}")
+    policy = f" Policy: {out / POLICY}" if (out / POLICY).exists() else ""
+    log(f"Took {duration(time.monotonic() - started)}.{policy} Report: {out / 'report.html'}")
     return code
 
 
@@ -67,7 +72,22 @@ def title_of(config: RunConfig) -> str:
 def run(config: RunConfig, place: Place, out: Path, log: Log) -> int:
     """Collect, learn, relabel, distil, evaluate and report."""
     jobs = plan(config)
-    return carry_out(title_of(config), config, jobs.jobs.values(), place, out, log, partial(gather, jobs))
+
+    def gathered(store: Store, outcome: Outcome) -> Results:
+        return hand_over(jobs, store, gather(jobs, store, outcome), out)
+
+    return carry_out(title_of(config), config, jobs.jobs.values(), place, out, log, gathered)
+
+
+def hand_over(jobs: Plan, store: Store, results: Results, out: Path) -> Results:
+    """Copy the policy that does best on the training tasks to `out`; the results then say which it is."""
+    if (chosen := tables.best_policy(results)) is None:
+        return results
+    trained = next(r for r in jobs.runs if (r.variant.label, r.seed) == (chosen["method"], chosen["seed"]))
+    snapshot = snapshot_of(store.fetch(*trained.trained), chosen["step"])
+    with replacing(out / POLICY) as temporary:
+        shutil.copyfile(snapshot, temporary)
+    return replace(results, run=results.run | {"policy": chosen})
 
 
 def warmstart(config: RunConfig, place: Place, out: Path, log: Log, *, axis: str, comparison: str) -> int:

@@ -6,15 +6,16 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from actors.artefacts import load_rows, snapshot_of, tasks_of, truth_table, write_json
+from actors.artefacts import load_rows, load_teachers, snapshot_of, tasks_of, truth_table, write_json
 from actors.stage import Ref, Run, stage
 from actors.stages.evaluate import Protocol
 from mbml import envs
 from mbml.evaluate import evaluate_last_trajectory
 from mbml.policy import ContextPolicy
-from mbml.probes import identification, known_tasks, own_posteriors, returns_under, reward_swap
-from mbml.rows import gather_rows, sample_rows
+from mbml.probes import identification, known_tasks, own_posteriors, returns_under, reward_swap, swapped_returns
+from mbml.rows import sample_rows, spread_rows
 from mbml.seeding import generator_of
+from mbml.students import GenerativeStudent
 
 _PICTURE_CONTEXTS = 8
 _CONTEXT_SIZE = 128
@@ -30,14 +31,14 @@ class Probe(Protocol):
     last_trajectory: bool
     """Also score the unseen tasks by PEARL's own protocol."""
     collect: tuple[Ref, ...]
+    teach: tuple[Ref, ...] = ()
+    """Whose networks a distilled policy's are replaced by."""
 
 
-@stage(version=1)
+@stage(version=2)  # 2: what the policy does when it is told the task, and with networks of its teachers)
 def probe(spec: Probe, run: Run) -> dict[str, Any]:
     """Leaves `probes.json`, with every probe that the environment allows."""
-    rows = load_rows(run.paths(spec.collect), spec.train)
-    kept = torch.arange(0, rows.shape[1], max(1, rows.shape[1] // _ROWS))
-    rows = gather_rows(rows, kept.repeat(len(rows), 1))
+    rows = spread_rows(load_rows(run.paths(spec.collect), spec.train), _ROWS)
     policy = ContextPolicy.load(snapshot_of(run.inputs[spec.trained], spec.step))
     generator = generator_of(spec.seed, "probes")
     posteriors = own_posteriors(policy, rows, _CONTEXT_SIZE, _PICTURE_CONTEXTS, generator)
@@ -53,9 +54,21 @@ def probe(spec: Probe, run: Run) -> dict[str, Any]:
         "identification": identification(policy, known, spec.of(train)),
         "foreign_contexts": _foreign_contexts(spec, policy, rows, generator),
         "last_trajectory": last,
+        **_told(spec, policy, rows, run),
     }
     write_json(run.out / "probes.json", found)
     return swap or {}
+
+
+def _told(spec: Probe, policy: ContextPolicy, rows: Tensor, run: Run) -> dict[str, Any]:
+    """Return on each training task with z from its own batch, and then with single networks of its teacher."""
+    played = spec.of(tasks_of(spec.env, "train", spec.train))
+    contexts = policy.layout.context(sample_rows(rows, _CONTEXT_SIZE, generator_of(spec.seed, "probes", "told")))
+    swapped = None
+    if spec.teach and isinstance(policy, GenerativeStudent):
+        _, teachers = load_teachers(run.paths(spec.teach))
+        swapped = {n: found.tolist() for n, found in swapped_returns(policy, teachers, contexts, played).items()}
+    return {"told": returns_under(policy, contexts, played).tolist(), "swapped": swapped}
 
 
 def _foreign_contexts(

@@ -73,6 +73,43 @@ def identification(results: Results) -> Figure:
     return made
 
 
+_LOST = {
+    "own_teacher": "own teacher",
+    "swapped_generator": "told; the teacher's generator",
+    "swapped_perturbation": "told; the teacher's perturbation",
+    "swapped_value": "told; the teacher's values",
+    "told": "told: context from its batch",
+    "score": "not told (its score)",
+}
+
+
+@figure("lost", KNOWS, "Where the return is lost")
+def lost(results: Results) -> Figure:
+    """Return on the training tasks, from the teachers down to the policy that has to find out the task.
+
+    From above: each task's own teacher; the policy under a z from the task's own batch, with one network of the
+    teacher in place of its own; the same with its own networks; and its score under the protocol. What is lost between
+    the teacher and "told" is lost in distillation, and a network whose replacement brings it back has lost it; what is
+    lost below "told" is lost in inference. Large marks: mean over seeds; small ones: single seeds.
+    """
+    names = known(results, "told")
+    rows = {row: words for row, words in _LOST.items() if row == "own_teacher" or results.methods(row, split="train")}
+    made, (axes,) = panels(1, 1, 0.33 * len(rows) + 0.5)
+    places = dict(zip(rows, named_rows(axes, list(rows.values())), strict=True))
+    teacher = results.references("train")["own_teacher"].mean()
+    axes.plot(teacher, places["own_teacher"], "s", color=INK, markersize=7)
+    for position, name in enumerate(names):
+        colour, shift = colours(names)[name], 0.5 * ((position + 0.5) / len(names) - 0.5)
+        for row in [row for row in rows if name in results.methods(row, split="train")]:
+            found = results.rows(row, method=name, split="train")
+            seeds = found[found["step"].isna() | (found["step"] == found["step"].max())].groupby("seed")["value"].mean()
+            label = method_name(name) if row == "told" else None
+            axes.plot(seeds.mean(), places[row] + shift, "o", color=colour, markersize=7, label=label)
+            axes.plot(seeds, [places[row] + shift] * len(seeds), ".", color=colour, markersize=4)
+    axes.set_xlabel("return on training tasks, mean over tasks")
+    return made
+
+
 @figure("foreign_contexts", KNOWS, "Right rewards from the wrong place")
 def foreign_contexts(results: Results) -> Figure:
     """Return on unseen tasks with z from transitions of the nearest and of the farthest training task.

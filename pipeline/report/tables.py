@@ -2,6 +2,7 @@
 these, so they cannot disagree."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -147,6 +148,20 @@ def verdict(results: Results) -> list[str]:
     return found
 
 
+def best_policy(results: Results) -> dict[str, Any] | None:
+    """Method, seed and last step of the policy with the highest mean score on the training tasks, and that score."""
+    found = []
+    for name in results.methods("score", split="train"):
+        steps, scores = results.scores(name, "train")
+        seeds = sorted(results.rows("score", method=name)["seed"].unique())
+        last = scores[:, -1].mean(axis=1)
+        found += [
+            {"method": name, "seed": int(s), "step": int(steps[-1]), "score": float(v)}
+            for s, v in zip(seeds, last, strict=True)
+        ]
+    return max(found, key=lambda policy: policy["score"], default=None)
+
+
 def notes(results: Results) -> list[str]:
     """Sentences without which the tables would mislead."""
     found = [headline.__doc__, "" if results.rows("reference").empty else last_scores.__doc__]
@@ -173,7 +188,7 @@ def _blind(results: Results) -> str | None:
 def facts(results: Results) -> dict[str, str]:
     """What was run: sweep, environment, preset, seed, horizon, task counts, wall time; unknown ones are left out."""
     run = results.run
-    sweep, wall = run.get("sweep"), run.get("wall_seconds")
+    sweep, wall, policy = run.get("sweep"), run.get("wall_seconds"), run.get("policy")
     found = {
         "sweep": f"{sweep['name']} ({sweep['description']})" if sweep else None,
         "environment": run["environment"] + f" ({run['title']})" * (run["title"] != run["environment"]),
@@ -182,6 +197,9 @@ def facts(results: Results) -> dict[str, str]:
         "unseen tasks": len(results.tasks("test")) or None,
         "task parameter": run.get("parameter"),
         "task of the task-blind teacher": _blind(results),
+        "policy.safetensors": policy
+        and f"{method_name(policy['method'])} seed {policy['seed']}, the best one on training tasks "
+        f"({score(policy['score'], decimals(results))})",
         "wall time": None if wall is None else duration(wall),
     }
     return {name: str(value) for name, value in found.items() if value is not None}

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mbml import envs
-from mbml.encoders import ENCODERS, Belief
+from mbml.encoders import Belief
 from mbml.evaluate import EvaluateConfig, Evaluation, make_envs
 from mbml.policy import AdaptivePolicy
 from mbml.probes import identification, known_tasks, nearest_known, own_posteriors, returns_under, reward_swap
@@ -45,7 +45,7 @@ def world():
     return rows, truth
 
 
-@pytest.mark.parametrize("kind", ENCODERS)
+@pytest.mark.parametrize("kind", ["product", "mean"])
 @pytest.mark.parametrize(("column", "winner"), [(-1, "follows_reward"), (0, "follows_state_action")])
 def test_reward_swap_of_encoders_that_read_one_column(column, winner, kind):
     rows, truth = world()

@@ -127,7 +127,8 @@ def test_baselines_need_the_batches_and_nothing_else():
         assert (learner.learner, learner.config) == (label, expected)
         for stage in ("teach", "models", "relabel"):
             assert specs(result, label, stage) == []
-    assert {job.stage.name for job in result.shared()} == {"collect", "teach", "references"}
+    shared = {job.stage.name for job in result.shared()}  # what the scores stand beside
+    assert shared == {"collect", "teach", "references", "models", "likelihood"}
 
 
 def test_a_sweep_over_one_number_shares_all_but_the_learners():
