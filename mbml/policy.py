@@ -33,6 +33,8 @@ class ContextPolicy(nn.Module, ABC):
     encoder: Encoder
     renewed_every: int = 0
     """Steps after which an agent draws z anew; 0: at the beginning of each episode alone."""
+    arbitrated: bool = False
+    """An agent plays its first episode untold, the second under its belief, and then as has earned more on that task."""
 
     def __init_subclass__(cls) -> None:
         if "kind" in vars(cls):
@@ -78,12 +80,32 @@ class AdaptivePolicy:
         self.policy, self.generator, self.tasks = policy, generator, tasks
         nothing = torch.zeros(tasks, 0, policy.layout.context_size)
         self._statistics = policy.encoder.statistics(nothing).sum(1).detach()
+        self._nothing = self._statistics.clone()
         self._pending: list[tuple[Tensor, Tensor]] = []
+        self._earned = torch.zeros(tasks, 2, 2)  # untold and told: sum of returns, and number of episodes
+        self._episode = torch.zeros(tasks, 2)  # return and steps of the episode that goes on
         self.begin_episode()
 
     def begin_episode(self) -> None:
-        """Draw a new task embedding for every task from what has been observed so far."""
-        self.z = self.belief().sample(self.generator)
+        """Begin a new episode in every task, under an embedding drawn from what has been observed so far."""
+        self._judge()
+        self._renew()
+
+    def _judge(self) -> None:
+        """Book the episode that has ended, and say for every task whether the next one is told."""
+        played = self._episode[:, 1:] > 0
+        if played.any():
+            result = torch.cat([self._episode[:, :1], torch.ones(self.tasks, 1)], 1) * played
+            self._earned[torch.arange(self.tasks), self.told.long()] += result
+        self._episode.zero_()
+        (untold, told), number = (self._earned[..., 0] / self._earned[..., 1]).T, self._earned[..., 1]
+        wanted = (number[:, 0] > 0) & ((number[:, 1] == 0) | (told >= untold))
+        self.told = wanted if self.policy.arbitrated else torch.ones(self.tasks, dtype=torch.bool)
+
+    def _renew(self) -> None:
+        belief = self.belief()
+        statistics = torch.where(self.told.unsqueeze(1), self._statistics, self._nothing)
+        self.z = (self.policy.encoder.belief(statistics) if self.policy.arbitrated else belief).sample(self.generator)
         self._steps = 0
 
     def act(self, observation: Tensor) -> Tensor:
@@ -91,7 +113,7 @@ class AdaptivePolicy:
         self._check_shape("observation", observation, self.policy.layout.observation_size)
         self._check_finite("observation", observation)
         if self._steps == self.policy.renewed_every > 0:
-            self.begin_episode()
+            self._renew()
         self._steps += 1
         return self.policy.act(observation, self.z, self.generator)
 
@@ -115,7 +137,9 @@ class AdaptivePolicy:
         context = torch.cat([observation, action, next_observation, reward.unsqueeze(-1)], -1)
         self._check_finite("transition", context)
         everyone = torch.ones(self.tasks, dtype=torch.bool)
-        self._pending.append((context, everyone if active is None else active))
+        moved = everyone if active is None else active
+        self._pending.append((context, moved))
+        self._episode += torch.stack([reward, torch.ones_like(reward)], 1) * moved.unsqueeze(1)
 
     def _check_shape(self, name: str, value: Any, *sizes: int) -> None:
         wanted = (self.tasks, *sizes)
@@ -140,9 +164,12 @@ class AdaptivePolicy:
         return self.policy.encoder.belief(self._statistics)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What is known of the tasks: the statistics of all transitions observed `[n, S]`, z `[n, Z]` and its age."""
+        """What is known of the tasks: the statistics of all transitions observed `[n, S]`, z `[n, Z]` and its age, and
+        what was earned in which way."""
         self.belief()
-        return {"statistics": self._statistics.clone(), "z": self.z.clone(), "steps": torch.tensor(self._steps)}
+        steps = torch.tensor(self._steps)
+        books = {"told": self.told, "earned": self._earned.clone(), "episode": self._episode.clone()}
+        return {"statistics": self._statistics.clone(), "z": self.z.clone(), "steps": steps, **books}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on with what `state_dict` gave, in this or another process; raises PolicyError for other shapes."""
@@ -150,5 +177,6 @@ class AdaptivePolicy:
             if state[name].shape != own.shape:
                 raise PolicyError(f"{name} have shape {tuple(state[name].shape)}; they should be {tuple(own.shape)}.")
         self._statistics, self.z = state["statistics"].clone(), state["z"].clone()
-        self._steps = int(state["steps"])
+        self._steps, self.told = int(state["steps"]), state["told"].clone()
+        self._earned, self._episode = state["earned"].clone(), state["episode"].clone()
         self._pending.clear()

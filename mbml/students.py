@@ -50,6 +50,8 @@ class StudentConfig:
     """Standardise observations by the statistics of all tasks' rows."""
     renewed_every: Whole = 0
     """Steps after which an agent that acts by it draws z anew; 0: at the beginning of each episode alone."""
+    arbitrated: bool = False
+    """The agent plays its first episode untold, the second under its belief, then as has earned more on that task."""
 
     def __post_init__(self) -> None:
         STUDENTS[self.kind]
@@ -83,6 +85,11 @@ class Student(ContextPolicy):
     def renewed_every(self) -> int:
         """Of its configuration."""
         return self.config.renewed_every
+
+    @property
+    def arbitrated(self) -> bool:
+        """Of its configuration."""
+        return self.config.arbitrated
 
     def value(self, observation: Tensor, action: Tensor, z: Tensor) -> Tensor:
         """Q_D `[..., 1]` for parts of equal leading shape."""
