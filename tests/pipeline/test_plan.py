@@ -206,7 +206,7 @@ def test_arms_from_scratch_do_not_depend_on_the_multi_task_policy():
 def test_every_preset_can_be_warm_started(env, name):
     config = preset(env, name)
     check_warmstart(config)
-    assert [arm.name for arm in plan_warmstart(config).arms] == ["sac", "sac_two_batches", "warm_full"]
+    assert [arm.name for arm in plan_warmstart(config).arms] == ["sac", "sac_two_batches", "warm_evidence", "warm_full"]
 
 
 @pytest.mark.parametrize(
@@ -215,8 +215,8 @@ def test_every_preset_can_be_warm_started(env, name):
         ({"warmstart.online.sac.critic_hidden": (8, 8)}, "must be distill.student.value_hidden"),
         ({"distill.student.value_hidden": (8, 8)}, "must be distill.student.value_hidden"),
         ({"warmstart.online.warmup_steps": 180}, "must be below warmstart.online.steps"),
-        ({"warmstart.snapshot": 7}, "snapshots are taken every 10 steps up to 20"),
-        ({"warmstart.snapshot": 30}, "snapshots are taken every 10 steps up to 20"),
+        ({"warmstart.snapshot": 7}, "snapshots of distill are taken every 10 steps up to 20"),
+        ({"warmstart.snapshot": 30}, "snapshots of distill are taken every 10 steps up to 20"),
         ({"methods": ("contextual_bcq",)}, "no distilled value function"),
     ],
 )

@@ -8,6 +8,7 @@ REFERENCES = {
     "random": 60.0,
     "zero_action": 62.0,
     "blind_teacher": 130.0,
+    "likelihood_teacher": 125.0,
     "nearest_teacher": 190.0,
     "blind_teacher_bound": 140.0,
     "best_teacher": 210.0,
@@ -96,6 +97,9 @@ def results(
             parts.append(
                 tidy("identified", "index", [0.5, 0.7, 0.9 - 0.1 * seed], split="train", index=[1, 2, 3], **where)
             )
+            for name, gain in (("told", 0), ("swapped_generator", 30), ("swapped_value", 2)):
+                own = {"split": "train", "task": list(range(train)), **where}
+                parts.append(tidy(name, "task", level + gain + offset["train"], **own))
             for name, drop in (("nearest", 0), ("farthest", 30)):
                 parts.append(
                     tidy(
