@@ -36,6 +36,7 @@ SMALL = {
     "models.reward.steps": 500,
     "models.next_observation.steps": 1_000,
     "relabel.pool": 2_000,
+    "evidence.steps": 600,
     "distill.steps": 600,
 }
 

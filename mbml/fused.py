@@ -71,7 +71,7 @@ def shared_scalars(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor
     ):
         hidden = _joined_hidden(inputs, _joined(first, bias))
         torch.sum(torch.mul(hidden, second.squeeze(2), out=buffer), 2, out=output)
-    return outputs.transpose(1, 2).reshape(-1, x.shape[1], 1) + biases[1]
+    return outputs.transpose(1, 2).reshape(len(weights[0]), x.shape[1], 1) + biases[1]
 
 
 @torch.no_grad()

@@ -66,7 +66,7 @@ half_cheetah_vel = family(
         # A fifth of the paper's horizon: five times the resets, the same speed to reach.
         "laptop": {
             **LOCOMOTION, "horizon": 200, "collect.steps": 60_000, "relabel.reward_threshold": 0.05,
-            "distill.steps": 4_000, "evidence.steps": 8_000, "contextual_bcq.steps": 4_000, "batch_pearl.steps": 4_000,
+            "distill.steps": 4_000, "evidence.steps": 4_000, "contextual_bcq.steps": 4_000, "batch_pearl.steps": 4_000,
             "warmstart.online.steps": 30_000, "warmstart.online.tasks_per_actor": 4,
         },
         "paper": {

@@ -13,6 +13,7 @@ from actors.artefacts import read_json, read_lines, snapshot_of
 from actors.host import Host
 from actors.stage import STAGES as REGISTRY
 from actors.stage import Ref
+from actors.stages.likelihood import RENEWED
 from mbml.data import Dataset
 from mbml.methods import METHODS
 from mbml.serialise import load_tree
@@ -30,10 +31,11 @@ STAGES: dict[str, tuple[str, ...]] = {
     "teach": ("collect",),
     "models": ("collect",),
     "relabel": ("collect", "models"),
-    "distill": ("collect", "teach", "relabel"),
-    "baseline": ("collect",),
-    "metagenrl": ("collect",),
     "references": ("teach",),
+    "likelihood": ("collect", "teach", "models", "references"),
+    "distill": ("collect", "teach", "relabel"),
+    "baseline": ("collect", "teach", "relabel", "references"),
+    "metagenrl": ("collect",),
     "evaluate": ("distill", "baseline"),
     "probe": ("collect", "distill", "baseline"),
     "warmstart": ("distill",),
@@ -45,7 +47,7 @@ _TODAY = {"baseline": "distill"}
 
 _LEARNING: dict[str, Any] = {
     # Ten times the preset's, so that a wrong gradient shows after a few steps.
-    **{f"{learner}.learning_rate": 3e-3 for learner in ("distill", "contextual_bcq", "batch_pearl", "bcq")},
+    **{f"{learner}.learning_rate": 3e-3 for learner in ("distill", "evidence", "contextual_bcq", "batch_pearl", "bcq")},
     "warmstart.imitation.learning_rate": 3e-3,
     "models.reward.members": 3,
     # Some labels pass the filter and some do not.
@@ -96,9 +98,13 @@ def make(folder: Path) -> Iterator[tuple[str, Any]]:
     maze = _config("umaze_goal", methods=tuple(name for name in METHODS if name != "metagenrl"))
     yield from _run("umaze_goal", plan(maze), folder)
     yield from _run_warmstart("umaze_goal", changed(maze, {"methods": ("full",)}), folder)
-    yield from _run("umaze_goal, wide", plan(changed(_config("umaze_goal", train_tasks=2), _WIDE)), folder)
+    yield from _run(
+        "umaze_goal, wide", plan(changed(_config("umaze_goal", train_tasks=2, methods=("full",)), _WIDE)), folder
+    )
     walker = {"relabel.reward_threshold": 0.15, "relabel.next_observation_threshold": 0.15}
-    yield from _run("walker_param", plan(changed(_config("walker_param", train_tasks=2), walker)), folder)
+    yield from _run(
+        "walker_param", plan(changed(_config("walker_param", train_tasks=2, methods=("full",)), walker)), folder
+    )
     yield from _run("ant_dir", plan(_config("ant_dir", train_tasks=2, methods=("metagenrl",), horizon=_SHORT)), folder)
     for env in sorted(_COLLECT_ONLY):
         yield from _run(env, plan(_config(env, train_tasks=2, horizon=_SHORT)), folder)
@@ -139,7 +145,8 @@ def _names(jobs: Plan) -> dict[Ref, str]:
     stacks("collect", jobs.artefacts["collect"])
     stacks("teach", jobs.artefacts["teach"])
     stacks("metagenrl", jobs.artefacts.get("metagenrl", []))
-    names.update(dict.fromkeys(jobs.artefacts["references"], "references"))
+    for stage in ("references", "likelihood"):
+        names.update(dict.fromkeys(jobs.artefacts[stage], stage))
     for run in jobs.runs:
         label = run.variant.label
         if run.relabel is not None:
@@ -238,6 +245,11 @@ def _references(folder: Path) -> Arrays:
     return _both(found, {name: name.replace("_", " ") for name in ("random", "zero_action", "teachers")})
 
 
+def _likelihood(folder: Path) -> Arrays:
+    found = read_json(folder / "likelihood.json")
+    return _both(found, {name: name.replace("_", " ") for name in RENEWED})
+
+
 def _both(found: dict[str, Any], wanted: Mapping[str, str]) -> Arrays:
     return {f"{split} {ours}": found[split][name] for split in ("test", "train") for name, ours in wanted.items()}
 
@@ -249,6 +261,8 @@ def _probe(folder: Path) -> Arrays:
         "posterior mean": found["posterior_mean"],
         "identification": found["identification"],
         **{f"reward_swap {name}": value for name, value in swap.items()},
+        "told": found["told"],
+        **{f"swapped {name}": value for name, value in (found["swapped"] or {}).items()},
         **{f"{name} task's context": value for name, value in foreign.items()},
         **({"last trajectory": found["last_trajectory"]} if found["last_trajectory"] else {}),
     }
@@ -270,6 +284,7 @@ _READERS: dict[str, Callable[[Path], Arrays]] = {
     "metagenrl": _metagenrl,
     "evaluate": _evaluate,
     "references": _references,
+    "likelihood": _likelihood,
     "probe": _probe,
     "warmstart": _warmstart,
 }

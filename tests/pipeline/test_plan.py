@@ -142,7 +142,9 @@ def test_a_sweep_over_one_number_shares_all_but_the_learners():
         ("margin=0.0", 1),
         ("margin=2.0", 0),
     ]
-    as_pipeline = plan(replace(config, methods=("full",)))  # margin 2 is the default: the same artefacts as the full model's
+    as_pipeline = plan(
+        replace(config, methods=("full",))
+    )  # margin 2 is the default: the same artefacts as the full model's
     assert {run.trained for run in as_pipeline.runs} < {run.trained for run in result.runs}
 
 
