@@ -34,7 +34,7 @@ class ContextPolicy(nn.Module, ABC):
     renewed_every: int = 0
     """Steps after which an agent draws z anew; 0: at the beginning of each episode alone."""
     arbitrated: bool = False
-    """An agent plays its first episode untold, the second under its belief, and then as has earned more on that task."""
+    """An agent plays its first episode untold, the second under its belief, then as has earned more on that task."""
 
     def __init_subclass__(cls) -> None:
         if "kind" in vars(cls):
