@@ -23,7 +23,7 @@ from mbml.relabel import RelabelTables
 from mbml.rows import RowLayout, Rows, gather_rows, sample_indices, sample_rows
 from mbml.settings import Count, Share
 from mbml.students import Student, StudentConfig, make_student
-from mbml.teachers import Teachers
+from mbml.teachers import TEACHERS, Teachers
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class EvidenceConfig(Schedule):
         )
     )
     """Which networks, and their shapes. The encoder is a `mixture` with an anchor for each task, whatever it says."""
+    teacher: str | None = None
+    """Kind of its teachers, one of `mbml.teachers.TEACHERS`; None takes the run's."""
     batch_size: Count = 128
     """State-action rows B per task and step."""
     context_size: Count = 128
@@ -47,6 +49,10 @@ class EvidenceConfig(Schedule):
     guide: Literal["own", "best"] = "own"
     """The teacher that a task's embedding is distilled from: its own, or the one that does best on it in its
     simulator."""
+
+    def __post_init__(self) -> None:
+        if self.teacher is not None:
+            TEACHERS[self.teacher]
 
 
 class EvidenceLearner(Learner):

@@ -70,7 +70,10 @@ class Plan:
     jobs: dict[Ref, Job] = field(default_factory=dict)
     """In the order in which they should start."""
     artefacts: dict[str, list[Ref]] = field(default_factory=dict)
-    """What all variants share or stand beside: collect, teach, references, likelihood, rllib, metagenrl."""
+    """What all variants share or stand beside: collect, teach, rllib, metagenrl; references and likelihood, of every
+    kind of `teachers`."""
+    teachers: list[str] = field(default_factory=list)
+    """Kinds of teachers: the run's, then those that a method has of its own."""
     runs: list[Trained] = field(default_factory=list)
     """One multi-task learner each."""
     arms: list[Arm] = field(default_factory=list)
@@ -173,13 +176,8 @@ class _Planner:
         result, config = self.plan, self.config
         collected, teachers = self.data(config)
         result.artefacts = {"collect": list(_refs(collected)), "teach": list(_refs(teachers)), "rllib": []}
-        references = self.references(config, teachers)
-        result.artefacts |= {"references": [references], "likelihood": []}
-        if config.relabel.source == "ensemble":
-            configs, trained = self.models(config, collected)
-            own = {"models": configs, "trained": _refs(trained), "collect": _refs(collected), "teach": _refs(teachers)}
-            own |= {"config": config.evaluate, "references": references}
-            result.artefacts["likelihood"] = [self.add(Likelihood, config, "likelihood teacher", **own)]
+        result.artefacts |= {"references": [], "likelihood": []}
+        self.references(config, collected, teachers)
         for algorithm, task in itertools.product(config.rllib.algorithms, result.train):
             own = {"algorithm": algorithm, "task": task, "config": config.rllib, "collect": (collected[task],)}
             result.artefacts["rllib"].append(self.add(RLlib, config, f"rllib {algorithm} task {task}", **own))
@@ -197,9 +195,19 @@ class _Planner:
         own = {"teacher": config.teacher, "config": config.teach, "learner": getattr(config, config.teacher)}
         return collected, self.stacks(Teach, config, config.teach.tasks_per_actor, collected, **own)
 
-    def references(self, config: RunConfig, teachers: Stacks) -> Ref:
-        """What needs no multi-task learner, played on all tasks."""
-        return self.add(References, config, "references", config=config.evaluate, teach=_refs(teachers))
+    def references(self, config: RunConfig, collected: Stacks, teachers: Stacks) -> Ref:
+        """What needs no multi-task learner, played on all tasks: of the first variant that has such teachers."""
+        own = {"config": config.evaluate, "teach": _refs(teachers)}
+        references = self.add(References, config, f"references of {config.teacher}", **own)
+        if config.teacher not in self.plan.teachers:
+            self.plan.teachers.append(config.teacher)
+            self.plan.artefacts["references"].append(references)
+            if config.relabel.source == "ensemble":
+                configs, trained = self.models(config, collected)
+                own |= {"models": configs, "trained": _refs(trained), "collect": _refs(collected)}
+                job = self.add(Likelihood, config, f"likelihood of {config.teacher}", references=references, **own)
+                self.plan.artefacts["likelihood"].append(job)
+        return references
 
     def models(self, config: RunConfig, collected: Stacks) -> tuple[dict[Target, EnsembleConfig], Stacks]:
         """Ensembles, and what they are made by; true rewards need none."""
@@ -220,12 +228,15 @@ class _Planner:
         """One multi-task learner per seed, the evaluation of its snapshots, and its probes."""
         method = METHODS[variant.method]
         kind, learner = method.learner, getattr(config, method.learner)
-        needs = method.needs(learner)
+        config, needs = (
+            replace(config, teacher=getattr(learner, "teacher", None) or config.teacher),
+            method.needs(learner),
+        )
         collected, teachers = self.data(config)
         tables = self.tables(config, collected) if "tables" in needs else None
         own = {"learner": kind, "config": learner, "collect": _refs(collected), "relabel": tables}
         own |= {"teach": _refs(teachers) if "teachers" in needs else (), "threads": config.distill_cpus}
-        own["references"] = self.references(config, teachers) if "returns" in needs else None
+        own["references"] = self.references(config, collected, teachers) if "returns" in needs else None
         for seed in config.distill_seeds:
             label, own["seed"] = f"{variant.label} seed {seed}", f"{config.seed}/{seed}"
             trained = self.add(Distill, config, f"distill {label}", config.distill_cpus, **own)

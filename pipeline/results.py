@@ -169,8 +169,11 @@ def gather(plan: Plan, store: Store, outcome: Outcome | None = None) -> Results:
     sac = _curves(folders["collect"], method="sac", **train)
     ends = sac[sac["metric"] == "return"].sort_values("step").groupby("task", as_index=False).tail(1)
     parts = [sac, _curves(folders["teach"], method="teacher", **train)]
-    parts += [*_references(plan, folders["references"][0] / "references.json"), ends.assign(metric="reference")]
-    parts += [part for folder in folders["likelihood"] for part in _likelihood(folder / "likelihood.json")]
+    parts.append(ends.assign(metric="reference"))
+    for place, kind in enumerate(plan.teachers):
+        found = [*_references(plan, folders["references"][place] / "references.json")]
+        found += [part for folder in folders["likelihood"][place : place + 1] for part in _likelihood(folder)]
+        parts += found if not place else [_of_kind(part, kind) for part in found if part["method"][0] in _OF_KIND]
     for choice in (row for folder in folders["teach"] for row in read_json(folder / "selected.json")):
         where = {"method": "teacher", "task": choice["task"], "step": choice.get("step", choice.get("iteration"))}
         parts.append(tidy("selected", "", choice["return"], **where, **train))
@@ -262,9 +265,17 @@ def _references(plan: Plan, file: Path) -> list[pd.DataFrame]:
     return parts
 
 
-def _likelihood(file: Path) -> Iterator[pd.DataFrame]:
+_OF_KIND = ("blind_teacher", "likelihood_teacher", "nearest_teacher", "own_teacher")
+"""References that are shown for the teachers that a method has of its own as well."""
+
+
+def _of_kind(part: pd.DataFrame, kind: str) -> pd.DataFrame:
+    return part.assign(method=part["method"] + f" ({kind})")
+
+
+def _likelihood(folder: Path) -> Iterator[pd.DataFrame]:
     """Scores of the likelihood teacher, which learns about a task while it acts, like a multi-task policy."""
-    for split, found in read_json(file).items():
+    for split, found in read_json(folder / "likelihood.json").items():
         tasks = found.pop("task")
         yield from (tidy("reference", "task", row, task=tasks, method=name, split=split) for name, row in found.items())
 

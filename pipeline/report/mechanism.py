@@ -96,8 +96,11 @@ def lost(results: Results) -> Figure:
     rows = {row: words for row, words in _LOST.items() if row == "own_teacher" or results.methods(row, split="train")}
     made, (axes,) = panels(1, 1, 0.33 * len(rows) + 0.5)
     places = dict(zip(rows, named_rows(axes, list(rows.values())), strict=True))
-    teacher = results.references("train")["own_teacher"].mean()
-    axes.plot(teacher, places["own_teacher"], "s", color=INK, markersize=7)
+    for name, values in results.references("train").items():
+        if name.startswith("own_teacher"):
+            kind = name.partition(" ")[2].strip("()") or results.run["config"].get("teacher", "")
+            axes.plot(values.mean(), places["own_teacher"], "s", color=INK, markersize=7)
+            axes.annotate(f" {kind}", (values.mean(), places["own_teacher"]), fontsize=7, va="center")
     for position, name in enumerate(names):
         colour, shift = colours(names)[name], 0.5 * ((position + 0.5) / len(names) - 0.5)
         for row in [row for row in rows if name in results.methods(row, split="train")]:

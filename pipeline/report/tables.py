@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.report import statistics
-from pipeline.report.wording import ABSENT, SIMPLE, method_name, reference, score, with_interval
+from pipeline.report.wording import ABSENT, is_simple, method_name, reference, score, with_interval
 from pipeline.results import SPLITS, Results, cube
 from pipeline.scheduler import duration
 
@@ -122,7 +122,7 @@ def verdict(results: Results) -> list[str]:
         return ["No score on unseen tasks was recorded."]
     scores, places = results.scores(names[0], "test")[1][:, -1], decimals(results)
     references = results.references("test")
-    strongest = max((ref for ref in SIMPLE if ref in references), key=lambda ref: references[ref].mean(), default="")
+    strongest = max(filter(is_simple, references), key=lambda ref: references[ref].mean(), default="")
     told: dict[str, list[str]] = {"beats": [], "loses to": [], "cannot be told apart from": []}
     sentences = []
     for ref, values in references.items():

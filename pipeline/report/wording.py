@@ -56,8 +56,16 @@ def colours(labels: Iterable[str]) -> dict[str, str]:
 
 
 def reference(name: str) -> Look:
-    """Name and line of a reference; one that is not known is a dashed grey line."""
-    return REFERENCES.get(name) or Look(name.replace("_", " "), "#5f5f5f", name.replace("_", " "))
+    """Name and line of a reference, behind which its kind of teachers may stand; an unknown one is dashed and grey."""
+    base, bracket, kind = name.partition(" (")
+    words = base.replace("_", " ")
+    look = REFERENCES.get(base) or Look(words, "#5f5f5f", words)
+    return look._replace(title=look.title + bracket + kind, short=look.short + bracket + kind)
+
+
+def is_simple(name: str) -> bool:
+    """Whether a reference, of whatever teachers, is one of SIMPLE."""
+    return name.partition(" (")[0] in SIMPLE
 
 
 def score(value: float, decimals: int = 1, thousands: str = "") -> str:
