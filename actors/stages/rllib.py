@@ -20,7 +20,8 @@ from mbml.data import Dataset
 from mbml.evaluate import evaluate_actor
 from mbml.export import rllib_columns
 from mbml.seeding import generator_of, seed_of
-from mbml.settings import Count, NotNegative, Positive, Share, Widths
+from mbml.settings import Count, NotNegative, Share
+from mbml.teachers.contract import TeacherConfig
 from mbml.transitions import TransitionBatch
 
 Algorithm = Literal["bc", "cql", "iql"]
@@ -33,23 +34,16 @@ class RLlibError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class RLlibConfig:
-    """RLlib's offline algorithms as single-task baselines; everything that is not here is RLlib's default."""
+class RLlibConfig(TeacherConfig):
+    """RLlib's offline algorithms as single-task baselines; everything that is not here is RLlib's default.
+
+    Critics encode observation and action in the hidden layers (ReLU), and join them in one more layer.
+    """
 
     algorithms: tuple[Algorithm, ...] = ()
     """Which of bc, cql and iql to train; none by default."""
     updates: Count = 20_000
     """Gradient updates per task."""
-    batch_size: Count = 256
-    """Transitions in one update."""
-    hidden: Widths = (256, 256)
-    """Widths of every network (ReLU); critics encode observation and action so, and join them in one more layer."""
-    learning_rate: Positive = 3e-4
-    """Adam learning rate of all networks."""
-    discount: Share = 0.99
-    """Discount factor of CQL and IQL."""
-    tau: Share = 0.005
-    """Polyak rate of the target critics of CQL and IQL."""
     cql_weight: NotNegative = 5.0
     """Weight of CQL's conservative term."""
     iql_expectile: Share = 0.8

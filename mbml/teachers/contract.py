@@ -14,6 +14,7 @@ from mbml.learner import Learner
 from mbml.nets import StackedMLP, join_stacks, select_stack
 from mbml.registry import Entry
 from mbml.rows import RowLayout
+from mbml.settings import Count, Positive, Share, Widths
 
 
 @dataclass(eq=False)
@@ -102,6 +103,22 @@ class DeterministicTeachers(Teachers):
         return torch.tanh(self.policy(observation))
 
 
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """What learners of one task's batch have in common; BCQ's authors have sizes of their own."""
+
+    hidden: Widths = (256, 256)
+    """Widths of every network's hidden layers."""
+    batch_size: Count = 256
+    """Transitions per task in one update."""
+    learning_rate: Positive = 3e-4
+    """Adam learning rate of all networks."""
+    discount: Share = 0.99
+    """Discount factor."""
+    tau: Share = 0.005
+    """Polyak rate of the target networks."""
+
+
 PRESETS = {
     "smoke": {"hidden": (16, 16), "batch_size": 16},
     "laptop": {"hidden": (128, 128), "batch_size": 128, "learning_rate": 1e-3, "tau": 0.01},
@@ -145,5 +162,6 @@ def twin_error(values: Tensor, target: Tensor) -> Tensor:
 class TeacherEntry(Entry):
     """A kind of teacher; `make(config, layout, tasks, generator)` is its learner."""
 
-    policies: type[Teachers] = field(kw_only=True)
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: PRESETS)
+    policies: type[Teachers] = field(default=DeterministicTeachers, kw_only=True)
     """What its files hold."""

@@ -9,20 +9,14 @@ from torch import Tensor
 
 from mbml.nets import adam, soft_update, step
 from mbml.rows import RowLayout
-from mbml.settings import Count, NotNegative, Positive, Share, Widths
-from mbml.teachers.contract import PRESETS, DeterministicTeachers, TeacherEntry, TeacherLearner, twin_error
+from mbml.settings import Count, NotNegative
+from mbml.teachers.contract import DeterministicTeachers, TeacherConfig, TeacherEntry, TeacherLearner, twin_error
 
 
 @dataclass(frozen=True)
-class TD3BCConfig:
+class TD3BCConfig(TeacherConfig):
     """TD3+BC; the defaults are its authors', who standardise observations besides."""
 
-    hidden: Widths = (256, 256)
-    """Widths of policy and each critic."""
-    batch_size: Count = 256
-    """Transitions per task in one update."""
-    learning_rate: Positive = 3e-4
-    """Adam learning rate of all networks."""
     alpha: NotNegative = 2.5
     """Weight of Q(s, pi(s)), relative to its own mean size over the batch, beside imitation; 0 clones the batch."""
     policy_delay: Count = 2
@@ -31,10 +25,6 @@ class TD3BCConfig:
     """Standard deviation of the noise on the target policy's actions."""
     target_noise_clip: NotNegative = 0.5
     """Bound of that noise."""
-    discount: Share = 0.99
-    """Discount factor."""
-    tau: Share = 0.005
-    """Polyak rate of the target networks."""
 
 
 def smoothed(action: Tensor, noise: float, clip: float, generator: torch.Generator) -> Tensor:
@@ -98,8 +88,6 @@ ENTRY = TeacherEntry(
     about="TD3 whose policy also imitates the batch",
     make=TD3BC,
     config=TD3BCConfig,
-    presets=PRESETS,
     title="TD3+BC",
     colour="#b5651d",
-    policies=DeterministicTeachers,
 )
