@@ -25,6 +25,8 @@ from typing import Any
 
 import fsspec
 
+from mbml.serialise import json_of, sha256_of
+
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=+-]*")
 _MANIFEST = "manifest.json"
 _ABSENT = (FileNotFoundError, NotADirectoryError)
@@ -123,7 +125,7 @@ class Store:
                 manifest.json.
         """
         uri = self.uri(stage, key)
-        _to_json(description, f"The description of {uri}")
+        json_of(description, f"The description of {uri}", StoreError)
         with self._partial(stage, key) as output:
             # A try that was killed while it wrote a file left its temporary name.
             for temporary in output.path.rglob(".*.tmp"):
@@ -135,7 +137,8 @@ class Store:
                 files = [{"file": name, "bytes": (output.path / name).stat().st_size} for name in _files(output.path)]
                 created = datetime.now(UTC).isoformat(timespec="microseconds")
                 own = {"stage": stage, "key": key, "description": description, "created": created, "files": files}
-                self._publish(stage, key, output.path, _to_json(output.manifest | own, f"The manifest of {uri}"))
+                manifest = json_of(output.manifest | own, f"The manifest of {uri}", StoreError)
+                self._publish(stage, key, output.path, manifest.encode())
             except Exception as error:
                 try:
                     output.checkpoint()
@@ -193,7 +196,7 @@ class Store:
 
     def _save_checkpoint(self, local: Path, remote: str) -> None:
         """Copy what changed, switch over by replacing checkpoint.json, then remove what is out of date."""
-        before, now = self._checkpoint(remote), {name: _digest_of(local / name) for name in _files(local)}
+        before, now = self._checkpoint(remote), {name: sha256_of(local / name)[:16] for name in _files(local)}
         if now == before:
             return
         for name, blob in now.items():
@@ -206,18 +209,16 @@ class Store:
 
     def _publish(self, stage: str, key: str, made: Path, text: bytes) -> None:
         there = self.complete(stage, key)
+        (made / _MANIFEST).write_bytes(text)
         if self._folder is not None:
-            target = self._folder / stage / key
             if not there:
-                shutil.rmtree(target, ignore_errors=True)  # without a manifest it is nothing
-                (made / _MANIFEST).write_bytes(text)
-            return _rename_unless_there(made, target)
+                shutil.rmtree(self._folder / stage / key, ignore_errors=True)  # without a manifest it is nothing
+            return _rename_unless_there(made, self._folder / stage / key)
         if not there:
             for name in _files(made):
                 self._put(made / name, self._place(stage, key, name))
             self._put_text(text, self._place(stage, key, _MANIFEST))
             # Whoever needs the artefact next on this machine need not download it.
-            (made / _MANIFEST).write_bytes(text)
             _rename_unless_there(made, self._cached(stage, key, text))
         with suppress(Exception):  # the artefact is complete; a checkpoint that stays only takes space
             self._fs.rm(f"{self._root}/{stage}/{key}.partial", recursive=True)
@@ -266,13 +267,6 @@ def _has_files(directory: Path, manifest: dict[str, Any]) -> bool:
     return directory.is_dir() and all(path.is_file() and path.stat().st_size == size for path, size in files.items())
 
 
-def _to_json(value: Any, what: str) -> bytes:
-    try:
-        return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
-    except (TypeError, ValueError) as error:
-        raise StoreError(f"{what} cannot be written as JSON ({error}).") from error
-
-
 def _rename_unless_there(source: Path, target: Path) -> None:
     """Rename a directory; if a complete one is there already (another process was faster), drop `source`."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -294,8 +288,3 @@ def _cache() -> Path:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _digest_of(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()[:16]
