@@ -1,7 +1,5 @@
 """Collection: a stack of SAC learners fills one batch per task, learning history and all."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial

@@ -5,8 +5,6 @@ autograd (`backward_trace`); and ensembles of one hidden layer as one product a 
 `shared_squares`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,7 +20,7 @@ class Trace(NamedTuple):
     inputs: Tensor
     hidden: list[Tensor]
 
-    def rows(self, which: slice) -> Trace:
+    def rows(self, which: slice) -> "Trace":
         """That of some of the rows, for a gradient in their outputs only."""
         return Trace(self.inputs[:, which], [hidden[:, which] for hidden in self.hidden])
 

@@ -1,7 +1,5 @@
 """Soft actor-critic, stacked over tasks: T independent learners in one set of products (Haarnoja et al. 2018)."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -58,7 +56,7 @@ class Squashed(NamedTuple):
     """Derivative of tanh at u."""
 
     @classmethod
-    def draw(cls, head: Tensor, generator: torch.Generator) -> Squashed:
+    def draw(cls, head: Tensor, generator: torch.Generator) -> "Squashed":
         """One draw for every row of `head`."""
         mean, log_std = head.chunk(2, dim=-1)
         clamped = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
@@ -69,7 +67,7 @@ class Squashed(NamedTuple):
         log_density = -surprise.sum(-1, keepdim=True) - mean.shape[-1] * _HALF_LOG_TWO_PI
         return cls(action, log_density, log_std, noise, std, slope)
 
-    def rows(self, which: slice) -> Squashed:
+    def rows(self, which: slice) -> "Squashed":
         """Those of some of the rows `[T, n, ...]`."""
         return Squashed(*(part[:, which] for part in self))
 

@@ -1,7 +1,5 @@
 """The paper's figures from the sweeps that stand in the store."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What runs, sweeps, warm starts and sets of figures leave in their folder, and the last words of one that failed."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

@@ -8,8 +8,6 @@ Unlike there, V(s') is that of the stored next observation, and padding counts n
 means. Not taken over from the authors: segments that begin with the terminal row of the stretch before.
 """
 
-from __future__ import annotations
-
 import copy
 import itertools
 from collections.abc import Callable, Sequence

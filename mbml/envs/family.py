@@ -1,7 +1,5 @@
 """Families of tasks: the one door through which environments come in, ours and anybody's."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property

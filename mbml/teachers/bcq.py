@@ -1,7 +1,5 @@
 """Batch-constrained Q-learning (Fujimoto et al. 2019) as a teacher; parts of it serve the student and the baselines."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """What every teacher is: a learner of T tasks side by side, and the frozen policies that it leaves."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -70,7 +68,7 @@ class Teachers(ABC):
         return self
 
     @classmethod
-    def join(cls, parts: Sequence[Teachers]) -> Teachers:
+    def join(cls, parts: Sequence["Teachers"]) -> "Teachers":
         """All teachers of several stacks of one kind, in order."""
         names = parts[0].networks()
         joined: dict[str, Any] = {name: join_stacks([part.networks()[name] for part in parts]) for name in names}

@@ -1,7 +1,5 @@
 """Implicit Q-learning (Kostrikov et al. 2022) as a teacher."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

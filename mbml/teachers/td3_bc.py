@@ -1,7 +1,5 @@
 """TD3+BC (Fujimoto and Gu 2021) as a teacher: TD3 whose policy also imitates the batch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

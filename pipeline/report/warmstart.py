@@ -7,8 +7,6 @@ figures count: "all_steps", or "after_warmup" as in the paper. `run["comparison"
 the warm start: "equal", SAC on the same tasks, or "paper", SAC on the training tasks.
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -126,7 +124,7 @@ class Reached(NamedTuple):
     draws: np.ndarray
     """Of each resample, to plain SAC's level in that resample `[resamples]`."""
 
-    def ratio(self, cold: Reached) -> Reached:
+    def ratio(self, cold: "Reached") -> "Reached":
         """These steps as shares of a cold arm's."""
         with np.errstate(invalid="ignore"):  # neither reaches: infinity over infinity
             return Reached(*(one / other for one, other in zip(self, cold, strict=True)))
