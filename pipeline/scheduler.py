@@ -1,7 +1,7 @@
 """Run a stage graph over Ray: reuse what stands, spread the rest, keep going when a job fails."""
 
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -132,10 +132,9 @@ class _Run:
         self.lost: Counter[Ref] = Counter()
         self.metrics: dict[Ref, dict[str, Any]] = {}
         self.spans: dict[str, tuple[float, float]] = {}
-        self.users: dict[Ref, list[Ref]] = defaultdict(list)
-        for ref, job in jobs.items():
-            for needed in job.inputs:
-                self.users[needed].append(ref)
+        graph = TopologicalSorter({ref: job.inputs for ref, job in jobs.items()})
+        self.order = [ref for ref in graph.static_order() if ref in jobs]
+        """Every job after those that it needs, whatever order they are to start in."""
         self.left = self._plan()
         """Jobs that are not done, in their order."""
 
@@ -147,10 +146,11 @@ class _Run:
         with ThreadPoolExecutor(8) as threads:  # a look-up in a remote store takes its time
             complete = dict(zip(self.jobs, threads.map(lambda ref: self.store.complete(*ref), self.jobs), strict=True))
         chosen: set[Ref] = set()
-        order = TopologicalSorter({ref: job.inputs for ref, job in self.jobs.items()}).static_order()
-        for ref in reversed([ref for ref in order if ref in self.jobs]):
-            if not complete[ref] and (not self.users[ref] or chosen.intersection(self.users[ref])):
+        needed = self.jobs.keys() - {ref for job in self.jobs.values() for ref in job.inputs}
+        for ref in reversed(self.order):
+            if ref in needed and not complete[ref]:
                 chosen.add(ref)
+                needed.update(self.jobs[ref].inputs)
         for ref, job in self.jobs.items():
             if complete[ref]:
                 self.result.reused.append(job.name)
@@ -289,15 +289,11 @@ class _Run:
             self.result.refused.append(job.name)
         else:
             self.log(str(error))
-        self._skip_users(job.ref, job.name)
-
-    def _skip_users(self, ref: Ref, culprit: str) -> None:
-        for user in self.users[ref]:
-            if user in self.left:
-                name = self.left.pop(user).name
-                self.result.skipped[name] = f"It needs {culprit}, which failed."
-                self.log(f"skipped  {name}: it needs {culprit}, which failed")
-                self._skip_users(user, culprit)
+        lost = {job.ref}
+        for ref in self.order:
+            if ref in self.left and lost.intersection(self.jobs[ref].inputs):
+                lost.add(ref)
+                self.result.skipped[self.left.pop(ref).name] = f"it needs {job.name}, which failed"
 
     def _poll(self) -> None:
         """Say how far the running jobs are and how long others have waited."""
