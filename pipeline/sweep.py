@@ -39,6 +39,11 @@ def run_sweep(sweep: Sweep, config: RunConfig, place: Place, out: Path, log: Log
     return carry_out(title, config, jobs.shared(), place, out, log, gathered, trials=trials)
 
 
+def command(target: str, config: RunConfig) -> str:
+    """What to type for a configuration whose other settings are those of its preset."""
+    return f"make {target} ENV={config.env} PRESET={config.preset} SEED={config.seed}"
+
+
 def finished_runs(jobs: Plan, store: Store) -> list[Trained]:
     """The learners of which every artefact stands."""
     return [run for run in jobs.runs if all(store.complete(*ref) for ref in run.artefacts())]
@@ -54,7 +59,7 @@ def sweep_results(sweep: Sweep, jobs: Plan, store: Store, outcome: Outcome | Non
     if not finished and not (alone and all(store.complete(*ref) for ref in alone)):
         raise ConfigError(
             f"No trial of the sweep {sweep.name} is finished in {store.url}; "
-            f"run it first: make sweep SWEEP={sweep.name} ENV={jobs.config.env}."
+            f"run it first: {command(f'sweep SWEEP={sweep.name}', jobs.config)}."
         )
     kept = [variant for variant in jobs.variants if variant in [run.variant for run in finished]]
     results = gather(replace(jobs, runs=finished, variants=kept), store, outcome)
