@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from mbml import envs
-from mbml.data import Dataset, validate
+from mbml.data import Dataset, DatasetError, validate
 from mbml.export import export_parquet
 from pipeline.config import Place, RunConfig
 from pipeline.presets import preset
@@ -138,9 +138,10 @@ class Validate:
     """Check a dataset folder: schema, checksums, episodes."""
 
     dataset: tyro.conf.Positional[str]
-    """The folder."""
+    """The folder: <store>/collect/<key>/dataset."""
 
     def __call__(self, log: Log) -> int:
+        _check_dataset(self.dataset)
         validate(self.dataset)
         print(f"{self.dataset} is a valid dataset.")
         return 0
@@ -151,16 +152,25 @@ class Export:
     """Write a dataset's batches as Parquet files in the columns that RLlib's offline algorithms read."""
 
     dataset: tyro.conf.Positional[str]
-    """The dataset's folder."""
+    """The dataset's folder: <store>/collect/<key>/dataset."""
     folder: tyro.conf.Positional[str]
     """Where the files go, one per task, rows in random order."""
 
     def __call__(self, log: Log) -> int:
+        _check_dataset(self.dataset)
         dataset = Dataset.open(self.dataset)
         for task in dataset.task_indices:
             export_parquet(dataset.task(task), Path(self.folder) / f"task-{task:03d}.parquet", shuffle_seed=task)
         print(f"{len(dataset.task_indices)} Parquet files, rows in random order: {self.folder}")
         return 0
+
+
+def _check_dataset(folder: str) -> None:
+    """Raise DatasetError, naming folders that would be right, for one that holds no dataset."""
+    if not Path(folder, "meta.json").exists():
+        inside = [file for depth in range(1, 5) for file in sorted(Path(folder).glob("*/" * depth + "meta.json"))]
+        right = " or ".join(str(file.parent) for file in inside[:3]) or "<store>/collect/<key>/dataset"
+        raise DatasetError(f"{folder} is no dataset, for want of a meta.json; give {right}.")
 
 
 COMMANDS: dict[str, type] = {
@@ -187,6 +197,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _parse(arguments)(_log())
+    except BrokenPipeError:  # whoever read the output has gone, as head does; Python's last flush must not fail as well
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except ValueError as error:  # every bad input is one, whichever storey notices it
         if os.environ.get("MBML_TRACEBACK"):
             raise
@@ -220,7 +233,8 @@ def _first(arguments: list[str]) -> tuple[RunConfig, str | None]:
     if not known.env and not asks_help:
         raise ValueError(f"Say which environment with --env: {', '.join(envs.FAMILIES)}, or module:family of your own.")
     sweep = known.sweep or (sweep_names()[0] if asks_help else None)
-    return preset(known.env or next(iter(envs.FAMILIES)), known.preset), sweep
+    config = preset(known.env or next(iter(envs.FAMILIES)), known.preset)
+    return config if known.env else replace(config, env=tyro.MISSING), sweep
 
 
 def _log() -> Log:
@@ -234,4 +248,5 @@ def _log() -> Log:
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
     sys.exit(main())
