@@ -15,6 +15,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import yaml
 
 from mbml.envs.rendering import mujoco, new_renderer
 
@@ -33,9 +34,14 @@ def task_values(name: str) -> dict[str, Any]:
     return json.loads(Path(__file__).with_name("tasks.json").read_text(encoding="utf-8"))[name]
 
 
-def paper_tasks(name: str) -> dict[str, Any]:
-    """The parameters of the authors' tasks, by split."""
-    return {split: task_values(name)[split] for split in ("train", "test", "ood")}
+@cache
+def _sizes() -> dict[str, Any]:
+    return yaml.safe_load(Path(__file__).with_name("sizes.yaml").read_text(encoding="utf-8"))
+
+
+def paper_family(name: str) -> dict[str, Any]:
+    """The parameters of the authors' tasks, by split, and the sizes of the family's presets."""
+    return {split: task_values(name)[split] for split in ("train", "test", "ood")} | {"presets": _sizes()[name]}
 
 
 def compile_model(file_name: str) -> Model:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mbml.envs.family import family
-from mbml.envs.mujoco_env import MujocoTaskEnv, paper_tasks
+from mbml.envs.mujoco_env import MujocoTaskEnv, paper_family
 from mbml.envs.rendering import mujoco
 
 MAX_SPEED = 5.0  # m/s along each axis, enforced before every step
@@ -47,7 +47,7 @@ def goal_reward(
 umaze_goal = family(
     "umaze_goal",
     UmazeGoalEnv,
-    **paper_tasks("umaze_goal"),
+    **paper_family("umaze_goal"),
     title="UmazeGoal-M",
     about="a point mass in a U-shaped maze that goes to a point",
     horizon=300,
@@ -55,12 +55,4 @@ umaze_goal = family(
     label=lambda goal: f"({goal[0]:.2f}, {goal[1]:.2f})",
     reward=goal_reward,
     reward_note="exact up to float32 rounding of the position (measured: at most 1e-7)",
-    presets={
-        "laptop": {"relabel.reward_threshold": 0.02},
-        "paper": {
-            "collect.steps": 30_000, "collect.evaluation_episodes": 16, "teach.iterations": 50_000,
-            "relabel.reward_threshold": 0.02, "batch_pearl.context_size": 128,
-            "warmstart.online.evaluation_episodes": 16,
-        },
-    },
-)  # fmt: skip
+)
