@@ -62,10 +62,9 @@ class Host:
         if self.store.complete(*job.ref):
             return self.store.describe(*job.ref).get("metrics", {})
         if job.device != self.device:
-            raise DeviceError(
-                f"{job.name} is to run on {job.device}, but this actor has {self.device} "
-                f"(torch {torch.__version__}); learner_gpus says how much of a GPU each learner gets."
-            )
+            has = f"but this actor has {self.device} (torch {torch.__version__})"
+            advice = "learner_gpus says how much of a GPU each learner gets"
+            raise DeviceError(f"{job.name} is to run on {job.device}, {has}; {advice}.")
         self._job, self._latest = job, None
         self._marks.clear()
         started = time.monotonic()

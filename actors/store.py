@@ -104,10 +104,8 @@ class Store:
                 for entry in manifest["files"]:
                     self._get(self._place(stage, key, entry["file"]), Path(scratch, entry["file"]))
             if not _has_files(Path(scratch), manifest):
-                raise StoreError(
-                    f"{self.uri(stage, key)} lacks a file that its manifest lists, or has one that is not as long as "
-                    "its manifest says."
-                )
+                fault = "lacks a file that its manifest lists, or has one that is not as long as its manifest says"
+                raise StoreError(f"{self.uri(stage, key)} {fault}.")
             Path(scratch, _MANIFEST).write_bytes(text)
             _rename_unless_there(Path(scratch), target)
         return target

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -94,16 +94,13 @@ class SAC(Learner):
         policy_sizes = [layout.observation_size, *config.policy_hidden, 2 * layout.action_size]
         self.policy = StackedMLP(tasks, policy_sizes, generator=generator, output_scale=0.001)
         critic_sizes = [layout.pair_size, *config.critic_hidden, 1]
-        self.critics, self.target_critics = (
-            StackedMLP(2 * tasks, critic_sizes, generator=generator, initialisation=config.critic_initialisation)
-            for _ in range(2)
-        )
+        drawn: dict[str, Any] = {"generator": generator, "initialisation": config.critic_initialisation}
+        self.critics, self.target_critics = (StackedMLP(2 * tasks, critic_sizes, **drawn) for _ in range(2))
         # The authors leave the targets at their own random start; here they start as copies.
         self.target_critics.load_state_dict(self.critics.state_dict())
         self.target_critics.requires_grad_(False)
-        self.log_alpha = nn.Parameter(
-            torch.full((tasks, 1, 1), math.log(config.initial_alpha), device=generator.device)
-        )
+        start = torch.full((tasks, 1, 1), math.log(config.initial_alpha), device=generator.device)
+        self.log_alpha = nn.Parameter(start)
         self.alpha_optimiser = adam([self.log_alpha], config.alpha_learning_rate)
         self._make_optimisers()
 

@@ -299,10 +299,9 @@ class _Run:
         """Say how far the running jobs are and how long others have waited."""
         busy = [actor for actor in self.actors if actor.job is not None]
         waiting, now, result = len(self.waiting), time.monotonic(), self.result
-        self.log(
-            f"{len(result.done + result.reused)}/{len(self.jobs)} jobs done, {len(busy)} running, "
-            f"{len(result.failed | result.skipped)} failed or skipped, {duration(now - self.started)}"
-        )
+        done, lost = len(result.done + result.reused), len(result.failed | result.skipped)
+        shares = f"{done}/{len(self.jobs)} jobs done, {len(busy)} running, {lost} failed or skipped"
+        self.log(f"{shares}, {duration(now - self.started)}")
         asked = [actor.handle.progress.options(concurrency_group="progress").remote() for actor in busy]
         for answer in ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_SECONDS)[0] if asked else []:
             with suppress(RayError):  # a lost process shows in its job
@@ -311,10 +310,8 @@ class _Run:
         if waiting and not busy:
             self.log(f"waiting  {waiting} jobs, no worker yet, {duration(now - self.moved)}; there is {resources()}")
             if now - self.moved > self.patience:
-                raise ClusterError(
-                    f"No worker came within {duration(self.patience)}; there is {resources()}. Start machines, or wait "
-                    "longer with --patience."
-                )
+                lack = f"No worker came within {duration(self.patience)}; there is {resources()}"
+                raise ClusterError(f"{lack}. Start machines, or wait longer with --patience.")
 
 
 def sentence(error: BaseException) -> str:

@@ -57,10 +57,8 @@ def sweep_results(sweep: Sweep, jobs: Plan, store: Store, outcome: Outcome | Non
     finished = finished_runs(jobs, store)
     alone = jobs.artefacts.get("metagenrl", [])  # a baseline without trials
     if not finished and not (alone and all(store.complete(*ref) for ref in alone)):
-        raise ConfigError(
-            f"No trial of the sweep {sweep.name} is finished in {store.url}; "
-            f"run it first: {command(f'sweep SWEEP={sweep.name}', jobs.config)}."
-        )
+        first = command(f"sweep SWEEP={sweep.name}", jobs.config)
+        raise ConfigError(f"No trial of the sweep {sweep.name} is finished in {store.url}; run it first: {first}.")
     kept = [variant for variant in jobs.variants if variant in [run.variant for run in finished]]
     results = gather(replace(jobs, runs=finished, variants=kept), store, outcome)
     about = {"sweep": {"name": sweep.name, "description": sweep.description}}
@@ -102,11 +100,8 @@ def _tune(sweep: Sweep, jobs: Plan, out: Path, log: Log, store: Store) -> dict[s
             failure_config=tune.FailureConfig(max_failures=1),
         ),
     ).fit()
-    return {
-        _name(result.config): str(result.error).strip().splitlines()[-1]
-        for result in results
-        if result.error is not None and result.config is not None
-    }
+    failed = [result for result in results if result.error is not None]
+    return {_name(result.config or {}): str(result.error).strip().splitlines()[-1] for result in failed}
 
 
 def _name(params: Mapping[str, Any]) -> str:

@@ -107,8 +107,8 @@ class OfflineLearner:
 
         self.algorithm, self.batch_size, self._module_id = algorithm, config.batch_size, DEFAULT_MODULE_ID
         self.generator = generator_of(seed, "rllib", algorithm, task)
-        columns = {name: column for name, column in rllib_columns(batch).items() if name != "eps_id"}
-        self.columns = {name: torch.from_numpy(np.array(column)) for name, column in columns.items()}
+        columns = rllib_columns(batch).items()
+        self.columns = {name: torch.from_numpy(np.array(column)) for name, column in columns if name != "eps_id"}
         known = {DEFAULT_MODULE_ID: spaces(batch.observation.shape[1], batch.action.shape[1])}
         own = algorithm_config(algorithm, config, seed_of(seed, "rllib", algorithm, task, "networks") % 2**32)
         self.learner = own.build_learner(spaces=known)
@@ -164,7 +164,6 @@ def algorithm_config(algorithm: str, config: RLlibConfig, seed: int) -> Any:
         chosen = IQLConfig().training(**own, **critics, **common)
     else:
         raise RLlibError(f"there is no such algorithm here; choose one of {', '.join(ALGORITHMS)}")
-    networks = DefaultModelConfig(
-        fcnet_hiddens=list(config.hidden), fcnet_activation="relu", fusionnet_hiddens=[], fusionnet_activation="relu"
-    )
+    activations: dict[str, Any] = {"fcnet_activation": "relu", "fusionnet_activation": "relu"}
+    networks = DefaultModelConfig(fcnet_hiddens=list(config.hidden), fusionnet_hiddens=[], **activations)
     return chosen.rl_module(model_config=networks).debugging(seed=seed)

@@ -40,10 +40,8 @@ def velocity_reward(
 
     The observed torso position is one simulator step older than qpos; the velocity brings x up to date.
     """
-    before, after = (
-        seen[:, 17].astype(np.float64) + TIMESTEP * seen[:, 8].astype(np.float64)
-        for seen in (observation, next_observation)
-    )
+    seen = np.stack([observation, next_observation]).astype(np.float64)
+    before, after = seen[..., 17] + TIMESTEP * seen[..., 8]
     return earned_at((after - before) / DT, target[0], effort_of(action))
 
 
