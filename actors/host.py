@@ -42,10 +42,6 @@ class Host:
         self._latest: tuple[float, float, str, dict[str, Any]] | None = None
         self._marks: deque[tuple[float, float]] = deque(maxlen=_RATE_MARKS)
 
-    def ready(self) -> bool:
-        """Answers as soon as the process is there."""
-        return True
-
     def run(
         self, job: Job, watch: Callable[[Path], None] = lambda out: None, at_hand: Mapping[Ref, Path] = _NOTHING
     ) -> dict[str, Any]:

@@ -8,6 +8,7 @@ The columns and the rules for rows are those of `mbml.transitions`. Only Arrow a
 
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -59,7 +60,7 @@ class Meta(TypedDict):
 
 
 @dataclass
-class DatasetWriter:
+class DatasetWriter(AbstractContextManager):
     """Writes one dataset directory; a context manager that completes it on a normal exit only.
 
     Opening a directory that holds a dataset takes its meta.json away first: it is incomplete until closed
@@ -122,9 +123,6 @@ class DatasetWriter:
         meta = Meta(schema_version=1, **same, collection=dict(self.collection), tasks=tasks, totals=_totals(tasks))
         with replacing(self._root / "meta.json") as path:
             path.write_text(json_of(meta, "meta.json", DatasetError))
-
-    def __enter__(self) -> "DatasetWriter":
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:

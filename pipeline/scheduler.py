@@ -130,8 +130,9 @@ class _Run:
         self.waiting: list[tuple[Job, Size]] = []
         """Jobs that could run but for an actor."""
         self.lost: Counter[Ref] = Counter()
-        self.metrics: dict[Ref, dict[str, Any]] = {}
-        self.spans: dict[str, tuple[float, float]] = {}
+        self.cost = {ref.stage: StageCost(ref.stage) for ref in jobs}
+        self.begun: dict[str, float] = {}
+        """When the first job of a stage was started."""
         graph = TopologicalSorter({ref: job.inputs for ref, job in jobs.items()})
         self.order = [ref for ref in graph.static_order() if ref in jobs]
         """Every job after those that it needs, whatever order they are to start in."""
@@ -152,9 +153,11 @@ class _Run:
                 chosen.add(ref)
                 needed.update(self.jobs[ref].inputs)
         for ref, job in self.jobs.items():
+            self.cost[ref.stage].jobs += 1
             if complete[ref]:
                 self.result.reused.append(job.name)
-                self.metrics[ref] = self.store.describe(*ref).get("metrics", {})
+                self.cost[ref.stage].reused += 1
+                self._account(ref, self.store.describe(*ref).get("metrics", {}))
                 self.log(f"reused   {job.name}")
             elif ref not in chosen:
                 self.result.unneeded.append(job.name)
@@ -179,19 +182,14 @@ class _Run:
 
     def outcome(self) -> Outcome:
         """What became of the jobs and what they cost."""
-        stages: dict[str, StageCost] = {}
-        reused = set(self.result.reused)
-        for ref, job in self.jobs.items():
-            first, last = self.spans.get(ref.stage, (0.0, 0.0))
-            cost = stages.setdefault(ref.stage, StageCost(ref.stage, wall_seconds=last - first))
-            metrics = self.metrics.get(ref, {})
-            cost.jobs += 1
-            cost.reused += job.name in reused
-            cost.work_seconds += metrics.get("seconds", 0.0)
-            cost.peak_memory_mb = max(cost.peak_memory_mb, metrics.get("peak_memory_mb", 0.0))
-        self.result.cost = list(stages.values())
+        self.result.cost = list(self.cost.values())
         self.result.wall_seconds = time.monotonic() - self.started
         return self.result
+
+    def _account(self, ref: Ref, metrics: dict[str, Any]) -> None:
+        cost = self.cost[ref.stage]
+        cost.work_seconds += metrics.get("seconds", 0.0)
+        cost.peak_memory_mb = max(cost.peak_memory_mb, metrics.get("peak_memory_mb", 0.0))
 
     def drop(self, actor: Actor) -> None:
         """Kill an actor and forget it."""
@@ -224,7 +222,7 @@ class _Run:
 
     def _start(self, job: Job, actor: Actor) -> None:
         actor.job, actor.started = job, time.monotonic()
-        self.spans.setdefault(job.ref.stage, (actor.started, actor.started))
+        self.begun.setdefault(job.ref.stage, actor.started)
         self.log(f"started  {job.name}")
         self.calls[actor.handle.run.options(name=job.name).remote(job)] = actor
 
@@ -237,7 +235,7 @@ class _Run:
                 self.drop(actor)
             for _ in range(number - len(pending)):
                 self.actors.append(actor := Actor(remote(self.store.url, *size), size))
-                self.calls[actor.handle.ready.remote()] = actor
+                self.calls[actor.handle.__ray_ready__.remote()] = actor
         pending_sizes = {actor.size for actor in self.actors if not actor.answered}
         for actor in self._idle():
             if pending_sizes - {actor.size}:
@@ -250,7 +248,7 @@ class _Run:
         job, actor.job = actor.job, None
         self.moved = time.monotonic()
         if job is not None:
-            self.spans[job.ref.stage] = self.spans[job.ref.stage][0], self.moved
+            self.cost[job.ref.stage].wall_seconds = self.moved - self.begun[job.ref.stage]
         try:
             value = ray.get(answer)
         except Exception as error:
@@ -258,7 +256,7 @@ class _Run:
             return
         actor.answered = True
         if job is not None:
-            self.metrics[job.ref] = value
+            self._account(job.ref, value)
             self.result.done.append(job.name)
             self.log(f"finished {job.name}   {duration(self.moved - actor.started)}")
             del self.left[job.ref]

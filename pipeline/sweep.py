@@ -1,14 +1,10 @@
 """A sweep: the stages that all variants share once, then one Ray Tune trial per variant and seed, then the report."""
 
 import os
-import time
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from actors.host import duration
 from actors.store import Store
 from pipeline.cluster import fit
 from pipeline.config import ConfigError, RunConfig
@@ -26,7 +22,6 @@ _QUIET = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
-_SILENCE = 15.0  # seconds after which it is said again what is running
 
 
 def run_sweep(sweep: Sweep, config: RunConfig, place: Place, out: Path, log: Log) -> int:
@@ -71,7 +66,7 @@ def _tune(sweep: Sweep, jobs: Plan, out: Path, log: Log, store: Store) -> dict[s
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
 
-    from pipeline.trial import run_trial
+    from pipeline.trial import Progress, run_trial, trial_name
 
     # Successive halving compares all trials with each other; without it, those that stand need no trial.
     finished = [] if sweep.asha else finished_runs(jobs, store)
@@ -96,48 +91,9 @@ def _tune(sweep: Sweep, jobs: Plan, out: Path, log: Log, store: Store) -> dict[s
             name=sweep.name,
             storage_path=str((out / "tune").absolute()),
             verbose=0,
-            callbacks=[_progress(log, len(work), steps)],
+            callbacks=[Progress(log, len(work), steps)],
             failure_config=tune.FailureConfig(max_failures=1),
         ),
     ).fit()
     failed = [result for result in results if result.error is not None]
-    return {_name(result.config or {}): str(result.error).strip().splitlines()[-1] for result in failed}
-
-
-def _name(params: Mapping[str, Any]) -> str:
-    return f"{params['trial']['variant']} seed {params['trial']['seed']}"
-
-
-def _progress(log: Log, trials: int, steps: int) -> Any:
-    """A Tune callback that says one line per evaluation: which trial, its returns, all steps done, time left."""
-    from ray import tune
-
-    class Progress(tune.Callback):
-        def __init__(self) -> None:
-            self.done: dict[str, int] = {}
-            self.ended = 0
-            self.started = self.spoke = time.monotonic()
-
-        def on_step_end(self, iteration: int, trials: Sequence[Any], **info: Any) -> None:
-            if time.monotonic() - self.spoke >= _SILENCE:
-                running = ", ".join(_name(trial.config) for trial in trials if trial.status == "RUNNING")
-                self._say(f"running  {running or 'no trial yet: waiting for processors'}")
-
-        def on_trial_result(self, iteration: int, trials: Sequence[Any], trial: Any, result: dict, **info: Any) -> None:
-            self.done[trial.trial_id] = result["step"]
-            returns = "  ".join(f"{n}={result[n]:.4g}" for n in ("test_return", "train_return") if n in result)
-            self._say(f"running  {_name(trial.config)}   step {result['step']}/{steps}  {returns}")
-
-        def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
-            self.ended += 1
-            self.done[trial.trial_id] = steps  # a trial stopped early has nothing left to do
-            self._say(f"finished {_name(trial.config)}")
-
-        def _say(self, what: str) -> None:
-            self.spoke = time.monotonic()
-            share = sum(self.done.values()) / (trials * steps)
-            elapsed = self.spoke - self.started
-            left = f", about {duration(elapsed * (1 - share) / share)} left" if share else ""
-            log(f"{what}   [{self.ended}/{trials} trials, {100 * share:.0f}%, {duration(elapsed)}{left}]")
-
-    return Progress()
+    return {trial_name(result.config or {}): str(result.error).strip().splitlines()[-1] for result in failed}

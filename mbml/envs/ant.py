@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mbml.envs.family import family
 from mbml.envs.mujoco_env import MujocoTaskEnv, effort_of, motion, paper_family
@@ -51,9 +52,7 @@ def earned_at(position: Any, goal: Any, effort: Any) -> Any:
     return -distance - 0.1 * effort
 
 
-def goal_reward(
-    observation: np.ndarray, action: np.ndarray, next_observation: np.ndarray, goal: np.ndarray
-) -> np.ndarray:
+def goal_reward(observation: NDArray, action: NDArray, next_observation: NDArray, goal: NDArray) -> NDArray:
     """AntGoal's reward `[n]` from observations `[n, 29]` and actions `[n, 8]`, whose limits are +-1."""
     return earned_at(next_observation[:, :2].T.astype(np.float64), goal, effort_of(action))
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mbml.envs.family import family
 from mbml.envs.mujoco_env import MujocoTaskEnv, effort_of, paper_family
@@ -33,9 +34,7 @@ def earned_at(velocity: Any, target: float, effort: Any) -> Any:
     return -abs(velocity - target) - 0.05 * effort
 
 
-def velocity_reward(
-    observation: np.ndarray, action: np.ndarray, next_observation: np.ndarray, target: np.ndarray
-) -> np.ndarray:
+def velocity_reward(observation: NDArray, action: NDArray, next_observation: NDArray, target: NDArray) -> NDArray:
     """HalfCheetahVel's reward `[n]` from observations `[n, 20]` and actions `[n, 6]`, whose limits are +-1.
 
     The observed torso position is one simulator step older than qpos; the velocity brings x up to date.

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mbml.envs.family import family
 from mbml.envs.mujoco_env import MujocoTaskEnv, paper_family
@@ -37,9 +38,7 @@ class UmazeGoalEnv(MujocoTaskEnv):
         return math.exp(-math.hypot(after[0] - self.task[0], after[1] - self.task[1])), tuple(after)
 
 
-def goal_reward(
-    observation: np.ndarray, action: np.ndarray, next_observation: np.ndarray, goal: np.ndarray
-) -> np.ndarray:
+def goal_reward(observation: NDArray, action: NDArray, next_observation: NDArray, goal: NDArray) -> NDArray:
     """UmazeGoal-M's reward `[n]` from observations `[n, 4]`; actions cost nothing."""
     return np.exp(-np.linalg.norm(next_observation[:, :2].astype(np.float64) - goal, axis=1))
 
