@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 
@@ -36,15 +36,16 @@ class StoreError(ValueError):
     """A store that cannot be used, or an artefact that is not in it."""
 
 
-class Output:
+class Output(NamedTuple):
     """An artefact in the making."""
 
-    def __init__(self, path: Path, save: Callable[[], None]) -> None:
-        self.path = path  # local directory to write into; holds what an earlier try left
-        self.manifest: dict[str, Any] = {}  # further entries for the manifest, JSON
-        self.checkpoint = save
-        """Copies the files in `path` that changed since the last time to a remote store, so that losing this machine
-        does not lose them. Does nothing in a folder."""
+    path: Path
+    """Local directory to write into; holds what an earlier try left."""
+    manifest: dict[str, Any]
+    """Takes further entries for the manifest, JSON."""
+    checkpoint: Callable[[], None] = lambda: None
+    """Copies the files in `path` that changed since the last time to a remote store, so that losing this machine
+    does not lose them. Does nothing in a folder."""
 
 
 class Store:
@@ -63,10 +64,9 @@ class Store:
             # Other machines publish while this one looks, so listings must not come from memory.
             self._fs, root = fsspec.url_to_fs(str(self._folder or url), use_listings_cache=False)
         except (ValueError, ImportError) as error:
-            raise StoreError(
-                f"The store {url} cannot be opened ({error}); use a folder such as runs/store or an fsspec "
-                "URL such as s3://bucket/folder with the package for its protocol installed."
-            ) from error
+            usable = "an fsspec URL such as s3://bucket/folder with the package for its protocol installed"
+            fault = f"The store {url} cannot be opened ({error})"
+            raise StoreError(f"{fault}; use a folder such as runs/store or {usable}.") from error
         self._root = root.rstrip("/")
 
     def uri(self, stage: str, key: str) -> str:
@@ -75,12 +75,9 @@ class Store:
 
     def complete(self, stage: str, key: str) -> bool:
         """Whether the artefact is there: one look-up of its manifest."""
-        try:
-            # Not exists(), for which a lost connection means "is not there".
-            self._fs.info(self._place(stage, key, _MANIFEST))
-        except _ABSENT:
-            return False
-        return True
+        with suppress(*_ABSENT):  # not exists(), for which a lost connection means "is not there"
+            return bool(self._fs.info(self._place(stage, key, _MANIFEST)))
+        return False
 
     def describe(self, stage: str, key: str) -> dict[str, Any]:
         """The manifest of a complete artefact; StoreError if there is none or it is damaged."""
@@ -176,21 +173,20 @@ class Store:
             partial = self._folder / stage / f"{key}.partial"
             partial.mkdir(parents=True, exist_ok=True)
             (partial / _MANIFEST).unlink(missing_ok=True)  # of a try that was killed just before the rename
-            yield Output(partial, lambda: None)
+            yield Output(partial, {})
             return
         remote = f"{self._root}/{stage}/{key}.partial"
         with tempfile.TemporaryDirectory(dir=_cache()) as scratch:
             for name, blob in self._checkpoint(remote).items():
                 _check_inside(name)
                 self._get(f"{remote}/{blob}", Path(scratch, name))
-            yield Output(Path(scratch), lambda: self._save_checkpoint(Path(scratch), remote))
+            yield Output(Path(scratch), {}, lambda: self._save_checkpoint(Path(scratch), remote))
 
     def _checkpoint(self, remote: str) -> dict[str, str]:
         """The files of the last readable checkpoint, and the hash of its content that each is stored under."""
-        try:
+        with suppress(*_ABSENT, ValueError):
             return json.loads(self._fs.cat_file(f"{remote}/checkpoint.json"))
-        except (*_ABSENT, ValueError):
-            return {}
+        return {}
 
     def _save_checkpoint(self, local: Path, remote: str) -> None:
         """Copy what changed, switch over by replacing checkpoint.json, then remove what is out of date."""

@@ -173,9 +173,8 @@ def _check_dataset(folder: str) -> None:
         raise DatasetError(f"{folder} is no dataset, for want of a meta.json; give {right}.")
 
 
-COMMANDS: dict[str, type] = {
-    command.__name__.lower(): command for command in (Run, Sweep, WarmStart, Figures, Report, Validate, Export)
-}
+_CLASSES = (Run, Sweep, WarmStart, Figures, Report, Validate, Export)
+COMMANDS: dict[str, type] = {command.__name__.lower(): command for command in _CLASSES}
 
 
 @dataclass(frozen=True)
@@ -185,11 +184,6 @@ class _First:
     env: str = ""
     preset: str = "laptop"
     sweep: str | None = None
-
-
-@dataclass(frozen=True)
-class _AnyCommand:
-    """Stands for a command in the overview."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -214,10 +208,11 @@ def _parse(arguments: list[str]) -> Callable[[Log], int]:
     """The command that is asked for; help and what cannot be parsed end the program here."""
     chosen, rest = COMMANDS.get(arguments[0] if arguments else ""), arguments[1:]
     if chosen is None:
-        about = {name: (command.__doc__ or "").splitlines()[0] for name, command in COMMANDS.items()}
-        overview = tyro.extras.subcommand_type_from_defaults(dict.fromkeys(COMMANDS, _AnyCommand()), about)
-        tyro.cli(overview, prog="python -m pipeline", description=__doc__, args=arguments or ["--help"])
-    assert chosen is not None
+        if arguments and arguments[0] not in ("-h", "--help"):
+            raise ValueError(f"There is no command {arguments[0]!r}; choose one of {', '.join(COMMANDS)}.")
+        about = [f"  {name:<11}{(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+        print(f"usage: python -m pipeline COMMAND [OPTIONS]\n\n{__doc__}\ncommands:", *about, sep="\n")
+        sys.exit(0)
     options: dict[str, Any] = {"prog": f"python -m pipeline {arguments[0]}", "description": chosen.__doc__}
     if issubclass(chosen, _Experiment):
         options["default"] = chosen.default(*_first(rest))
@@ -226,10 +221,9 @@ def _parse(arguments: list[str]) -> Callable[[Log], int]:
 
 def _first(arguments: list[str]) -> tuple[RunConfig, str | None]:
     """The configuration that the options change, and the sweep named: the first of two steps."""
-    asks_help = bool({"-h", "--help"} & set(arguments))
-    known, _ = tyro.cli(
-        _First, args=[a for a in arguments if a not in ("-h", "--help")], return_unknown_args=True, add_help=False
-    )
+    given = [argument for argument in arguments if argument not in ("-h", "--help")]
+    known, _ = tyro.cli(_First, args=given, return_unknown_args=True, add_help=False)
+    asks_help = len(given) < len(arguments)
     if not known.env and not asks_help:
         raise ValueError(f"Say which environment with --env: {', '.join(envs.FAMILIES)}, or module:family of your own.")
     sweep = known.sweep or (sweep_names()[0] if asks_help else None)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import ray
@@ -122,9 +122,8 @@ def _healthy(address: str) -> bool:
     """Whether Ray answers; ray.init itself waits for minutes where nothing does, and cannot be told otherwise."""
     host, _, port = address.rpartition(":")
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
-    try:
+    with suppress(OSError, OverflowError, subprocess.TimeoutExpired):
         if port.isdigit():  # a closed port says so at once
             socket.create_connection((host, int(port)), timeout=5).close()
         return subprocess.run(command, capture_output=True, timeout=_ANSWER_SECONDS).returncode == 0
-    except (OSError, OverflowError, subprocess.TimeoutExpired):
-        return False
+    return False

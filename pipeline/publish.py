@@ -22,9 +22,8 @@ def make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(
-            f"The report folder {out} cannot be made ({error.strerror}); choose another with --out."
-        ) from None
+        fault = f"The report folder {out} cannot be made ({error.strerror})"
+        raise ConfigError(f"{fault}; choose another with --out.") from None
 
 
 def publish(results: Results, out: Path, log: Log, page: Callable[[Results, Path], Page] = run_page) -> None:

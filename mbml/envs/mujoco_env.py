@@ -34,14 +34,10 @@ def task_values(name: str) -> dict[str, Any]:
     return json.loads(Path(__file__).with_name("tasks.json").read_text(encoding="utf-8"))[name]
 
 
-@cache
-def _sizes() -> dict[str, Any]:
-    return yaml.safe_load(Path(__file__).with_name("sizes.yaml").read_text(encoding="utf-8"))
-
-
 def paper_family(name: str) -> dict[str, Any]:
     """The parameters of the authors' tasks, by split, and the sizes of the family's presets."""
-    return {split: task_values(name)[split] for split in ("train", "test", "ood")} | {"presets": _sizes()[name]}
+    sizes = yaml.safe_load(Path(__file__).with_name("sizes.yaml").read_text(encoding="utf-8"))
+    return {split: task_values(name)[split] for split in ("train", "test", "ood")} | {"presets": sizes[name]}
 
 
 def compile_model(file_name: str) -> Model:

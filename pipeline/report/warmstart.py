@@ -77,8 +77,7 @@ def arms(results: Results) -> dict[str, Arm]:
     rows, found = results.rows("return", split="test"), {}
     if rows.empty:
         raise ResultsError("No run of the warm-start experiment was recorded.")
-    cold = [name for name in (PLAIN, TWO_BATCHES) if name in set(rows["method"])]
-    for name in dict.fromkeys([*cold, *rows["method"]]):
+    for name in sorted(rows["method"].unique(), key=lambda name: name.startswith("warm_")):
         curves = rows[rows["method"] == name]
         (_, step, _), returns = cube(curves, "seed", "step", "task", task=results.tasks("test"))
         if not np.isfinite(returns).all():
