@@ -152,8 +152,7 @@ class SAC(Learner):
     def _step_critics(critics: StackedMLP, optimiser: torch.optim.Optimizer, pair: Tensor, target: Tensor) -> Tensor:
         """One step of each of the critics towards `target` `[T, batch, 1]`; their mean squared errors."""
         values, trace = critics.trace(pair)
-        error = values.unflatten(0, (-1, len(target))) - target
-        error = error.flatten(0, 1)
+        error = (values.unflatten(0, (-1, len(target))) - target).flatten(0, 1)
         critics.backward(trace, error * (2 / error.shape[1]))
         optimiser.step()
         return error.square().mean((1, 2))

@@ -118,9 +118,9 @@ class Figures(_Experiment):
 
     def __call__(self, log: Log) -> int:
         self.config.check()
-        from pipeline.figures import draw
+        from pipeline.sweep import draw_figures
 
-        return draw(self.config, self.place, self.out("-figures"), log)
+        return draw_figures(self.config, self.place, self.out("-figures"), log)
 
 
 class Report(_Experiment):

@@ -50,11 +50,10 @@ def connect(num_cpus: int | None = None, *, dashboard: bool = False) -> Iterator
         return
     if address and not _healthy(address):
         right = f"host:port of a running one with the same Ray ({ray.__version__}) and token"
-        alone = "unset RAY_ADDRESS to run Ray inside this process"
-        raise ClusterError(f"No Ray cluster answers at RAY_ADDRESS={address}: give {right}, or {alone}.")
-    handlers = {}
-    if threading.current_thread() is threading.main_thread():  # which alone may set them
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        embedded = "unset RAY_ADDRESS to run Ray inside this process"
+        raise ClusterError(f"No Ray cluster answers at RAY_ADDRESS={address}: give {right}, or {embedded}.")
+    main = threading.current_thread() is threading.main_thread()  # which alone may set handlers
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT) if main}
     try:
         where = _join(address) if address else _start(num_cpus, dashboard)
         if handlers:

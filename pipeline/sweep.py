@@ -1,4 +1,7 @@
-"""A sweep: the stages that all variants share once, then one Ray Tune trial per variant and seed, then the report."""
+"""A sweep: the stages that all variants share once, then one Ray Tune trial per variant and seed, then the report.
+
+And the paper's figures from the sweeps that stand in the store.
+"""
 
 import os
 from dataclasses import replace
@@ -9,11 +12,15 @@ from actors.store import Store
 from pipeline.cluster import fit
 from pipeline.config import ConfigError, RunConfig
 from pipeline.plan import Plan, Trained, plan
-from pipeline.publish import Log
+from pipeline.publish import Log, make_folder
+from pipeline.report.drawing import FIGURES, Picture, picture
+from pipeline.report.page import Page
+from pipeline.report.paper import PAPER
+from pipeline.report.warmstart import SECTION
 from pipeline.results import Results, gather
 from pipeline.run import Place, carry_out, title_of
 from pipeline.scheduler import Outcome
-from pipeline.sweep_config import Sweep, runnable
+from pipeline.sweep_config import Sweep, load_sweep, runnable, sweep_defaults
 
 # Ray Tune would write its own pictures of the run to the terminal, and turn Ctrl-C into a normal end.
 _QUIET = {
@@ -34,11 +41,6 @@ def run_sweep(sweep: Sweep, config: RunConfig, place: Place, out: Path, log: Log
     return carry_out(title, config, jobs.shared(), place, out, log, gathered, trials=trials)
 
 
-def command(target: str, config: RunConfig) -> str:
-    """What to type for a configuration whose other settings are those of its preset."""
-    return f"make {target} ENV={config.env} PRESET={config.preset} SEED={config.seed}"
-
-
 def finished_runs(jobs: Plan, store: Store) -> list[Trained]:
     """The learners of which every artefact stands."""
     return [run for run in jobs.runs if all(store.complete(*ref) for ref in run.artefacts())]
@@ -52,8 +54,7 @@ def sweep_results(sweep: Sweep, jobs: Plan, store: Store, outcome: Outcome | Non
     finished = finished_runs(jobs, store)
     alone = jobs.artefacts.get("metagenrl", [])  # a baseline without trials
     if not finished and not (alone and all(store.complete(*ref) for ref in alone)):
-        first = command(f"sweep SWEEP={sweep.name}", jobs.config)
-        raise ConfigError(f"No trial of the sweep {sweep.name} is finished in {store.url}; run it first: {first}.")
+        raise ConfigError(f"No trial of the sweep {sweep.name} is finished in {store.url}.")
     kept = [variant for variant in jobs.variants if variant in [run.variant for run in finished]]
     results = gather(replace(jobs, runs=finished, variants=kept), store, outcome)
     about = {"sweep": {"name": sweep.name, "description": sweep.description}}
@@ -97,3 +98,36 @@ def _tune(sweep: Sweep, jobs: Plan, out: Path, log: Log, store: Store) -> dict[s
     ).fit()
     failed = [result for result in results if result.error is not None]
     return {trial_name(result.config or {}): str(result.error).strip().splitlines()[-1] for result in failed}
+
+
+def draw_figures(config: RunConfig, place: Place, out: Path, log: Log) -> int:
+    """Draw every figure whose sweep is finished into `out`; `log` hears of each, and which command makes the others.
+
+    Raises ConfigError where no figure can be drawn.
+    """
+    store, found, remedies, pictures = Store(place.store), {}, {}, []
+    entries = [entry for entry in FIGURES.values() if entry.section == PAPER]
+    options = f"ENV={config.env} PRESET={config.preset} SEED={config.seed}"
+    for name in dict.fromkeys(entry.sweep for entry in entries):
+        sweep, said = load_sweep(name), []
+        try:
+            swept = sweep_defaults(sweep, config)
+            found[name] = sweep_results(sweep, plan(swept, runnable(sweep, swept, said.append)), store)
+        except ValueError as error:  # not run here, or not possible in this environment
+            said.append(str(error))
+        remedies[name] = " ".join([*said, f"It is made by: make sweep SWEEP={name} {options}"])
+    if not found:
+        missing = [f"{entry.name}: {remedies[entry.sweep]}" for entry in entries]
+        raise ConfigError("\n".join([f"No figure of {config.env} can be drawn.", *missing]))
+    make_folder(out)
+    for entry in entries:
+        drawn = picture(entry.name, found[entry.sweep], out) if entry.sweep in found else Picture(entry, "Left out:")
+        if drawn.file is None:
+            drawn = Picture(entry, f"{drawn.text} {remedies[entry.sweep]}")
+        log(f"{entry.name}: {drawn.file or drawn.text}")
+        pictures.append(drawn)
+    others = ", ".join(entry.name for entry in FIGURES.values() if entry.section == SECTION)
+    log(f"{others}: in the report of make warmstart {options}")
+    Page(title=f"The paper's figures, {title_of(config)}", pictures=pictures).write(out, "figures.md")
+    log(f"Figures: {out / 'figures.md'}")
+    return 0

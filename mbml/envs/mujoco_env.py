@@ -104,8 +104,7 @@ class MujocoTaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (self.model.nu,), np.float32)
         size = sum(part.size for part in self._parts)
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
-        self._steps = 0
-        self._over = True
+        self._steps, self._over = 0, True
         self._before: list[float] = []
         self._renderer: Any = None
 
@@ -129,8 +128,7 @@ class MujocoTaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._qvel[:] = velocity
         mujoco.mj_forward(self.model, self.data)
         self.data.time = EPISODE_START
-        self._steps = 0
-        self._over = False
+        self._steps, self._over = 0, False
         self._before = self._location()
         return self._observe()
 

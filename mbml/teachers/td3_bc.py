@@ -53,9 +53,8 @@ class TD3BC(TeacherLearner):
         step(self.critic_optimiser, critic_loss.sum())
         losses = {"critic_loss": critic_loss}
         if (self.steps_done + 1) % config.policy_delay == 0:
-            policy_loss = self._policy_loss(batch.observation, batch.action)
-            step(self.policy_optimiser, policy_loss.sum())
-            losses["policy_loss"] = policy_loss
+            losses["policy_loss"] = self._policy_loss(batch.observation, batch.action)
+            step(self.policy_optimiser, losses["policy_loss"].sum())
             soft_update(self.target_critics, self.critics, config.tau)
             soft_update(self.target_policy, self.policy, config.tau)
         return self.counted(**losses)
