@@ -56,9 +56,8 @@ def _read(path: Path, parts: Callable[[str], list[str]]) -> list[Any]:
     try:
         return [json.loads(text) for text in parts(path.read_text())]
     except (OSError, ValueError) as error:
-        raise ArtefactError(
-            f"{path} is missing or damaged ({error}); delete that artefact's folder and run again, which makes it anew."
-        ) from None
+        remedy = "delete that artefact's folder and run again, which makes it anew"
+        raise ArtefactError(f"{path} is missing or damaged ({error}); {remedy}.") from None
 
 
 def tasks_of(environment: str, split: str, indices: Sequence[int]) -> list[Task]:
@@ -97,17 +96,17 @@ def load_teachers(trained: Sequence[Path]) -> tuple[list[int], Teachers]:
 
 def load_ensemble(trained: Sequence[Path], config: EnsembleConfig, layout: RowLayout, target: Target) -> Ensemble:
     """The ensembles of all model artefacts, joined in the order of the tasks."""
-    networks = [StackedMLP.load(part[target]) for part in _stacks(trained, "models")]
-    return Ensemble.of_networks(config, layout, target, networks)
+    return _ensemble(_stacks(trained, "models"), config, layout, target)
 
 
 def load_history(trained: Sequence[Path], config: EnsembleConfig, layout: RowLayout) -> list[tuple[int, Ensemble]]:
     """The reward ensembles of all model artefacts at the steps that were kept while they learned."""
-    history = []
-    for points in zip(*(part["history"] for part in _stacks(trained, "history")), strict=True):
-        networks = [StackedMLP.load(point["reward"]) for point in points]
-        history.append((points[0]["step"], Ensemble.of_networks(config, layout, "reward", networks)))
-    return history
+    history = zip(*(part["history"] for part in _stacks(trained, "history")), strict=True)
+    return [(points[0]["step"], _ensemble(points, config, layout, "reward")) for points in history]
+
+
+def _ensemble(parts: Sequence[Any], config: EnsembleConfig, layout: RowLayout, target: Target) -> Ensemble:
+    return Ensemble.of_networks(config, layout, target, [StackedMLP.load(part[target]) for part in parts])
 
 
 def _stacks(trained: Sequence[Path], name: str) -> list[dict[str, Any]]:

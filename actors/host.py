@@ -42,10 +42,6 @@ class Host:
         self._latest: tuple[float, float, str, dict[str, Any]] | None = None
         self._marks: deque[tuple[float, float]] = deque(maxlen=_RATE_MARKS)
 
-    def ready(self) -> bool:
-        """Answers as soon as the process is there."""
-        return True
-
     def run(
         self, job: Job, watch: Callable[[Path], None] = lambda out: None, at_hand: Mapping[Ref, Path] = _NOTHING
     ) -> dict[str, Any]:
@@ -62,10 +58,9 @@ class Host:
         if self.store.complete(*job.ref):
             return self.store.describe(*job.ref).get("metrics", {})
         if job.device != self.device:
-            raise DeviceError(
-                f"{job.name} is to run on {job.device}, but this actor has {self.device} "
-                f"(torch {torch.__version__}); learner_gpus says how much of a GPU each learner gets."
-            )
+            has = f"but this actor has {self.device} (torch {torch.__version__})"
+            advice = "learner_gpus says how much of a GPU each learner gets"
+            raise DeviceError(f"{job.name} is to run on {job.device}, {has}; {advice}.")
         self._job, self._latest = job, None
         self._marks.clear()
         started = time.monotonic()

@@ -21,9 +21,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
+
+from mbml.serialise import json_of, sha256_of
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=+-]*")
 _MANIFEST = "manifest.json"
@@ -34,15 +36,16 @@ class StoreError(ValueError):
     """A store that cannot be used, or an artefact that is not in it."""
 
 
-class Output:
+class Output(NamedTuple):
     """An artefact in the making."""
 
-    def __init__(self, path: Path, save: Callable[[], None]) -> None:
-        self.path = path  # local directory to write into; holds what an earlier try left
-        self.manifest: dict[str, Any] = {}  # further entries for the manifest, JSON
-        self.checkpoint = save
-        """Copies the files in `path` that changed since the last time to a remote store, so that losing this machine
-        does not lose them. Does nothing in a folder."""
+    path: Path
+    """Local directory to write into; holds what an earlier try left."""
+    manifest: dict[str, Any]
+    """Takes further entries for the manifest, JSON."""
+    checkpoint: Callable[[], None] = lambda: None
+    """Copies the files in `path` that changed since the last time to a remote store, so that losing this machine
+    does not lose them. Does nothing in a folder."""
 
 
 class Store:
@@ -61,10 +64,9 @@ class Store:
             # Other machines publish while this one looks, so listings must not come from memory.
             self._fs, root = fsspec.url_to_fs(str(self._folder or url), use_listings_cache=False)
         except (ValueError, ImportError) as error:
-            raise StoreError(
-                f"The store {url} cannot be opened ({error}); use a folder such as runs/store or an fsspec "
-                "URL such as s3://bucket/folder with the package for its protocol installed."
-            ) from error
+            usable = "an fsspec URL such as s3://bucket/folder with the package for its protocol installed"
+            fault = f"The store {url} cannot be opened ({error})"
+            raise StoreError(f"{fault}; use a folder such as runs/store or {usable}.") from error
         self._root = root.rstrip("/")
 
     def uri(self, stage: str, key: str) -> str:
@@ -73,12 +75,9 @@ class Store:
 
     def complete(self, stage: str, key: str) -> bool:
         """Whether the artefact is there: one look-up of its manifest."""
-        try:
-            # Not exists(), for which a lost connection means "is not there".
-            self._fs.info(self._place(stage, key, _MANIFEST))
-        except _ABSENT:
-            return False
-        return True
+        with suppress(*_ABSENT):  # not exists(), for which a lost connection means "is not there"
+            return bool(self._fs.info(self._place(stage, key, _MANIFEST)))
+        return False
 
     def describe(self, stage: str, key: str) -> dict[str, Any]:
         """The manifest of a complete artefact; StoreError if there is none or it is damaged."""
@@ -102,10 +101,8 @@ class Store:
                 for entry in manifest["files"]:
                     self._get(self._place(stage, key, entry["file"]), Path(scratch, entry["file"]))
             if not _has_files(Path(scratch), manifest):
-                raise StoreError(
-                    f"{self.uri(stage, key)} lacks a file that its manifest lists, or has one that is not as long as "
-                    "its manifest says."
-                )
+                fault = "lacks a file that its manifest lists, or has one that is not as long as its manifest says"
+                raise StoreError(f"{self.uri(stage, key)} {fault}.")
             Path(scratch, _MANIFEST).write_bytes(text)
             _rename_unless_there(Path(scratch), target)
         return target
@@ -123,7 +120,7 @@ class Store:
                 manifest.json.
         """
         uri = self.uri(stage, key)
-        _to_json(description, f"The description of {uri}")
+        json_of(description, f"The description of {uri}", StoreError)
         with self._partial(stage, key) as output:
             # A try that was killed while it wrote a file left its temporary name.
             for temporary in output.path.rglob(".*.tmp"):
@@ -135,7 +132,8 @@ class Store:
                 files = [{"file": name, "bytes": (output.path / name).stat().st_size} for name in _files(output.path)]
                 created = datetime.now(UTC).isoformat(timespec="microseconds")
                 own = {"stage": stage, "key": key, "description": description, "created": created, "files": files}
-                self._publish(stage, key, output.path, _to_json(output.manifest | own, f"The manifest of {uri}"))
+                manifest = json_of(output.manifest | own, f"The manifest of {uri}", StoreError)
+                self._publish(stage, key, output.path, manifest.encode())
             except Exception as error:
                 try:
                     output.checkpoint()
@@ -175,25 +173,24 @@ class Store:
             partial = self._folder / stage / f"{key}.partial"
             partial.mkdir(parents=True, exist_ok=True)
             (partial / _MANIFEST).unlink(missing_ok=True)  # of a try that was killed just before the rename
-            yield Output(partial, lambda: None)
+            yield Output(partial, {})
             return
         remote = f"{self._root}/{stage}/{key}.partial"
         with tempfile.TemporaryDirectory(dir=_cache()) as scratch:
             for name, blob in self._checkpoint(remote).items():
                 _check_inside(name)
                 self._get(f"{remote}/{blob}", Path(scratch, name))
-            yield Output(Path(scratch), lambda: self._save_checkpoint(Path(scratch), remote))
+            yield Output(Path(scratch), {}, lambda: self._save_checkpoint(Path(scratch), remote))
 
     def _checkpoint(self, remote: str) -> dict[str, str]:
         """The files of the last readable checkpoint, and the hash of its content that each is stored under."""
-        try:
+        with suppress(*_ABSENT, ValueError):
             return json.loads(self._fs.cat_file(f"{remote}/checkpoint.json"))
-        except (*_ABSENT, ValueError):
-            return {}
+        return {}
 
     def _save_checkpoint(self, local: Path, remote: str) -> None:
         """Copy what changed, switch over by replacing checkpoint.json, then remove what is out of date."""
-        before, now = self._checkpoint(remote), {name: _digest_of(local / name) for name in _files(local)}
+        before, now = self._checkpoint(remote), {name: sha256_of(local / name)[:16] for name in _files(local)}
         if now == before:
             return
         for name, blob in now.items():
@@ -206,18 +203,16 @@ class Store:
 
     def _publish(self, stage: str, key: str, made: Path, text: bytes) -> None:
         there = self.complete(stage, key)
+        (made / _MANIFEST).write_bytes(text)
         if self._folder is not None:
-            target = self._folder / stage / key
             if not there:
-                shutil.rmtree(target, ignore_errors=True)  # without a manifest it is nothing
-                (made / _MANIFEST).write_bytes(text)
-            return _rename_unless_there(made, target)
+                shutil.rmtree(self._folder / stage / key, ignore_errors=True)  # without a manifest it is nothing
+            return _rename_unless_there(made, self._folder / stage / key)
         if not there:
             for name in _files(made):
                 self._put(made / name, self._place(stage, key, name))
             self._put_text(text, self._place(stage, key, _MANIFEST))
             # Whoever needs the artefact next on this machine need not download it.
-            (made / _MANIFEST).write_bytes(text)
             _rename_unless_there(made, self._cached(stage, key, text))
         with suppress(Exception):  # the artefact is complete; a checkpoint that stays only takes space
             self._fs.rm(f"{self._root}/{stage}/{key}.partial", recursive=True)
@@ -266,13 +261,6 @@ def _has_files(directory: Path, manifest: dict[str, Any]) -> bool:
     return directory.is_dir() and all(path.is_file() and path.stat().st_size == size for path, size in files.items())
 
 
-def _to_json(value: Any, what: str) -> bytes:
-    try:
-        return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
-    except (TypeError, ValueError) as error:
-        raise StoreError(f"{what} cannot be written as JSON ({error}).") from error
-
-
 def _rename_unless_there(source: Path, target: Path) -> None:
     """Rename a directory; if a complete one is there already (another process was faster), drop `source`."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -294,8 +282,3 @@ def _cache() -> Path:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _digest_of(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()[:16]

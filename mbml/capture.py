@@ -1,7 +1,5 @@
 """One captured CUDA graph per update: a GPU then launches it at once, and not kernel by kernel from Python."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """Collection: a stack of SAC learners fills one batch per task, learning history and all."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -105,10 +103,8 @@ class Collection:
     def record(self, losses: dict[str, float] | None = None) -> None:
         """Evaluate the present policy and add it to `curve`, with `losses` beside it; raises NotFinite."""
         self.learner.check_finite()
-        self.curve += [
-            {"task": task, "step": self.done, "return": float(value), **(losses or {})}
-            for task, value in zip(self.tasks, self.evaluate(), strict=True)
-        ]
+        for task, value in zip(self.tasks, self.evaluate(), strict=True):
+            self.curve.append({"task": task, "step": self.done, "return": float(value), **(losses or {})})
 
     def _collect(self, steps: int) -> None:
         self.envs.reset()

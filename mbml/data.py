@@ -6,10 +6,9 @@
 The columns and the rules for rows are those of `mbml.transitions`. Only Arrow and JSON are ever read.
 """
 
-import hashlib
-import json
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +18,7 @@ import pyarrow as pa
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic takes that of typing from Python 3.12 on
 
-from mbml.serialise import replacing
+from mbml.serialise import json_of, replacing, sha256_of
 from mbml.settings import Count, Whole
 from mbml.transitions import DTYPES, VECTORS, DatasetError, TransitionBatch, check_episodes, check_finite, concatenate
 
@@ -61,7 +60,7 @@ class Meta(TypedDict):
 
 
 @dataclass
-class DatasetWriter:
+class DatasetWriter(AbstractContextManager):
     """Writes one dataset directory; a context manager that completes it on a normal exit only.
 
     Opening a directory that holds a dataset takes its meta.json away first: it is incomplete until closed
@@ -82,7 +81,7 @@ class DatasetWriter:
         for name in ("observation_size", "action_size", "horizon"):
             if (value := getattr(self, name)) < 1:
                 raise DatasetError(f"{name} is {value}; it must be at least 1.")
-        self.collection = _jsonable(dict(self.collection), "collection")
+        json_of(dict(self.collection), "The collection", DatasetError)
         self._root, self._tasks = Path(self.root), dict[int, TaskMeta]()
         (self._root / "meta.json").unlink(missing_ok=True)
 
@@ -105,7 +104,7 @@ class DatasetWriter:
         if len(batch) == 0:
             raise DatasetError(f"Task {index} has no rows; a task needs at least one transition.")
         check_finite(batch, f"Task {index}")
-        parameter = _jsonable(parameter, f"parameter of task {index}")
+        json_of(parameter, f"The parameter of task {index}", DatasetError)
         folder = f"task={index:03d}"
         shutil.rmtree(self._root / folder, ignore_errors=True)  # shards of an earlier, unfinished attempt
         shards = []
@@ -123,10 +122,7 @@ class DatasetWriter:
         same = {name: getattr(self, name) for name in _SAME}
         meta = Meta(schema_version=1, **same, collection=dict(self.collection), tasks=tasks, totals=_totals(tasks))
         with replacing(self._root / "meta.json") as path:
-            path.write_text(json.dumps(meta, indent=1) + "\n")
-
-    def __enter__(self) -> "DatasetWriter":
-        return self
+            path.write_text(json_of(meta, "meta.json", DatasetError))
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
@@ -206,7 +202,7 @@ def validate(root: str | Path, checksums: bool = True) -> None:
         task = dataset.meta(index)
         paths = [str(Path(root, shard["file"])) for shard in task["shards"]]
         for path, shard in zip(paths, task["shards"], strict=True):
-            if checksums and _sha256(Path(path)) != shard["sha256"]:
+            if checksums and sha256_of(Path(path)) != shard["sha256"]:
                 raise DatasetError(f"{path} has another SHA-256 than meta.json says: it is changed or damaged.")
         shards = list(zip(paths, dataset.shards(index), strict=True))
         for path, batch in shards:
@@ -229,7 +225,7 @@ def _write_shard(path: Path, batch: TransitionBatch) -> str:
     with replacing(path) as temporary:
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             writer.write_batch(columns)
-        return _sha256(temporary)
+        return sha256_of(temporary)
 
 
 def to_arrow(column: np.ndarray) -> pa.Array:
@@ -287,15 +283,3 @@ def _read_meta(root: Path) -> Meta:
 
 def _totals(tasks: list[TaskMeta]) -> dict[str, int]:
     return {"tasks": len(tasks)} | {name: sum(task[name] for task in tasks) for name in ("rows", "episodes")}
-
-
-def _jsonable(value: Any, what: str) -> Any:
-    try:
-        return json.loads(json.dumps(value, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise DatasetError(f"The {what} cannot be written as JSON ({error}).") from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -32,7 +32,7 @@ class EvidenceConfig(Schedule):
 
     student: StudentConfig = field(
         default_factory=lambda: StudentConfig(
-            encoder=EncoderConfig(standardised=True), standardised=True, renewed_every=20, arbitrated=True
+            encoder=EncoderConfig(standardised=True), standardised=True, renewed_every=20
         )
     )
     """Which networks, and their shapes. The encoder is a `mixture` with an anchor for each task, whatever it says."""

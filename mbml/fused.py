@@ -5,8 +5,6 @@ autograd (`backward_trace`); and ensembles of one hidden layer as one product a 
 `shared_squares`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,7 +20,7 @@ class Trace(NamedTuple):
     inputs: Tensor
     hidden: list[Tensor]
 
-    def rows(self, which: slice) -> Trace:
+    def rows(self, which: slice) -> "Trace":
         """That of some of the rows, for a gradient in their outputs only."""
         return Trace(self.inputs[:, which], [hidden[:, which] for hidden in self.hidden])
 
@@ -66,9 +64,8 @@ def shared_scalars(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor
     """
     outputs = x.new_empty(len(x), x.shape[1], len(weights[0]) // len(x))
     buffer = _hidden_buffer(x, weights)
-    for inputs, first, bias, second, output in zip(
-        x, *_by_group(len(x), weights[0], biases[0], weights[1]), outputs, strict=True
-    ):
+    grouped = _by_group(len(x), weights[0], biases[0], weights[1])
+    for inputs, first, bias, second, output in zip(x, *grouped, outputs, strict=True):
         hidden = _joined_hidden(inputs, _joined(first, bias))
         torch.sum(torch.mul(hidden, second.squeeze(2), out=buffer), 2, out=output)
     return outputs.transpose(1, 2).reshape(len(weights[0]), x.shape[1], 1) + biases[1]
@@ -89,13 +86,10 @@ def shared_squares(
     slopes = x.new_empty(groups, rows, len(weights[0]) // groups)
     gradients = [torch.empty_like(p) for p in (*weights, *biases)]
     buffer = _hidden_buffer(x, weights)
-    for inputs, wanted, first, bias, second, last, to_first, to_second, to_bias, slope in zip(
-        torch.nn.functional.pad(x, (0, 1), value=1.0),
-        target,
-        *_by_group(groups, weights[0], biases[0], weights[1], biases[1], *gradients[:3]),
-        slopes,
-        strict=True,
-    ):
+    biased = torch.nn.functional.pad(x, (0, 1), value=1.0)
+    grouped = _by_group(groups, weights[0], biases[0], weights[1], biases[1], *gradients[:3])
+    for inputs, wanted, slope, *own in zip(biased, target, slopes, *grouped, strict=True):
+        first, bias, second, last, to_first, to_second, to_bias = own
         joined, second = _joined(first, bias), second.squeeze(2)
         hidden = _joined_hidden(inputs[:, :-1], joined)
         torch.sum(torch.mul(hidden, second, out=buffer), 2, out=slope)

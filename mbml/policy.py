@@ -34,7 +34,7 @@ class ContextPolicy(nn.Module, ABC):
     renewed_every: int = 0
     """Steps after which an agent draws z anew; 0: at the beginning of each episode alone."""
     arbitrated: bool = False
-    """An agent plays its first episode under its belief, the second untold, then as has earned more on that task."""
+    """An agent plays its first episode untold, the second under its belief, then as has earned more on that task."""
 
     def __init_subclass__(cls) -> None:
         if "kind" in vars(cls):
@@ -99,7 +99,7 @@ class AdaptivePolicy:
             self._earned[torch.arange(self.tasks), self.told.long()] += result
         self._episode.zero_()
         (untold, told), number = (self._earned[..., 0] / self._earned[..., 1]).T, self._earned[..., 1]
-        wanted = (number[:, 1] == 0) | ((number[:, 0] > 0) & (told >= untold))
+        wanted = (number[:, 0] > 0) & ((number[:, 1] == 0) | (told >= untold))
         self.told = wanted if self.policy.arbitrated else torch.ones(self.tasks, dtype=torch.bool)
 
     def _renew(self) -> None:

@@ -1,10 +1,8 @@
 """Soft actor-critic, stacked over tasks: T independent learners in one set of products (Haarnoja et al. 2018)."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +56,7 @@ class Squashed(NamedTuple):
     """Derivative of tanh at u."""
 
     @classmethod
-    def draw(cls, head: Tensor, generator: torch.Generator) -> Squashed:
+    def draw(cls, head: Tensor, generator: torch.Generator) -> "Squashed":
         """One draw for every row of `head`."""
         mean, log_std = head.chunk(2, dim=-1)
         clamped = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
@@ -69,7 +67,7 @@ class Squashed(NamedTuple):
         log_density = -surprise.sum(-1, keepdim=True) - mean.shape[-1] * _HALF_LOG_TWO_PI
         return cls(action, log_density, log_std, noise, std, slope)
 
-    def rows(self, which: slice) -> Squashed:
+    def rows(self, which: slice) -> "Squashed":
         """Those of some of the rows `[T, n, ...]`."""
         return Squashed(*(part[:, which] for part in self))
 
@@ -96,16 +94,13 @@ class SAC(Learner):
         policy_sizes = [layout.observation_size, *config.policy_hidden, 2 * layout.action_size]
         self.policy = StackedMLP(tasks, policy_sizes, generator=generator, output_scale=0.001)
         critic_sizes = [layout.pair_size, *config.critic_hidden, 1]
-        self.critics, self.target_critics = (
-            StackedMLP(2 * tasks, critic_sizes, generator=generator, initialisation=config.critic_initialisation)
-            for _ in range(2)
-        )
+        drawn: dict[str, Any] = {"generator": generator, "initialisation": config.critic_initialisation}
+        self.critics, self.target_critics = (StackedMLP(2 * tasks, critic_sizes, **drawn) for _ in range(2))
         # The authors leave the targets at their own random start; here they start as copies.
         self.target_critics.load_state_dict(self.critics.state_dict())
         self.target_critics.requires_grad_(False)
-        self.log_alpha = nn.Parameter(
-            torch.full((tasks, 1, 1), math.log(config.initial_alpha), device=generator.device)
-        )
+        start = torch.full((tasks, 1, 1), math.log(config.initial_alpha), device=generator.device)
+        self.log_alpha = nn.Parameter(start)
         self.alpha_optimiser = adam([self.log_alpha], config.alpha_learning_rate)
         self._make_optimisers()
 
@@ -157,8 +152,7 @@ class SAC(Learner):
     def _step_critics(critics: StackedMLP, optimiser: torch.optim.Optimizer, pair: Tensor, target: Tensor) -> Tensor:
         """One step of each of the critics towards `target` `[T, batch, 1]`; their mean squared errors."""
         values, trace = critics.trace(pair)
-        error = values.unflatten(0, (-1, len(target))) - target
-        error = error.flatten(0, 1)
+        error = (values.unflatten(0, (-1, len(target))) - target).flatten(0, 1)
         critics.backward(trace, error * (2 / error.shape[1]))
         optimiser.step()
         return error.square().mean((1, 2))

@@ -1,10 +1,11 @@
-"""Trees of tensors in one safetensors file: checkpoints, optimiser states, generator states, tables.
+"""Files that are whole or absent, and trees of tensors in one safetensors file: checkpoints, generator states, tables.
 
 A tree is a nested dict or list of `torch.Tensor` and JSON scalars. The tensors become the tensors of the
 file; the shape of the tree becomes JSON in its metadata. Nothing is pickled, so a file from elsewhere cannot
 run code.
 """
 
+import hashlib
 import json
 import os
 import uuid
@@ -39,6 +40,20 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_of(value: Any, what: str, fault: type[ValueError]) -> str:
+    """`value` as indented JSON; raises `fault`, naming `what`, where it holds anything but finite numbers and text."""
+    try:
+        return json.dumps(value, indent=1, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise fault(f"{what} cannot be written as JSON ({error}).") from error
 
 
 def save_tree(path: str | Path, tree: Any) -> None:

@@ -9,16 +9,18 @@ from functools import cache
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
+from tyro.conf import arg
 
-Count = Annotated[int, Field(ge=1, lt=2**63)]
+# The second is for the command line's help.
+Count = Annotated[int, Field(ge=1, lt=2**63), arg(metavar="INT >= 1")]
 """1, 2, 3, ..."""
-Whole = Annotated[int, Field(ge=0, lt=2**63)]
+Whole = Annotated[int, Field(ge=0, lt=2**63), arg(metavar="INT >= 0")]
 """0, 1, 2, ..."""
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), arg(metavar="FLOAT > 0")]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), arg(metavar="FLOAT >= 0")]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), arg(metavar="FLOAT 0 to 1")]
 """From 0 to 1."""
-Part = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Part = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False), arg(metavar="FLOAT > 0, <= 1")]
 """Above 0, at most 1."""
 Widths = tuple[Count, ...]
 """Units of each hidden layer."""

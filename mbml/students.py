@@ -51,7 +51,7 @@ class StudentConfig:
     renewed_every: Whole = 0
     """Steps after which an agent that acts by it draws z anew; 0: at the beginning of each episode alone."""
     arbitrated: bool = False
-    """The agent plays its first episode under its belief, the second untold, then as has earned more on that task."""
+    """The agent plays its first episode untold, the second under its belief, then as has earned more on that task."""
 
     def __post_init__(self) -> None:
         STUDENTS[self.kind]

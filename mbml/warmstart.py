@@ -1,7 +1,5 @@
 """SAC on a new task that starts from the multi-task policy and its value function."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 

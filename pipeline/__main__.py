@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from mbml import envs
-from mbml.data import Dataset, validate
+from mbml.data import Dataset, DatasetError, validate
 from mbml.export import export_parquet
 from pipeline.config import Place, RunConfig
 from pipeline.presets import preset
@@ -118,9 +118,9 @@ class Figures(_Experiment):
 
     def __call__(self, log: Log) -> int:
         self.config.check()
-        from pipeline.figures import draw
+        from pipeline.sweep import draw_figures
 
-        return draw(self.config, self.place, self.out("-figures"), log)
+        return draw_figures(self.config, self.place, self.out("-figures"), log)
 
 
 class Report(_Experiment):
@@ -138,9 +138,10 @@ class Validate:
     """Check a dataset folder: schema, checksums, episodes."""
 
     dataset: tyro.conf.Positional[str]
-    """The folder."""
+    """The folder: <store>/collect/<key>/dataset."""
 
     def __call__(self, log: Log) -> int:
+        _check_dataset(self.dataset)
         validate(self.dataset)
         print(f"{self.dataset} is a valid dataset.")
         return 0
@@ -151,11 +152,12 @@ class Export:
     """Write a dataset's batches as Parquet files in the columns that RLlib's offline algorithms read."""
 
     dataset: tyro.conf.Positional[str]
-    """The dataset's folder."""
+    """The dataset's folder: <store>/collect/<key>/dataset."""
     folder: tyro.conf.Positional[str]
     """Where the files go, one per task, rows in random order."""
 
     def __call__(self, log: Log) -> int:
+        _check_dataset(self.dataset)
         dataset = Dataset.open(self.dataset)
         for task in dataset.task_indices:
             export_parquet(dataset.task(task), Path(self.folder) / f"task-{task:03d}.parquet", shuffle_seed=task)
@@ -163,9 +165,16 @@ class Export:
         return 0
 
 
-COMMANDS: dict[str, type] = {
-    command.__name__.lower(): command for command in (Run, Sweep, WarmStart, Figures, Report, Validate, Export)
-}
+def _check_dataset(folder: str) -> None:
+    """Raise DatasetError, naming folders that would be right, for one that holds no dataset."""
+    if not Path(folder, "meta.json").exists():
+        inside = [file for depth in range(1, 5) for file in sorted(Path(folder).glob("*/" * depth + "meta.json"))]
+        right = " or ".join(str(file.parent) for file in inside[:3]) or "<store>/collect/<key>/dataset"
+        raise DatasetError(f"{folder} is no dataset, for want of a meta.json; give {right}.")
+
+
+_CLASSES = (Run, Sweep, WarmStart, Figures, Report, Validate, Export)
+COMMANDS: dict[str, type] = {command.__name__.lower(): command for command in _CLASSES}
 
 
 @dataclass(frozen=True)
@@ -177,16 +186,14 @@ class _First:
     sweep: str | None = None
 
 
-@dataclass(frozen=True)
-class _AnyCommand:
-    """Stands for a command in the overview."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (2: bad input, 1: a job failed, 130: interrupted)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _parse(arguments)(_log())
+    except BrokenPipeError:  # whoever read the output has gone, as head does; Python's last flush must not fail as well
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except ValueError as error:  # every bad input is one, whichever storey notices it
         if os.environ.get("MBML_TRACEBACK"):
             raise
@@ -201,10 +208,11 @@ def _parse(arguments: list[str]) -> Callable[[Log], int]:
     """The command that is asked for; help and what cannot be parsed end the program here."""
     chosen, rest = COMMANDS.get(arguments[0] if arguments else ""), arguments[1:]
     if chosen is None:
-        about = {name: (command.__doc__ or "").splitlines()[0] for name, command in COMMANDS.items()}
-        overview = tyro.extras.subcommand_type_from_defaults(dict.fromkeys(COMMANDS, _AnyCommand()), about)
-        tyro.cli(overview, prog="python -m pipeline", description=__doc__, args=arguments or ["--help"])
-    assert chosen is not None
+        if arguments and arguments[0] not in ("-h", "--help"):
+            raise ValueError(f"There is no command {arguments[0]!r}; choose one of {', '.join(COMMANDS)}.")
+        about = [f"  {name:<11}{(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+        print(f"usage: python -m pipeline COMMAND [OPTIONS]\n\n{__doc__}\ncommands:", *about, sep="\n")
+        sys.exit(0)
     options: dict[str, Any] = {"prog": f"python -m pipeline {arguments[0]}", "description": chosen.__doc__}
     if issubclass(chosen, _Experiment):
         options["default"] = chosen.default(*_first(rest))
@@ -213,14 +221,14 @@ def _parse(arguments: list[str]) -> Callable[[Log], int]:
 
 def _first(arguments: list[str]) -> tuple[RunConfig, str | None]:
     """The configuration that the options change, and the sweep named: the first of two steps."""
-    asks_help = bool({"-h", "--help"} & set(arguments))
-    known, _ = tyro.cli(
-        _First, args=[a for a in arguments if a not in ("-h", "--help")], return_unknown_args=True, add_help=False
-    )
+    given = [argument for argument in arguments if argument not in ("-h", "--help")]
+    known, _ = tyro.cli(_First, args=given, return_unknown_args=True, add_help=False)
+    asks_help = len(given) < len(arguments)
     if not known.env and not asks_help:
         raise ValueError(f"Say which environment with --env: {', '.join(envs.FAMILIES)}, or module:family of your own.")
     sweep = known.sweep or (sweep_names()[0] if asks_help else None)
-    return preset(known.env or next(iter(envs.FAMILIES)), known.preset), sweep
+    config = preset(known.env or next(iter(envs.FAMILIES)), known.preset)
+    return config if known.env else replace(config, env=tyro.MISSING), sweep
 
 
 def _log() -> Log:
@@ -234,4 +242,5 @@ def _log() -> Log:
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
     sys.exit(main())

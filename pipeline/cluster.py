@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import ray
@@ -49,13 +49,11 @@ def connect(num_cpus: int | None = None, *, dashboard: bool = False) -> Iterator
         yield f"the Ray of this process, {resources()}"
         return
     if address and not _healthy(address):
-        raise ClusterError(
-            f"No Ray cluster answers at RAY_ADDRESS={address}: give host:port of a running one with the same "
-            f"Ray ({ray.__version__}) and token, or unset RAY_ADDRESS to run Ray inside this process."
-        )
-    handlers = {}
-    if threading.current_thread() is threading.main_thread():  # which alone may set them
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        right = f"host:port of a running one with the same Ray ({ray.__version__}) and token"
+        embedded = "unset RAY_ADDRESS to run Ray inside this process"
+        raise ClusterError(f"No Ray cluster answers at RAY_ADDRESS={address}: give {right}, or {embedded}.")
+    main = threading.current_thread() is threading.main_thread()  # which alone may set handlers
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT) if main}
     try:
         where = _join(address) if address else _start(num_cpus, dashboard)
         if handlers:
@@ -77,10 +75,8 @@ def fit(who: str, num_cpus: float, num_gpus: float, log: Callable[[str], None]) 
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
     fitting = [machine["CPU"] for machine in machines if machine.get("GPU", 0.0) >= num_gpus]
     if not fitting and not _address():
-        raise ClusterError(
-            f"{who} asks for {num_gpus:g} GPUs, but this machine has {resources()}; "
-            "give learner_gpus 0 to train on CPUs."
-        )
+        asked = f"{who} asks for {num_gpus:g} GPUs, but this machine has {resources()}"
+        raise ClusterError(f"{asked}; give learner_gpus 0 to train on CPUs.")
     cpus = min(num_cpus, max(fitting, default=num_cpus))
     if cpus < num_cpus:
         log(f"{who} asks for {num_cpus:g} CPUs; the largest machine offers {cpus:g} CPUs, so it runs with that.")
@@ -125,9 +121,8 @@ def _healthy(address: str) -> bool:
     """Whether Ray answers; ray.init itself waits for minutes where nothing does, and cannot be told otherwise."""
     host, _, port = address.rpartition(":")
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
-    try:
+    with suppress(OSError, OverflowError, subprocess.TimeoutExpired):
         if port.isdigit():  # a closed port says so at once
             socket.create_connection((host, int(port)), timeout=5).close()
         return subprocess.run(command, capture_output=True, timeout=_ANSWER_SECONDS).returncode == 0
-    except (OSError, OverflowError, subprocess.TimeoutExpired):
-        return False
+    return False

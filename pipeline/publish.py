@@ -1,7 +1,5 @@
 """What runs, sweeps, warm starts and sets of figures leave in their folder, and the last words of one that failed."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable
@@ -24,9 +22,8 @@ def make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(
-            f"The report folder {out} cannot be made ({error.strerror}); choose another with --out."
-        ) from None
+        fault = f"The report folder {out} cannot be made ({error.strerror})"
+        raise ConfigError(f"{fault}; choose another with --out.") from None
 
 
 def publish(results: Results, out: Path, log: Log, page: Callable[[Results, Path], Page] = run_page) -> None:

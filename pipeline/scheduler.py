@@ -1,7 +1,7 @@
 """Run a stage graph over Ray: reuse what stands, spread the rest, keep going when a job fails."""
 
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -130,12 +130,12 @@ class _Run:
         self.waiting: list[tuple[Job, Size]] = []
         """Jobs that could run but for an actor."""
         self.lost: Counter[Ref] = Counter()
-        self.metrics: dict[Ref, dict[str, Any]] = {}
-        self.spans: dict[str, tuple[float, float]] = {}
-        self.users: dict[Ref, list[Ref]] = defaultdict(list)
-        for ref, job in jobs.items():
-            for needed in job.inputs:
-                self.users[needed].append(ref)
+        self.cost = {ref.stage: StageCost(ref.stage) for ref in jobs}
+        self.begun: dict[str, float] = {}
+        """When the first job of a stage was started."""
+        graph = TopologicalSorter({ref: job.inputs for ref, job in jobs.items()})
+        self.order = [ref for ref in graph.static_order() if ref in jobs]
+        """Every job after those that it needs, whatever order they are to start in."""
         self.left = self._plan()
         """Jobs that are not done, in their order."""
 
@@ -147,14 +147,17 @@ class _Run:
         with ThreadPoolExecutor(8) as threads:  # a look-up in a remote store takes its time
             complete = dict(zip(self.jobs, threads.map(lambda ref: self.store.complete(*ref), self.jobs), strict=True))
         chosen: set[Ref] = set()
-        order = TopologicalSorter({ref: job.inputs for ref, job in self.jobs.items()}).static_order()
-        for ref in reversed([ref for ref in order if ref in self.jobs]):
-            if not complete[ref] and (not self.users[ref] or chosen.intersection(self.users[ref])):
+        needed = self.jobs.keys() - {ref for job in self.jobs.values() for ref in job.inputs}
+        for ref in reversed(self.order):
+            if ref in needed and not complete[ref]:
                 chosen.add(ref)
+                needed.update(self.jobs[ref].inputs)
         for ref, job in self.jobs.items():
+            self.cost[ref.stage].jobs += 1
             if complete[ref]:
                 self.result.reused.append(job.name)
-                self.metrics[ref] = self.store.describe(*ref).get("metrics", {})
+                self.cost[ref.stage].reused += 1
+                self._account(ref, self.store.describe(*ref).get("metrics", {}))
                 self.log(f"reused   {job.name}")
             elif ref not in chosen:
                 self.result.unneeded.append(job.name)
@@ -179,19 +182,14 @@ class _Run:
 
     def outcome(self) -> Outcome:
         """What became of the jobs and what they cost."""
-        stages: dict[str, StageCost] = {}
-        reused = set(self.result.reused)
-        for ref, job in self.jobs.items():
-            first, last = self.spans.get(ref.stage, (0.0, 0.0))
-            cost = stages.setdefault(ref.stage, StageCost(ref.stage, wall_seconds=last - first))
-            metrics = self.metrics.get(ref, {})
-            cost.jobs += 1
-            cost.reused += job.name in reused
-            cost.work_seconds += metrics.get("seconds", 0.0)
-            cost.peak_memory_mb = max(cost.peak_memory_mb, metrics.get("peak_memory_mb", 0.0))
-        self.result.cost = list(stages.values())
+        self.result.cost = list(self.cost.values())
         self.result.wall_seconds = time.monotonic() - self.started
         return self.result
+
+    def _account(self, ref: Ref, metrics: dict[str, Any]) -> None:
+        cost = self.cost[ref.stage]
+        cost.work_seconds += metrics.get("seconds", 0.0)
+        cost.peak_memory_mb = max(cost.peak_memory_mb, metrics.get("peak_memory_mb", 0.0))
 
     def drop(self, actor: Actor) -> None:
         """Kill an actor and forget it."""
@@ -224,7 +222,7 @@ class _Run:
 
     def _start(self, job: Job, actor: Actor) -> None:
         actor.job, actor.started = job, time.monotonic()
-        self.spans.setdefault(job.ref.stage, (actor.started, actor.started))
+        self.begun.setdefault(job.ref.stage, actor.started)
         self.log(f"started  {job.name}")
         self.calls[actor.handle.run.options(name=job.name).remote(job)] = actor
 
@@ -237,7 +235,7 @@ class _Run:
                 self.drop(actor)
             for _ in range(number - len(pending)):
                 self.actors.append(actor := Actor(remote(self.store.url, *size), size))
-                self.calls[actor.handle.ready.remote()] = actor
+                self.calls[actor.handle.__ray_ready__.remote()] = actor
         pending_sizes = {actor.size for actor in self.actors if not actor.answered}
         for actor in self._idle():
             if pending_sizes - {actor.size}:
@@ -250,7 +248,7 @@ class _Run:
         job, actor.job = actor.job, None
         self.moved = time.monotonic()
         if job is not None:
-            self.spans[job.ref.stage] = self.spans[job.ref.stage][0], self.moved
+            self.cost[job.ref.stage].wall_seconds = self.moved - self.begun[job.ref.stage]
         try:
             value = ray.get(answer)
         except Exception as error:
@@ -258,7 +256,7 @@ class _Run:
             return
         actor.answered = True
         if job is not None:
-            self.metrics[job.ref] = value
+            self._account(job.ref, value)
             self.result.done.append(job.name)
             self.log(f"finished {job.name}   {duration(self.moved - actor.started)}")
             del self.left[job.ref]
@@ -289,24 +287,19 @@ class _Run:
             self.result.refused.append(job.name)
         else:
             self.log(str(error))
-        self._skip_users(job.ref, job.name)
-
-    def _skip_users(self, ref: Ref, culprit: str) -> None:
-        for user in self.users[ref]:
-            if user in self.left:
-                name = self.left.pop(user).name
-                self.result.skipped[name] = f"It needs {culprit}, which failed."
-                self.log(f"skipped  {name}: it needs {culprit}, which failed")
-                self._skip_users(user, culprit)
+        lost = {job.ref}
+        for ref in self.order:
+            if ref in self.left and lost.intersection(self.jobs[ref].inputs):
+                lost.add(ref)
+                self.result.skipped[self.left.pop(ref).name] = f"it needs {job.name}, which failed"
 
     def _poll(self) -> None:
         """Say how far the running jobs are and how long others have waited."""
         busy = [actor for actor in self.actors if actor.job is not None]
         waiting, now, result = len(self.waiting), time.monotonic(), self.result
-        self.log(
-            f"{len(result.done + result.reused)}/{len(self.jobs)} jobs done, {len(busy)} running, "
-            f"{len(result.failed | result.skipped)} failed or skipped, {duration(now - self.started)}"
-        )
+        done, lost = len(result.done + result.reused), len(result.failed | result.skipped)
+        shares = f"{done}/{len(self.jobs)} jobs done, {len(busy)} running, {lost} failed or skipped"
+        self.log(f"{shares}, {duration(now - self.started)}")
         asked = [actor.handle.progress.options(concurrency_group="progress").remote() for actor in busy]
         for answer in ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_SECONDS)[0] if asked else []:
             with suppress(RayError):  # a lost process shows in its job
@@ -315,10 +308,8 @@ class _Run:
         if waiting and not busy:
             self.log(f"waiting  {waiting} jobs, no worker yet, {duration(now - self.moved)}; there is {resources()}")
             if now - self.moved > self.patience:
-                raise ClusterError(
-                    f"No worker came within {duration(self.patience)}; there is {resources()}. Start machines, or wait "
-                    "longer with --patience."
-                )
+                lack = f"No worker came within {duration(self.patience)}; there is {resources()}"
+                raise ClusterError(f"{lack}. Start machines, or wait longer with --patience.")
 
 
 def sentence(error: BaseException) -> str:

@@ -1,23 +1,26 @@
-"""A sweep: the stages that all variants share once, then one Ray Tune trial per variant and seed, then the report."""
+"""A sweep: the stages that all variants share once, then one Ray Tune trial per variant and seed, then the report.
+
+And the paper's figures from the sweeps that stand in the store.
+"""
 
 import os
-import time
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from actors.host import duration
 from actors.store import Store
 from pipeline.cluster import fit
 from pipeline.config import ConfigError, RunConfig
 from pipeline.plan import Plan, Trained, plan
-from pipeline.publish import Log
+from pipeline.publish import Log, make_folder
+from pipeline.report.drawing import FIGURES, Picture, picture
+from pipeline.report.page import Page
+from pipeline.report.paper import PAPER
+from pipeline.report.warmstart import SECTION
 from pipeline.results import Results, gather
 from pipeline.run import Place, carry_out, title_of
 from pipeline.scheduler import Outcome
-from pipeline.sweep_config import Sweep, runnable
+from pipeline.sweep_config import Sweep, load_sweep, runnable, sweep_defaults
 
 # Ray Tune would write its own pictures of the run to the terminal, and turn Ctrl-C into a normal end.
 _QUIET = {
@@ -26,7 +29,6 @@ _QUIET = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
-_SILENCE = 15.0  # seconds after which it is said again what is running
 
 
 def run_sweep(sweep: Sweep, config: RunConfig, place: Place, out: Path, log: Log) -> int:
@@ -52,10 +54,7 @@ def sweep_results(sweep: Sweep, jobs: Plan, store: Store, outcome: Outcome | Non
     finished = finished_runs(jobs, store)
     alone = jobs.artefacts.get("metagenrl", [])  # a baseline without trials
     if not finished and not (alone and all(store.complete(*ref) for ref in alone)):
-        raise ConfigError(
-            f"No trial of the sweep {sweep.name} is finished in {store.url}; "
-            f"run it first: make sweep SWEEP={sweep.name} ENV={jobs.config.env}."
-        )
+        raise ConfigError(f"No trial of the sweep {sweep.name} is finished in {store.url}.")
     kept = [variant for variant in jobs.variants if variant in [run.variant for run in finished]]
     results = gather(replace(jobs, runs=finished, variants=kept), store, outcome)
     about = {"sweep": {"name": sweep.name, "description": sweep.description}}
@@ -68,7 +67,7 @@ def _tune(sweep: Sweep, jobs: Plan, out: Path, log: Log, store: Store) -> dict[s
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
 
-    from pipeline.trial import run_trial
+    from pipeline.trial import Progress, run_trial, trial_name
 
     # Successive halving compares all trials with each other; without it, those that stand need no trial.
     finished = [] if sweep.asha else finished_runs(jobs, store)
@@ -93,51 +92,42 @@ def _tune(sweep: Sweep, jobs: Plan, out: Path, log: Log, store: Store) -> dict[s
             name=sweep.name,
             storage_path=str((out / "tune").absolute()),
             verbose=0,
-            callbacks=[_progress(log, len(work), steps)],
+            callbacks=[Progress(log, len(work), steps)],
             failure_config=tune.FailureConfig(max_failures=1),
         ),
     ).fit()
-    return {
-        _name(result.config): str(result.error).strip().splitlines()[-1]
-        for result in results
-        if result.error is not None and result.config is not None
-    }
+    failed = [result for result in results if result.error is not None]
+    return {trial_name(result.config or {}): str(result.error).strip().splitlines()[-1] for result in failed}
 
 
-def _name(params: Mapping[str, Any]) -> str:
-    return f"{params['trial']['variant']} seed {params['trial']['seed']}"
+def draw_figures(config: RunConfig, place: Place, out: Path, log: Log) -> int:
+    """Draw every figure whose sweep is finished into `out`; `log` hears of each, and which command makes the others.
 
-
-def _progress(log: Log, trials: int, steps: int) -> Any:
-    """A Tune callback that says one line per evaluation: which trial, its returns, all steps done, time left."""
-    from ray import tune
-
-    class Progress(tune.Callback):
-        def __init__(self) -> None:
-            self.done: dict[str, int] = {}
-            self.ended = 0
-            self.started = self.spoke = time.monotonic()
-
-        def on_step_end(self, iteration: int, trials: Sequence[Any], **info: Any) -> None:
-            if time.monotonic() - self.spoke >= _SILENCE:
-                running = ", ".join(_name(trial.config) for trial in trials if trial.status == "RUNNING")
-                self._say(f"running  {running or 'no trial yet: waiting for processors'}")
-
-        def on_trial_result(self, iteration: int, trials: Sequence[Any], trial: Any, result: dict, **info: Any) -> None:
-            self.done[trial.trial_id] = result["step"]
-            returns = "  ".join(f"{n}={result[n]:.4g}" for n in ("test_return", "train_return") if n in result)
-            self._say(f"running  {_name(trial.config)}   step {result['step']}/{steps}  {returns}")
-
-        def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
-            self.ended += 1
-            self.done[trial.trial_id] = steps  # a trial stopped early has nothing left to do
-            self._say(f"finished {_name(trial.config)}")
-
-        def _say(self, what: str) -> None:
-            self.spoke = time.monotonic()
-            share = sum(self.done.values()) / (trials * steps)
-            elapsed = self.spoke - self.started
-            left = f", about {duration(elapsed * (1 - share) / share)} left" if share else ""
-            log(f"{what}   [{self.ended}/{trials} trials, {100 * share:.0f}%, {duration(elapsed)}{left}]")
-
-    return Progress()
+    Raises ConfigError where no figure can be drawn.
+    """
+    store, found, remedies, pictures = Store(place.store), {}, {}, []
+    entries = [entry for entry in FIGURES.values() if entry.section == PAPER]
+    options = f"ENV={config.env} PRESET={config.preset} SEED={config.seed}"
+    for name in dict.fromkeys(entry.sweep for entry in entries):
+        sweep, said = load_sweep(name), []
+        try:
+            swept = sweep_defaults(sweep, config)
+            found[name] = sweep_results(sweep, plan(swept, runnable(sweep, swept, said.append)), store)
+        except ValueError as error:  # not run here, or not possible in this environment
+            said.append(str(error))
+        remedies[name] = " ".join([*said, f"It is made by: make sweep SWEEP={name} {options}"])
+    if not found:
+        missing = [f"{entry.name}: {remedies[entry.sweep]}" for entry in entries]
+        raise ConfigError("\n".join([f"No figure of {config.env} can be drawn.", *missing]))
+    make_folder(out)
+    for entry in entries:
+        drawn = picture(entry.name, found[entry.sweep], out) if entry.sweep in found else Picture(entry, "Left out:")
+        if drawn.file is None:
+            drawn = Picture(entry, f"{drawn.text} {remedies[entry.sweep]}")
+        log(f"{entry.name}: {drawn.file or drawn.text}")
+        pictures.append(drawn)
+    others = ", ".join(entry.name for entry in FIGURES.values() if entry.section == SECTION)
+    log(f"{others}: in the report of make warmstart {options}")
+    Page(title=f"The paper's figures, {title_of(config)}", pictures=pictures).write(out, "figures.md")
+    log(f"Figures: {out / 'figures.md'}")
+    return 0

@@ -37,14 +37,13 @@ class Sweep:
 
     def variants(self) -> list[Variant]:
         """The variants in order: methods outermost, the last grid field innermost."""
-        points = itertools.product(*([(path, value) for value in values] for path, values in self.grid.items()))
-        several = len(self.methods) > 1
         result = []
-        for method, point in itertools.product(self.methods, list(points)):
-            words = ([method] if several or not point else []) + [
-                f"{path.rpartition('.')[2]}={_short(value)}" for path, value in point
-            ]
-            result.append(Variant(", ".join(words), method, dict(point)))
+        for method, *values in itertools.product(self.methods, *self.grid.values()):
+            point = dict(zip(self.grid, values, strict=True))
+            words = [f"{path.rpartition('.')[2]}={_short(value)}" for path, value in point.items()]
+            if len(self.methods) > 1 or not point:
+                words.insert(0, method)
+            result.append(Variant(", ".join(words), method, point))
         return result
 
 
@@ -97,9 +96,8 @@ class _Loader(yaml.SafeLoader):
         seen: set[str] = set()
         for key, _ in node.value:
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"{key.value} stands here a second time", problem_mark=key.start_mark
-                )
+                fault = f"{key.value} stands here a second time"
+                raise yaml.constructor.ConstructorError(problem=fault, problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 

@@ -1,15 +1,21 @@
-"""One trial of a sweep, as Ray Tune runs it: train one learner, evaluate every snapshot as it comes, probe the last."""
+"""One trial of a sweep, as Ray Tune runs it: train one learner, evaluate every snapshot as it comes, probe the last.
 
-from collections.abc import Mapping
+And what is said of all of them on the way.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
 from actors.artefacts import snapshot_of
-from actors.host import Host
+from actors.host import Host, duration
 from actors.stage import Job, Ref
 from pipeline.plan import Trained
+
+_SILENCE = 15.0  # seconds after which it is said again what is running
 
 
 def run_trial(
@@ -45,3 +51,43 @@ def run_trial(
     while pending:  # evaluations of a finished learner that are gone
         evaluate({})
     player.run(jobs[learner.probes])
+
+
+def trial_name(params: Mapping[str, Any]) -> str:
+    """The variant and seed of a trial, for people."""
+    return f"{params['trial']['variant']} seed {params['trial']['seed']}"
+
+
+class Progress(tune.Callback):
+    """Says one line per evaluation to `log`: which trial, its returns, the share of all steps, time left."""
+
+    def __init__(self, log: Callable[[str], None], trials: int, steps: int) -> None:
+        self.log, self.trials, self.steps = log, trials, steps
+        self.done: dict[str, int] = {}
+        self.ended = 0
+        self.started = self.spoke = time.monotonic()
+
+    def on_step_end(self, iteration: int, trials: Sequence[Any], **info: Any) -> None:
+        """Says what runs where nothing has been said for a while."""
+        if time.monotonic() - self.spoke >= _SILENCE:
+            running = ", ".join(trial_name(trial.config) for trial in trials if trial.status == "RUNNING")
+            self._say(f"running  {running or 'no trial yet: waiting for processors'}")
+
+    def on_trial_result(self, iteration: int, trials: Sequence[Any], trial: Any, result: dict, **info: Any) -> None:
+        """An evaluation."""
+        self.done[trial.trial_id] = result["step"]
+        returns = "  ".join(f"{n}={result[n]:.4g}" for n in ("test_return", "train_return") if n in result)
+        self._say(f"running  {trial_name(trial.config)}   step {result['step']}/{self.steps}  {returns}")
+
+    def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
+        """The end of a trial; one stopped early has nothing left to do."""
+        self.ended += 1
+        self.done[trial.trial_id] = self.steps
+        self._say(f"finished {trial_name(trial.config)}")
+
+    def _say(self, what: str) -> None:
+        self.spoke = time.monotonic()
+        share = sum(self.done.values()) / (self.trials * self.steps)
+        elapsed = self.spoke - self.started
+        left = f", about {duration(elapsed * (1 - share) / share)} left" if share else ""
+        self.log(f"{what}   [{self.ended}/{self.trials} trials, {100 * share:.0f}%, {duration(elapsed)}{left}]")

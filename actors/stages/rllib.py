@@ -20,7 +20,8 @@ from mbml.data import Dataset
 from mbml.evaluate import evaluate_actor
 from mbml.export import rllib_columns
 from mbml.seeding import generator_of, seed_of
-from mbml.settings import Count, NotNegative, Positive, Share, Widths
+from mbml.settings import Count, NotNegative, Share
+from mbml.teachers.contract import TeacherConfig
 from mbml.transitions import TransitionBatch
 
 Algorithm = Literal["bc", "cql", "iql"]
@@ -33,23 +34,16 @@ class RLlibError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class RLlibConfig:
-    """RLlib's offline algorithms as single-task baselines; everything that is not here is RLlib's default."""
+class RLlibConfig(TeacherConfig):
+    """RLlib's offline algorithms as single-task baselines; everything that is not here is RLlib's default.
+
+    Critics encode observation and action in the hidden layers (ReLU), and join them in one more layer.
+    """
 
     algorithms: tuple[Algorithm, ...] = ()
     """Which of bc, cql and iql to train; none by default."""
     updates: Count = 20_000
     """Gradient updates per task."""
-    batch_size: Count = 256
-    """Transitions in one update."""
-    hidden: Widths = (256, 256)
-    """Widths of every network (ReLU); critics encode observation and action so, and join them in one more layer."""
-    learning_rate: Positive = 3e-4
-    """Adam learning rate of all networks."""
-    discount: Share = 0.99
-    """Discount factor of CQL and IQL."""
-    tau: Share = 0.005
-    """Polyak rate of the target critics of CQL and IQL."""
     cql_weight: NotNegative = 5.0
     """Weight of CQL's conservative term."""
     iql_expectile: Share = 0.8
@@ -113,8 +107,8 @@ class OfflineLearner:
 
         self.algorithm, self.batch_size, self._module_id = algorithm, config.batch_size, DEFAULT_MODULE_ID
         self.generator = generator_of(seed, "rllib", algorithm, task)
-        columns = {name: column for name, column in rllib_columns(batch).items() if name != "eps_id"}
-        self.columns = {name: torch.from_numpy(np.array(column)) for name, column in columns.items()}
+        columns = rllib_columns(batch).items()
+        self.columns = {name: torch.from_numpy(np.array(column)) for name, column in columns if name != "eps_id"}
         known = {DEFAULT_MODULE_ID: spaces(batch.observation.shape[1], batch.action.shape[1])}
         own = algorithm_config(algorithm, config, seed_of(seed, "rllib", algorithm, task, "networks") % 2**32)
         self.learner = own.build_learner(spaces=known)
@@ -170,7 +164,6 @@ def algorithm_config(algorithm: str, config: RLlibConfig, seed: int) -> Any:
         chosen = IQLConfig().training(**own, **critics, **common)
     else:
         raise RLlibError(f"there is no such algorithm here; choose one of {', '.join(ALGORITHMS)}")
-    networks = DefaultModelConfig(
-        fcnet_hiddens=list(config.hidden), fcnet_activation="relu", fusionnet_hiddens=[], fusionnet_activation="relu"
-    )
+    activations: dict[str, Any] = {"fcnet_activation": "relu", "fusionnet_activation": "relu"}
+    networks = DefaultModelConfig(fcnet_hiddens=list(config.hidden), fusionnet_hiddens=[], **activations)
     return chosen.rl_module(model_config=networks).debugging(seed=seed)

@@ -8,8 +8,6 @@ Unlike there, V(s') is that of the stored next observation, and padding counts n
 means. Not taken over from the authors: segments that begin with the terminal row of the stretch before.
 """
 
-from __future__ import annotations
-
 import copy
 import itertools
 from collections.abc import Callable, Sequence
@@ -141,12 +139,9 @@ class HalfSquare(nn.Module):
         return torch.cat([torch.relu(first), second.square()], -1)
 
 
-def glorot(layer: nn.Module, generator: torch.Generator) -> Any:
-    """A layer that is on no device yet, with Glorot weights and zero biases, as TensorFlow begins.
-
-    So nothing is drawn but from `generator`.
-    """
-    layer = layer.to_empty(device="cpu")
+def glorot(kind: Callable[..., nn.Module], *sizes: int, generator: torch.Generator) -> Any:
+    """A layer with Glorot weights and zero biases, as TensorFlow begins; nothing is drawn but from `generator`."""
+    layer = nn.utils.skip_init(kind, *sizes)
     for parameter in layer.parameters():
         if parameter.dim() == 1:
             nn.init.zeros_(parameter)
@@ -161,15 +156,15 @@ def hidden_layers(
     """Linear layers of `sizes`, each followed by its activation and, with `layer_norm`, by a layer norm."""
     layers = []
     for inputs, outputs in itertools.pairwise(sizes):
-        norm = [nn.LayerNorm(outputs)] if layer_norm else []
-        layers += [glorot(nn.Linear(inputs, outputs, device="meta"), generator), activation(), *norm]
+        layers += [glorot(nn.Linear, inputs, outputs, generator=generator), activation()]
+        layers += [nn.LayerNorm(outputs)] if layer_norm else []
     return nn.Sequential(*layers)
 
 
 def normed_mlp(sizes: Sequence[int], activation: type[nn.Module], generator: torch.Generator) -> nn.Sequential:
     """A perceptron of `sizes` with layer norms and a linear output."""
     body = hidden_layers(sizes[:-1], activation, generator, layer_norm=True)
-    return nn.Sequential(body, glorot(nn.Linear(sizes[-2], sizes[-1], device="meta"), generator))
+    return nn.Sequential(body, glorot(nn.Linear, sizes[-2], sizes[-1], generator=generator))
 
 
 def make_policy(layout: RowLayout, hidden: Sequence[int], generator: torch.Generator) -> nn.Module:
@@ -186,7 +181,7 @@ class LearnedObjective(nn.Module):
         self.action_features = hidden_layers([2, *hidden], HalfSquare, generator)
         self.other_features = hidden_layers([4, *hidden], HalfSquare, generator)
         # A cell and not nn.LSTM, whose kernels cannot all be differentiated twice.
-        self.cell = glorot(nn.LSTMCell(2 * hidden[-1], lstm, device="meta"), generator)
+        self.cell = glorot(nn.LSTMCell, 2 * hidden[-1], lstm, generator=generator)
         with torch.no_grad():
             self.cell.bias_ih[lstm : 2 * lstm] = 1.0  # the forget gate, open at first as in TensorFlow
         self.error = normed_mlp([lstm, *hidden, 1], HalfSquare, generator)

@@ -3,7 +3,6 @@
 Ours are also known to gymnasium: `gymnasium.make("mbml/AntDir-v0", task=3, split="test")`.
 """
 
-import hashlib
 import sys
 from dataclasses import replace
 from functools import cache
@@ -20,6 +19,7 @@ from mbml.envs.mujoco_env import SimulationDiverged
 from mbml.envs.umaze import umaze_goal
 from mbml.envs.walker import walker_param
 from mbml.registry import Registry, UnknownName
+from mbml.serialise import sha256_of
 
 __all__ = ["FAMILIES", "Family", "FamilyError", "Reward", "SimulationDiverged", "Task", "family", "get"]
 
@@ -58,8 +58,7 @@ def _outside(name: str) -> Family:
     if not isinstance(found, Family):
         what = "has no" if found is None else f"has a {type(found).__name__} for"
         raise FamilyError(f"{module_name} {what} {attribute!r}; it must be made by mbml.envs.family.")
-    source = Path(module.__file__ or "").read_bytes()
-    return replace(found, fingerprint=hashlib.sha256(source).hexdigest()[:16])
+    return replace(found, fingerprint=sha256_of(Path(module.__file__ or ""))[:16])
 
 
 def _registered(

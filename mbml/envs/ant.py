@@ -7,10 +7,10 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mbml.envs.family import family
-from mbml.envs.mujoco_env import MujocoTaskEnv, effort_of, motion, paper_tasks
-from mbml.envs.sizes import LOCOMOTION
+from mbml.envs.mujoco_env import MujocoTaskEnv, effort_of, motion, paper_family
 
 
 class _AntEnv(MujocoTaskEnv):
@@ -52,9 +52,7 @@ def earned_at(position: Any, goal: Any, effort: Any) -> Any:
     return -distance - 0.1 * effort
 
 
-def goal_reward(
-    observation: np.ndarray, action: np.ndarray, next_observation: np.ndarray, goal: np.ndarray
-) -> np.ndarray:
+def goal_reward(observation: NDArray, action: NDArray, next_observation: NDArray, goal: NDArray) -> NDArray:
     """AntGoal's reward `[n]` from observations `[n, 29]` and actions `[n, 8]`, whose limits are +-1."""
     return earned_at(next_observation[:, :2].T.astype(np.float64), goal, effort_of(action))
 
@@ -62,22 +60,18 @@ def goal_reward(
 ant_dir = family(
     "ant_dir",
     AntDirEnv,
-    **paper_tasks("ant_dir"),
+    **paper_family("ant_dir"),
     title="AntDir",
     about="a four-legged robot that runs in a direction",
     parameter="direction, radians from the x axis",
     label=lambda angle: f"{math.degrees(angle[0]):.1f} deg",
     reward_note="none: the reward is the displacement of the torso, and x and y are not observed",
-    presets={
-        "laptop": LOCOMOTION | {"collect.steps": 100_000},
-        "paper": {"collect.steps": 200_000, "teach.iterations": 125_000, "batch_pearl.tasks_per_step": 4},
-    },
 )
 
 ant_goal = family(
     "ant_goal",
     AntGoalEnv,
-    **paper_tasks("ant_goal"),
+    **paper_family("ant_goal"),
     title="AntGoal",
     about="a four-legged robot that goes to a point",
     parameter="goal (x, y) in metres",
@@ -87,11 +81,4 @@ ant_goal = family(
         "within millimetres: x and y are observed as qpos, the reward uses the position of the torso's frame "
         "that lags within the step (measured: mean 0.0002, at most 0.009)"
     ),
-    presets={
-        "laptop": LOCOMOTION | {"collect.steps": 100_000, "batch_pearl.kl_weight": 1.0},
-        "paper": {
-            "collect.steps": 300_000, "teach.iterations": 100_000,
-            "batch_pearl.tasks_per_step": 10, "batch_pearl.kl_weight": 1.0,
-        },
-    },
-)  # fmt: skip
+)

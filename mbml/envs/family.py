@@ -1,7 +1,5 @@
 """Families of tasks: the one door through which environments come in, ours and anybody's."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -120,10 +118,7 @@ class Family(Entry):
             raise FamilyError(f"{self.name} is observed as {seen}; observations must be a Box of numbers, no image.")
         if not isinstance(acted, Box) or acted.dtype not in _FLOATS or len(acted.shape) != 1 or not acted.is_bounded():
             raise FamilyError(f"{self.name} has the actions {acted}; they must be a bounded Box of floats in a row.")
-        if len(seen.shape) != 1:
-            env = wrappers.FlattenObservation(env)
-        if seen.dtype != np.float32:
-            env = wrappers.DtypeObservation(env, np.float32)
+        env = wrappers.DtypeObservation(wrappers.FlattenObservation(env), np.float32)
         if (acted.low != -1).any() or (acted.high != 1).any():
             env = wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
         return env

@@ -3,10 +3,10 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mbml.envs.family import family
-from mbml.envs.mujoco_env import MujocoTaskEnv, effort_of, paper_tasks
-from mbml.envs.sizes import LOCOMOTION
+from mbml.envs.mujoco_env import MujocoTaskEnv, effort_of, paper_family
 
 TIMESTEP = 0.01  # s, of the simulator
 DT = 0.05  # s, of a step
@@ -34,24 +34,20 @@ def earned_at(velocity: Any, target: float, effort: Any) -> Any:
     return -abs(velocity - target) - 0.05 * effort
 
 
-def velocity_reward(
-    observation: np.ndarray, action: np.ndarray, next_observation: np.ndarray, target: np.ndarray
-) -> np.ndarray:
+def velocity_reward(observation: NDArray, action: NDArray, next_observation: NDArray, target: NDArray) -> NDArray:
     """HalfCheetahVel's reward `[n]` from observations `[n, 20]` and actions `[n, 6]`, whose limits are +-1.
 
     The observed torso position is one simulator step older than qpos; the velocity brings x up to date.
     """
-    before, after = (
-        seen[:, 17].astype(np.float64) + TIMESTEP * seen[:, 8].astype(np.float64)
-        for seen in (observation, next_observation)
-    )
+    seen = np.stack([observation, next_observation]).astype(np.float64)
+    before, after = seen[..., 17] + TIMESTEP * seen[..., 8]
     return earned_at((after - before) / DT, target[0], effort_of(action))
 
 
 half_cheetah_vel = family(
     "half_cheetah_vel",
     HalfCheetahVelEnv,
-    **paper_tasks("half_cheetah_vel"),
+    **paper_family("half_cheetah_vel"),
     title="HalfCheetahVel",
     about="a two-legged robot in a plane that runs at a speed",
     horizon=1000,
@@ -62,17 +58,4 @@ half_cheetah_vel = family(
         "exact up to float32 rounding of absolute x (measured: at most 2e-5 for x below 30 m), except on the "
         "first step after a reset, where the torso position does not lag (measured: mean 0.02, at most 0.07)"
     ),
-    presets={
-        # A fifth of the paper's horizon: five times the resets, the same speed to reach.
-        "laptop": {
-            **LOCOMOTION, "horizon": 200, "collect.steps": 60_000, "relabel.reward_threshold": 0.05,
-            "distill.steps": 4_000, "evidence.steps": 4_000, "contextual_bcq.steps": 4_000, "batch_pearl.steps": 4_000,
-            "warmstart.online.steps": 30_000, "warmstart.online.tasks_per_actor": 4,
-        },
-        "paper": {
-            "collect.steps": 60_000, "collect.evaluation_episodes": 5, "teach.iterations": 50_000,
-            "relabel.reward_threshold": 0.05, "batch_pearl.context_size": 100,
-            "warmstart.online.evaluation_episodes": 5,
-        },
-    },
-)  # fmt: skip
+)

@@ -8,8 +8,7 @@ import math
 import numpy as np
 
 from mbml.envs.family import family
-from mbml.envs.mujoco_env import MujocoTaskEnv, motion, paper_tasks
-from mbml.envs.sizes import LOCOMOTION
+from mbml.envs.mujoco_env import MujocoTaskEnv, motion, paper_family
 
 
 class HumanoidDirEnv(MujocoTaskEnv):
@@ -50,22 +49,10 @@ class HumanoidDirEnv(MujocoTaskEnv):
 humanoid_dir = family(
     "humanoid_dir",
     HumanoidDirEnv,
-    **paper_tasks("humanoid_dir"),
+    **paper_family("humanoid_dir"),
     title="HumanoidDir-M",
     about="a humanoid that runs in a direction",
     parameter="direction, radians from the x axis",
     label=lambda angle: f"{math.degrees(angle[0]):.1f} deg",
     reward_note="none: the reward is the displacement of the centre of mass, which is not observed",
-    presets={
-        "laptop": {
-            **LOCOMOTION, "train_tasks": 6, "collect.steps": 100_000, "collect.tasks_per_actor": 3,
-            "teach.tasks_per_actor": 3, "models.tasks_per_actor": 3, "relabel.reward_threshold": 0.2,
-            "relabel.pool": 20_000,
-        },
-        "paper": {
-            "collect.steps": 600_000, "teach.iterations": 250_000, "relabel.reward_threshold": 0.2,
-            # The authors start from the policy after 400 of its epochs of 100 steps.
-            "warmstart.snapshot": 40_000,
-        },
-    },
-)  # fmt: skip
+)

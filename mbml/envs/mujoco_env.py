@@ -15,6 +15,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import yaml
 
 from mbml.envs.rendering import mujoco, new_renderer
 
@@ -33,9 +34,10 @@ def task_values(name: str) -> dict[str, Any]:
     return json.loads(Path(__file__).with_name("tasks.json").read_text(encoding="utf-8"))[name]
 
 
-def paper_tasks(name: str) -> dict[str, Any]:
-    """The parameters of the authors' tasks, by split."""
-    return {split: task_values(name)[split] for split in ("train", "test", "ood")}
+def paper_family(name: str) -> dict[str, Any]:
+    """The parameters of the authors' tasks, by split, and the sizes of the family's presets."""
+    sizes = yaml.safe_load(Path(__file__).with_name("sizes.yaml").read_text(encoding="utf-8"))
+    return {split: task_values(name)[split] for split in ("train", "test", "ood")} | {"presets": sizes[name]}
 
 
 def compile_model(file_name: str) -> Model:
@@ -102,8 +104,7 @@ class MujocoTaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (self.model.nu,), np.float32)
         size = sum(part.size for part in self._parts)
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
-        self._steps = 0
-        self._over = True
+        self._steps, self._over = 0, True
         self._before: list[float] = []
         self._renderer: Any = None
 
@@ -127,8 +128,7 @@ class MujocoTaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._qvel[:] = velocity
         mujoco.mj_forward(self.model, self.data)
         self.data.time = EPISODE_START
-        self._steps = 0
-        self._over = False
+        self._steps, self._over = 0, False
         self._before = self._location()
         return self._observe()
 

@@ -32,7 +32,6 @@ def new_renderer(model: Any, height: int = 480, width: int = 480) -> Any:
             return importlib.import_module("mujoco.rendering.classic.renderer").Renderer(model, height, width)
         except Exception as error:  # each backend fails in its own ways
             fault = error
-    raise gymnasium.error.DependencyNotInstalled(
-        f"No picture can be drawn on this machine ({type(fault).__name__} with MUJOCO_GL={chosen or name}); "
-        "install libegl1 or libosmesa6 and set MUJOCO_GL to egl or osmesa."
-    )
+    refused = f"No picture can be drawn on this machine ({type(fault).__name__} with MUJOCO_GL={chosen or name})"
+    advice = "install libegl1 or libosmesa6 and set MUJOCO_GL to egl or osmesa"
+    raise gymnasium.error.DependencyNotInstalled(f"{refused}; {advice}.")

@@ -6,9 +6,10 @@ import math
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mbml.envs.family import family
-from mbml.envs.mujoco_env import MujocoTaskEnv, paper_tasks
+from mbml.envs.mujoco_env import MujocoTaskEnv, paper_family
 from mbml.envs.rendering import mujoco
 
 MAX_SPEED = 5.0  # m/s along each axis, enforced before every step
@@ -37,9 +38,7 @@ class UmazeGoalEnv(MujocoTaskEnv):
         return math.exp(-math.hypot(after[0] - self.task[0], after[1] - self.task[1])), tuple(after)
 
 
-def goal_reward(
-    observation: np.ndarray, action: np.ndarray, next_observation: np.ndarray, goal: np.ndarray
-) -> np.ndarray:
+def goal_reward(observation: NDArray, action: NDArray, next_observation: NDArray, goal: NDArray) -> NDArray:
     """UmazeGoal-M's reward `[n]` from observations `[n, 4]`; actions cost nothing."""
     return np.exp(-np.linalg.norm(next_observation[:, :2].astype(np.float64) - goal, axis=1))
 
@@ -47,7 +46,7 @@ def goal_reward(
 umaze_goal = family(
     "umaze_goal",
     UmazeGoalEnv,
-    **paper_tasks("umaze_goal"),
+    **paper_family("umaze_goal"),
     title="UmazeGoal-M",
     about="a point mass in a U-shaped maze that goes to a point",
     horizon=300,
@@ -55,12 +54,4 @@ umaze_goal = family(
     label=lambda goal: f"({goal[0]:.2f}, {goal[1]:.2f})",
     reward=goal_reward,
     reward_note="exact up to float32 rounding of the position (measured: at most 1e-7)",
-    presets={
-        "laptop": {"relabel.reward_threshold": 0.02},
-        "paper": {
-            "collect.steps": 30_000, "collect.evaluation_episodes": 16, "teach.iterations": 50_000,
-            "relabel.reward_threshold": 0.02, "batch_pearl.context_size": 128,
-            "warmstart.online.evaluation_episodes": 16,
-        },
-    },
-)  # fmt: skip
+)

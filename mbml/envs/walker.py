@@ -5,8 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from mbml.envs.family import family, flat
-from mbml.envs.mujoco_env import Model, MujocoTaskEnv, compile_model, paper_tasks, task_values
-from mbml.envs.sizes import LOCOMOTION
+from mbml.envs.mujoco_env import Model, MujocoTaskEnv, compile_model, paper_family, task_values
 
 # The model arrays that a task replaces, in the order they were drawn.
 NOMINAL = {name: np.array(values) for name, values in task_values("walker_param")["nominal"].items()}
@@ -55,7 +54,7 @@ def log_multipliers(parameter: Mapping[str, np.ndarray]) -> np.ndarray:
 walker_param = family(
     "walker_param",
     WalkerParamEnv,
-    **paper_tasks("walker_param"),
+    **paper_family("walker_param"),
     title="WalkerParam",
     about="two-legged robots in a plane with other masses, inertias, dampings and frictions",
     varies="dynamics",
@@ -63,12 +62,4 @@ walker_param = family(
     label="robot",
     feature=log_multipliers,
     reward_note="none: the reward, the same in all tasks, is the displacement in x, which is not observed",
-    presets={
-        "laptop": LOCOMOTION | {"train_tasks": 10, "collect.steps": 50_000, "relabel.pool": 10_000},
-        "paper": {
-            "collect.steps": 300_000, "teach.iterations": 100_000, "batch_pearl.context_size": 100,
-            # All relabelled next observations of 30 x 300K transitions would take 18 GB; a pool is an unbiased sample.
-            "relabel.pool": 20_000,
-        },
-    },
-)  # fmt: skip
+)

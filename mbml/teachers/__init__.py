@@ -1,7 +1,5 @@
 """Per-task learners whose policies teach the student: the contract is in `contract`, each kind in a file of its own."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Batch-constrained Q-learning (Fujimoto et al. 2019) as a teacher; parts of it serve the student and the baselines."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -163,8 +161,7 @@ class BCQ(TeacherLearner):
 
     def __init__(self, config: BCQConfig, layout: RowLayout, tasks: int, generator: torch.Generator) -> None:
         super().__init__(config, layout, tasks, generator)
-        pair, actions = layout.pair_size, layout.action_size
-        latent = 2 * actions
+        pair, actions, latent = layout.pair_size, layout.action_size, 2 * layout.action_size
         self.perturbation = self.network(pair, *config.hidden, actions)
         self.critics = self.network(pair, *config.hidden, 1, copies=2)
         self.encoder = self.network(pair, *config.vae_hidden, 2 * latent)

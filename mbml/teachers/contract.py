@@ -1,7 +1,5 @@
 """What every teacher is: a learner of T tasks side by side, and the frozen policies that it leaves."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +12,7 @@ from mbml.learner import Learner
 from mbml.nets import StackedMLP, join_stacks, select_stack
 from mbml.registry import Entry
 from mbml.rows import RowLayout
+from mbml.settings import Count, Positive, Share, Widths
 
 
 @dataclass(eq=False)
@@ -69,7 +68,7 @@ class Teachers(ABC):
         return self
 
     @classmethod
-    def join(cls, parts: Sequence[Teachers]) -> Teachers:
+    def join(cls, parts: Sequence["Teachers"]) -> "Teachers":
         """All teachers of several stacks of one kind, in order."""
         names = parts[0].networks()
         joined: dict[str, Any] = {name: join_stacks([part.networks()[name] for part in parts]) for name in names}
@@ -105,6 +104,22 @@ class DeterministicTeachers(Teachers):
     def generate(self, observation: Tensor, latent: Tensor) -> Tensor:
         """tanh pi_i(s)."""
         return torch.tanh(self.policy(observation))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """What learners of one task's batch have in common; BCQ's authors have sizes of their own."""
+
+    hidden: Widths = (256, 256)
+    """Widths of every network's hidden layers."""
+    batch_size: Count = 256
+    """Transitions per task in one update."""
+    learning_rate: Positive = 3e-4
+    """Adam learning rate of all networks."""
+    discount: Share = 0.99
+    """Discount factor."""
+    tau: Share = 0.005
+    """Polyak rate of the target networks."""
 
 
 PRESETS = {
@@ -150,5 +165,6 @@ def twin_error(values: Tensor, target: Tensor) -> Tensor:
 class TeacherEntry(Entry):
     """A kind of teacher; `make(config, layout, tasks, generator)` is its learner."""
 
-    policies: type[Teachers] = field(kw_only=True)
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: PRESETS)
+    policies: type[Teachers] = field(default=DeterministicTeachers, kw_only=True)
     """What its files hold."""

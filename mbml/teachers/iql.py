@@ -1,7 +1,5 @@
 """Implicit Q-learning (Kostrikov et al. 2022) as a teacher."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -10,32 +8,22 @@ from torch import Tensor, nn
 
 from mbml.nets import adam, soft_update, step
 from mbml.rows import RowLayout
-from mbml.settings import Count, NotNegative, Part, Positive, Share, Widths
-from mbml.teachers.contract import PRESETS, DeterministicTeachers, TeacherEntry, TeacherLearner, twin_error
+from mbml.settings import NotNegative, Part, Positive
+from mbml.teachers.contract import DeterministicTeachers, TeacherConfig, TeacherEntry, TeacherLearner, twin_error
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 
 
 @dataclass(frozen=True)
-class IQLConfig:
-    """Implicit Q-learning; the defaults are its authors'."""
+class IQLConfig(TeacherConfig):
+    """Implicit Q-learning; the defaults are its authors', whose decay of the policy's learning rate is left out."""
 
-    hidden: Widths = (256, 256)
-    """Widths of policy, value network and each critic."""
-    batch_size: Count = 256
-    """Transitions per task in one update."""
-    learning_rate: Positive = 3e-4
-    """Adam learning rate of all networks; their decay of the policy's is left out."""
     expectile: Part = 0.7
     """Expectile of Q(s, a) over the batch's actions that V(s) is fitted to; 0.5 is the mean."""
     temperature: NotNegative = 3.0
     """Inverse temperature of the advantage in the weights of the policy's loss; 0 clones the batch."""
     weight_limit: Positive = 100.0
     """Largest weight of a transition in the policy's loss."""
-    discount: Share = 0.99
-    """Discount factor."""
-    tau: Share = 0.005
-    """Polyak rate of the target critics."""
 
 
 def expectile_loss(difference: Tensor, expectile: float) -> Tensor:
@@ -103,8 +91,6 @@ ENTRY = TeacherEntry(
     about="implicit Q-learning: the batch's own actions, weighted by their advantage",
     make=IQL,
     config=IQLConfig,
-    presets=PRESETS,
     title="IQL",
     colour="#2a9d8f",
-    policies=DeterministicTeachers,
 )

@@ -1,7 +1,5 @@
 """TD3+BC (Fujimoto and Gu 2021) as a teacher: TD3 whose policy also imitates the batch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -9,20 +7,14 @@ from torch import Tensor
 
 from mbml.nets import adam, soft_update, step
 from mbml.rows import RowLayout
-from mbml.settings import Count, NotNegative, Positive, Share, Widths
-from mbml.teachers.contract import PRESETS, DeterministicTeachers, TeacherEntry, TeacherLearner, twin_error
+from mbml.settings import Count, NotNegative
+from mbml.teachers.contract import DeterministicTeachers, TeacherConfig, TeacherEntry, TeacherLearner, twin_error
 
 
 @dataclass(frozen=True)
-class TD3BCConfig:
+class TD3BCConfig(TeacherConfig):
     """TD3+BC; the defaults are its authors', who standardise observations besides."""
 
-    hidden: Widths = (256, 256)
-    """Widths of policy and each critic."""
-    batch_size: Count = 256
-    """Transitions per task in one update."""
-    learning_rate: Positive = 3e-4
-    """Adam learning rate of all networks."""
     alpha: NotNegative = 2.5
     """Weight of Q(s, pi(s)), relative to its own mean size over the batch, beside imitation; 0 clones the batch."""
     policy_delay: Count = 2
@@ -31,10 +23,6 @@ class TD3BCConfig:
     """Standard deviation of the noise on the target policy's actions."""
     target_noise_clip: NotNegative = 0.5
     """Bound of that noise."""
-    discount: Share = 0.99
-    """Discount factor."""
-    tau: Share = 0.005
-    """Polyak rate of the target networks."""
 
 
 def smoothed(action: Tensor, noise: float, clip: float, generator: torch.Generator) -> Tensor:
@@ -65,9 +53,8 @@ class TD3BC(TeacherLearner):
         step(self.critic_optimiser, critic_loss.sum())
         losses = {"critic_loss": critic_loss}
         if (self.steps_done + 1) % config.policy_delay == 0:
-            policy_loss = self._policy_loss(batch.observation, batch.action)
-            step(self.policy_optimiser, policy_loss.sum())
-            losses["policy_loss"] = policy_loss
+            losses["policy_loss"] = self._policy_loss(batch.observation, batch.action)
+            step(self.policy_optimiser, losses["policy_loss"].sum())
             soft_update(self.target_critics, self.critics, config.tau)
             soft_update(self.target_policy, self.policy, config.tau)
         return self.counted(**losses)
@@ -98,8 +85,6 @@ ENTRY = TeacherEntry(
     about="TD3 whose policy also imitates the batch",
     make=TD3BC,
     config=TD3BCConfig,
-    presets=PRESETS,
     title="TD3+BC",
     colour="#b5651d",
-    policies=DeterministicTeachers,
 )

@@ -7,8 +7,6 @@ figures count: "all_steps", or "after_warmup" as in the paper. `run["comparison"
 the warm start: "equal", SAC on the same tasks, or "paper", SAC on the training tasks.
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -79,8 +77,7 @@ def arms(results: Results) -> dict[str, Arm]:
     rows, found = results.rows("return", split="test"), {}
     if rows.empty:
         raise ResultsError("No run of the warm-start experiment was recorded.")
-    cold = [name for name in (PLAIN, TWO_BATCHES) if name in set(rows["method"])]
-    for name in dict.fromkeys([*cold, *rows["method"]]):
+    for name in sorted(rows["method"].unique(), key=lambda name: name.startswith("warm_")):
         curves = rows[rows["method"] == name]
         (_, step, _), returns = cube(curves, "seed", "step", "task", task=results.tasks("test"))
         if not np.isfinite(returns).all():
@@ -126,7 +123,7 @@ class Reached(NamedTuple):
     draws: np.ndarray
     """Of each resample, to plain SAC's level in that resample `[resamples]`."""
 
-    def ratio(self, cold: Reached) -> Reached:
+    def ratio(self, cold: "Reached") -> "Reached":
         """These steps as shares of a cold arm's."""
         with np.errstate(invalid="ignore"):  # neither reaches: infinity over infinity
             return Reached(*(one / other for one, other in zip(self, cold, strict=True)))

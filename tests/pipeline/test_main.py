@@ -1,6 +1,9 @@
 """The command line: bad input is one clear message and exit code 2, before anything is computed or written."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -8,6 +11,8 @@ import pytest
 
 from mbml.data import DatasetWriter, TransitionBatch
 from pipeline.__main__ import main
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def random_batch(rows: int) -> TransitionBatch:
@@ -102,6 +107,38 @@ def test_help_names_the_commands_and_every_field(capsys):
             main(arguments)
         assert stop.value.code == 0
         assert words in capsys.readouterr().out
+
+
+def test_help_says_what_is_required_and_the_bounds_of_numbers(capsys):
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    said = " ".join(capsys.readouterr().out.replace("│", "").split())
+    assert "module:family of your own. (required)" in said
+    for name, bounds in (("collect.steps", "INT >= 1"), ("seed", "INT >= 0"), ("distill.learning-rate", "FLOAT > 0")):
+        assert f"--{name} {bounds} " in said
+    with pytest.raises(SystemExit):
+        main(["run", "--env", "umaze_goal", "--help"])
+    assert "(default: umaze_goal)" in " ".join(capsys.readouterr().out.replace("│", "").split())
+
+
+def test_help_that_nobody_reads_to_its_end_ends_quietly():
+    command = f"set -o pipefail; {sys.executable} -m pipeline run --help | head -3"
+    ended = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.stdout.startswith("usage: ")
+    assert not ended.stderr
+
+
+def test_a_folder_that_is_no_dataset_is_refused_with_those_that_are(capsys, tmp_path):
+    assert "<store>/collect/<key>/dataset" in refused(capsys, "validate", str(tmp_path))
+    dataset = tmp_path / "collect" / "0123" / "dataset"
+    with DatasetWriter(
+        dataset, environment="umaze_goal", observation_size=4, action_size=2, horizon=30, collection={}
+    ) as writer:
+        writer.add_task(0, random_batch(30), parameter=[0.0], label="0")
+    for folder in (tmp_path, dataset.parent):
+        assert f"give {dataset}." in refused(capsys, "validate", str(folder))
+        assert f"give {dataset}." in refused(capsys, "export", str(folder), str(tmp_path / "out"))
+    assert main(["validate", str(dataset)]) == 0
 
 
 def test_a_damaged_artefact_is_refused_by_name(capsys, tmp_path):

@@ -13,6 +13,7 @@ import pytest
 from actors.stage import Job, Ref
 from actors.store import Store, StoreError
 from pipeline.cluster import ClusterError
+from pipeline.publish import say_failures
 from pipeline.scheduler import execute
 from tests.pipeline.workers import Add, Count, job
 
@@ -72,6 +73,10 @@ class TestExecute:
         assert sorted(outcome.done) == ["a", "c", "f"]
         assert not outcome.complete
         assert "failed   b: b is wrong" in lines
+        assert say_failures(outcome, store, lines.append) == 2
+        assert [line for line in lines if line.startswith("skipped")] == [
+            f"skipped  {name}: it needs b, which failed" for name in ("d", "e")
+        ]
         a, b, c, d = diamond()
         repaired = execute([a, b, c, d, job("e", d), job("f", a)], store, log=lines.append)
         assert sorted(repaired.reused) == ["a", "c", "f"]

@@ -13,12 +13,11 @@ import pytest
 from actors.artefacts import read_json
 from actors.store import Store
 from pipeline.config import Place
-from pipeline.figures import draw
 from pipeline.plan import plan
 from pipeline.presets import preset
 from pipeline.results import Results
 from pipeline.run import run as run_pipeline
-from pipeline.sweep import run_sweep
+from pipeline.sweep import draw_figures, run_sweep
 from pipeline.sweep_config import load_sweep, runnable, sweep_defaults
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -145,15 +144,22 @@ def test_poor_trials_are_stopped_early_and_left_out(place, rivals):
 def test_figures_are_drawn_from_what_stands_and_say_what_is_missing(place, rivals, tmp_path):
     config = preset("umaze_goal", "smoke")
     said = []
-    with pytest.raises(ValueError, match="make sweep SWEEP="):
-        draw(config, Place(str(tmp_path / "empty")), tmp_path / "figures", said.append)
+    with pytest.raises(ValueError, match="make sweep SWEEP=") as nothing:
+        draw_figures(config, Place(str(tmp_path / "empty")), tmp_path / "figures", said.append)
+    for name, sweep in (("figure-02", "ablations"), ("figure-05", "metagenrl"), ("figure-11", "triplet_margin")):
+        (line,) = (line for line in str(nothing.value).splitlines() if line.startswith(name))
+        assert f"make sweep SWEEP={sweep} ENV=umaze_goal PRESET=smoke SEED=0" in line
     assert not (tmp_path / "figures").exists()
-    assert draw(config, Place(place.store.url), tmp_path / "figures", said.append) == 0
+    assert draw_figures(config, Place(place.store.url), tmp_path / "figures", said.append) == 0
     drawn = {path.name for path in (tmp_path / "figures").glob("*.png")}
     assert "figure-04.png" in drawn
     assert "figure-06.png" in drawn  # of the ablations only `full` stands
-    missing = next(line for line in said if line.startswith("figure-05:"))
-    assert "MetaGenRL" in missing
+    lines = {line.partition(":")[0]: line for line in said}
+    assert "MetaGenRL" in lines["figure-05"]
+    assert "runs on ant_dir alone" in lines["figure-05"]
+    for name in lines.keys() & {"figure-02", "figure-07", "figure-11"}:
+        assert f"{name}.png" in drawn or "ENV=umaze_goal PRESET=smoke SEED=0" in lines[name]
+    assert "make warmstart ENV=umaze_goal" in lines["figure-08, figure-12, figure-13"]
 
 
 def test_ctrl_c_ends_a_sweep_and_the_same_command_continues_it(place, rivals, tmp_path):
