@@ -8,10 +8,20 @@ from mbml import envs
 from mbml.encoders import Belief
 from mbml.evaluate import EvaluateConfig, Evaluation, make_envs
 from mbml.policy import AdaptivePolicy
-from mbml.probes import identification, known_tasks, nearest_known, own_posteriors, returns_under, reward_swap
+from mbml.probes import (
+    SWAPS,
+    identification,
+    known_tasks,
+    nearest_known,
+    own_posteriors,
+    returns_under,
+    reward_swap,
+    swapped_returns,
+)
 from mbml.seeding import generator_of, seed_of
 from mbml.settings import changed
 from mbml.students import GenerativeStudent
+from tests.mbml.small_distill import teachers
 from tests.mbml.toys import LAYOUT, UMAZE, layers_of, naive_kl, naive_posterior, random_rows, seeded, small_student
 
 K, P = 4, 200
@@ -138,3 +148,31 @@ def test_returns_under_given_contexts():
         total += stack.step(policy.act(stack.observation, z, generator)).reward.numpy()
     np.testing.assert_allclose(found, total.reshape(3, 2).mean(1), rtol=1e-3)
     assert len(set(found.round(4))) == 3
+
+
+@pytest.mark.parametrize("kind", ["bcq", "td3_bc"])
+def test_returns_with_networks_of_the_teachers_in_place_of_the_student_s(kind):
+    train = envs.get("umaze_goal").tasks("train")[:2]
+    evaluation = Evaluation(envs.get("umaze_goal"), train, 12, EvaluateConfig(repeats=2), seed=3)
+    contexts = UMAZE.context(random_rows(2, 9, UMAZE))
+    bank = teachers(UMAZE, tasks=2, kind=kind)
+
+    def played(student, teachers):
+        return swapped_returns(student, teachers, contexts, evaluation)
+
+    def loud(seed):
+        made = GenerativeStudent(small_student(), UMAZE, seeded(seed))
+        with torch.no_grad():  # as initialised all networks are nearly zero
+            for network in (made.value_network, made.decoder, made.perturbation):
+                network.weights[-1].mul_(300)
+        return made
+
+    found, again = played(loud(1), bank), played(loud(1), bank)
+    other_student, other_teachers = played(loud(2), bank), played(loud(1), bank.select([1, 0]))
+    assert found.keys() == SWAPS.keys()
+    for name, returns in found.items():
+        assert returns.shape == (2,)
+        np.testing.assert_array_equal(returns, again[name])
+        assert np.array_equal(returns, other_student[name]) == (name == "all"), name
+        silent = name == "none" or (kind == "td3_bc" and name == "perturbation")  # such teachers perturb nothing
+        assert np.array_equal(returns, other_teachers[name]) == silent, name

@@ -131,6 +131,19 @@ def test_baselines_need_the_batches_and_nothing_else():
     assert shared == {"collect", "teach", "references", "models", "likelihood"}
 
 
+def test_a_method_may_have_teachers_of_its_own_kind_and_their_references_stand_beside_the_run_s():
+    config = changed(preset("umaze_goal", "laptop"), {"evidence.teacher": "td3_bc", "teacher": "bcq"})
+    result = plan(config)
+    kinds = {label: {spec.teacher for spec in specs(result, label, "teach")} for label in ("evidence", "full")}
+    assert kinds == {"evidence": {"td3_bc"}, "full": {"bcq"}}
+    assert specs(result, "evidence", "collect") == specs(result, "full", "collect")
+    assert result.teachers == ["bcq", "td3_bc"]
+    for stage in ("references", "likelihood"):
+        taught = [result.jobs[ref].spec.teach for ref in result.artefacts[stage]]
+        assert [{result.jobs[ref].spec.teacher for ref in refs} for refs in taught] == [{"bcq"}, {"td3_bc"}]
+    assert plan(changed(config, {"evidence.teacher": None})).teachers == ["bcq"]
+
+
 def test_a_sweep_over_one_number_shares_all_but_the_learners():
     config = replace(preset("umaze_goal", "laptop"), distill_seeds=(0, 1))
     variants = [Variant(f"margin={m}", "full", {"distill.margin": m}) for m in (0.0, 2.0, 4.0)]

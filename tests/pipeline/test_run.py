@@ -19,6 +19,7 @@ from pipeline.plan import plan
 from pipeline.presets import preset
 from pipeline.report.page import run_page
 from pipeline.results import cube, gather
+from pipeline.run import hand_over
 from pipeline.scheduler import execute
 
 COMPARED = tuple(name for name in METHODS if name != "metagenrl")
@@ -93,6 +94,23 @@ def test_the_collected_datasets_are_valid(everything, env):
     plans, store, _, _ = everything
     for reference in plans[env].artefacts["collect"]:
         validate(store.fetch(*reference) / "dataset")
+
+
+def test_the_policy_that_is_best_on_the_training_tasks_is_handed_over(everything, tmp_path):
+    plans, store, outcome, _ = everything
+    jobs = plans["umaze_goal"]
+    results = hand_over(jobs, store, gather(jobs, store, outcome), tmp_path)
+    means = {}
+    for run in jobs.runs:
+        scores = read_json(store.fetch(*run.evaluations[20]) / "scores.json")["train"]["score"]
+        means[run.variant.label, run.seed] = np.mean(scores)
+    chosen = results.run["policy"]
+    assert (chosen["method"], chosen["seed"]) == max(means, key=lambda run: means[run])
+    assert chosen["score"] == pytest.approx(max(means.values()))
+    trained = next(r for r in jobs.runs if (r.variant.label, r.seed) == (chosen["method"], chosen["seed"]))
+    snapshot = snapshot_of(store.fetch(*trained.trained), 20)
+    assert (tmp_path / "policy.safetensors").read_bytes() == snapshot.read_bytes()
+    assert f"seed {chosen['seed']}, the best one on training tasks" in run_page(results, tmp_path).render("txt")
 
 
 def test_nothing_in_the_store_is_a_pickle(everything):
