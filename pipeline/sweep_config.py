@@ -19,7 +19,7 @@ _FIXED = ("env", "preset", "train_tasks", "test_tasks", "methods", "distill_seed
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is compared: every method with every point of the grid and every seed."""
+    """What is compared: every method with every point of the grid, every single change and every seed."""
 
     name: str
     description: str = ""
@@ -28,6 +28,8 @@ class Sweep:
     """Methods to compare."""
     grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     """Values to try, by dotted path in the configuration."""
+    alone: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """The same, but each value by itself beside the point that changes nothing: an ablation, one thing at a time."""
     seeds: tuple[Whole, ...] = (0, 1, 2)
     """One learner per seed and variant, from the same data and teachers."""
     set: Mapping[str, Any] = field(default_factory=dict)
@@ -36,15 +38,22 @@ class Sweep:
     """Stop poor trials early by asynchronous successive halving on the return on training tasks."""
 
     def variants(self) -> list[Variant]:
-        """The variants in order: methods outermost, the last grid field innermost."""
+        """The variants in order: methods outermost, the last grid field innermost, single changes after the grid."""
+        points = [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
+        points += [{path: value} for path, values in self.alone.items() for value in values]
         result = []
-        for method, *values in itertools.product(self.methods, *self.grid.values()):
-            point = dict(zip(self.grid, values, strict=True))
-            words = [f"{path.rpartition('.')[2]}={_short(value)}" for path, value in point.items()]
+        for method, point in itertools.product(self.methods, points):
+            words = [f"{self._word(path)}={_short(value)}" for path, value in point.items()]
             if len(self.methods) > 1 or not point:
                 words.insert(0, method)
             result.append(Variant(", ".join(words), method, point))
         return result
+
+    def _word(self, path: str) -> str:
+        """The last part of a path, or the last two where others end alike."""
+        parts = path.split(".")
+        alike = [other for other in {*self.grid, *self.alone} if other.endswith(f".{parts[-1]}")]
+        return ".".join(parts[-2 if len(alike) > 1 else -1 :])
 
 
 def _short(value: Any) -> str:
@@ -77,13 +86,16 @@ def _sweep(name: str, found: Any) -> Sweep:
     valid = {key: hint for key, hint in hints(Sweep).items() if key != "name"}
     for key in _mapping(found).keys() - valid:
         raise ConfigError(unknown(key, valid))
-    grid, changes = (_mapping(found.pop(part, {})) for part in ("grid", "set"))
-    grid = {path: validated(path, tuple[_type_at(path), ...], values) for path, values in grid.items()}
+    grid, alone, changes = (_mapping(found.pop(part, {})) for part in ("grid", "alone", "set"))
+    grid, alone = (
+        {path: validated(path, tuple[_type_at(path), ...], values) for path, values in part.items()}
+        for part in (grid, alone)
+    )
     changes = {path: validated(path, _type_at(path), value) for path, value in changes.items()}
-    for path in [path for path, values in grid.items() if not values]:
+    for path in [path for path, values in [*grid.items(), *alone.items()] if not values]:
         raise ConfigError(f"{path} has no values; give a list such as [1, 2].")
     own = {key: validated(key, valid[key], value) for key, value in found.items()}
-    sweep = Sweep(name, grid=grid, set=changes, **own)
+    sweep = Sweep(name, grid=grid, alone=alone, set=changes, **own)
     if not sweep.methods or len(set(sweep.methods)) < len(sweep.methods):
         raise ConfigError(f"methods: give one or more, each once; there are {', '.join(METHODS)}.")
     return sweep

@@ -57,6 +57,19 @@ def test_methods_and_grid_are_crossed_in_order(tmp_path):
     )
 
 
+def test_single_changes_stand_beside_the_point_that_changes_nothing(tmp_path):
+    text = "methods: [evidence]\nalone:\n  evidence.own_share: [0.1, 0.9]\n  evidence.student.standardised: [false]\n"
+    text += "  evidence.student.encoder.standardised: [false]\n"
+    found = [(v.label, dict(v.changes)) for v in load_sweep(written(tmp_path, text)).variants()]
+    assert found == [
+        ("evidence", {}),
+        ("own_share=0.1", {"evidence.own_share": 0.1}),
+        ("own_share=0.9", {"evidence.own_share": 0.9}),
+        ("student.standardised=False", {"evidence.student.standardised": False}),
+        ("encoder.standardised=False", {"evidence.student.encoder.standardised": False}),
+    ]
+
+
 def test_what_an_environment_rules_out_is_left_out_and_said():
     said = []
     sweep = load_sweep("ablations")
@@ -85,7 +98,7 @@ def test_what_an_environment_rules_out_is_left_out_and_said():
         ("grid:\n  distill.triplet: [softly]\n", ["distill.triplet", "softly", "hard_mining"]),
         ("grid:\n  env: [ant_dir]\n", ["env", "same in the whole sweep"]),
         ("grid: [1]\n", ["name: value"]),
-        ("margins: [1]\n", ["margins", "description, methods, grid, seeds, set, asha"]),
+        ("margins: [1]\n", ["margins", "description, methods, grid, alone, seeds, set, asha"]),
         ("seeds: [0, one]\n", ["seeds", "entry 1", "one", "integer"]),
         ("seeds: [0]\nseeds: [1]\n", ["line 2", "second time"]),
         ("methods:\n  - full\n  - fulll\n", ["methods", "entry 1", "fulll", "contextual_bcq"]),
