@@ -1,7 +1,5 @@
 """The likelihood teacher: no student at all, but the teacher of the training task that explains best what was seen."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

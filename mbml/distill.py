@@ -3,8 +3,6 @@
 The full model and its ablations are one class with switches.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 

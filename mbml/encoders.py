@@ -3,8 +3,6 @@
 The contract first, then the encoders; a new one is a class and its line in ENCODERS.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple

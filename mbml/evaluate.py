@@ -1,7 +1,5 @@
 """Evaluation of policies on many tasks in lock-step, under generators of its own."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ labels of several tasks and the reward must decide: the argument of the paper's 
 log-probabilities add up over what an agent has seen, and weigh the embeddings.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from typing import Literal
 

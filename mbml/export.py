@@ -1,7 +1,5 @@
 """A task's batch for other programs: one Parquet file in the column names that RLlib's offline algorithms read."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

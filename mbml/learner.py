@@ -1,7 +1,5 @@
 """What every learner has in common: its state, its learning rate, its count of updates, and that it stays finite."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Eq. 1 is BCQ's target (`mbml.teachers.bcq.CandidateNetworks.td_target`), Eq. 7 i
 (`mbml.relabel.RelabelTables.relabelled`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 

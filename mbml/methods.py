@@ -1,7 +1,5 @@
 """What can be compared: the full model, its ablations and the baselines. One line here per method."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """Probes of task inference: does the posterior follow the rewards, does it find the own task, does it serve?"""
 
-from __future__ import annotations
-
 from functools import partial
 from itertools import islice
 

@@ -1,7 +1,5 @@
 """One registry per concept: what can be chosen by name, with its configuration, defaults and words."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar

@@ -3,8 +3,6 @@
 The rows of T tasks are a dense tensor `[T, N, row]`, of which a batch is one gather, or `MappedRows`.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Seeds that depend on what is run, never on when or where it runs."""
 
-from __future__ import annotations
-
 import hashlib
 
 import torch

@@ -1,7 +1,5 @@
 """Frozen configurations: types whose bounds stand beside the field, checks by pydantic, changes by dotted path."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace

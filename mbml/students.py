@@ -3,8 +3,6 @@
 The contract first, then the students; a new one is a class and its line in STUDENTS.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """Training of a stack of teachers, of which every task keeps the best checkpoint, as in the paper."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial

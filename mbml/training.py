@@ -1,7 +1,5 @@
 """What a stage runs to its end, and the one loop: update, average the losses, every so often do what is due."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar

@@ -1,7 +1,5 @@
 """Batch PEARL: soft actor-critic on a task embedding, from the batches alone (paper, appendix)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import torch

@@ -1,7 +1,5 @@
 """Contextual BCQ: batch-constrained Q-learning on all tasks at once, its networks told the task (paper, appendix)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Literal
 
