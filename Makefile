@@ -5,7 +5,8 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python
 STAMP  := $(VENV)/.requirements
 PEERS  := benchmarks/.venv-peers
-LIMIT  := 7000
+# Lines of code: 7,000 for the house, the rest for the evidence method, its references and probes.
+LIMIT  := 7500
 SWEEPS := $(sort $(basename $(notdir $(wildcard tune_configs/*.yaml))))
 
 # ENV is also a variable of POSIX shells (a start-up file): keep ours out of the recipes' environment.
