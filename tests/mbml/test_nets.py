@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mbml.nets import StackedMLP, adam, join_stacks, select_stack, soft_update, step
+from mbml.nets import StackedMLP, Standardiser, adam, join_stacks, select_stack, soft_update, step
 from tests.mbml.toys import assert_same_bits, forward, layers_of, seeded, through_disk
 
 SIZES = [5, 8, 6, 3]
@@ -200,3 +200,13 @@ def test_steps_on_written_gradients_are_those_of_autograd():
             net.zero_grad()
     for p, q in zip(net.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(p, q)
+
+
+def test_a_standardiser_gives_mean_0_and_deviation_1_and_only_shifts_a_constant_column():
+    values = torch.randn(500, 3, generator=seeded(1)) * torch.tensor([0.01, 5.0, 0.0]) + torch.tensor([2.0, -3.0, 7.0])
+    standardiser = Standardiser(3)
+    assert torch.equal(standardiser(values), values)
+    standardiser.fit(values)
+    found = standardiser(values)
+    torch.testing.assert_close(found.mean(0), torch.zeros(3), rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.std(0), torch.tensor([1.0, 1.0, 0.0]), rtol=1e-4, atol=1e-4)

@@ -28,8 +28,9 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def student(layout=LAYOUT, seed=0):
+def student(layout=LAYOUT, seed=0, **changes):
     config = StudentConfig(
+        **changes,
         encoder=EncoderConfig(hidden=(16,), embedding_size=3),
         value_hidden=(16, 16),
         decoder_hidden=(16,),
@@ -58,8 +59,10 @@ def learner(tasks=2, rate=0.1, seed=0, config=SMALL):
 
 
 class TestCritics:
-    def test_both_equal_the_value_function_at_each_tasks_z(self):
-        policy, z = student(), torch.randn(3, 3, generator=generator(5))
+    @pytest.mark.parametrize("standardised", [False, True])
+    def test_both_equal_the_value_function_at_each_tasks_z(self, standardised):
+        policy, z = student(standardised=standardised), torch.randn(3, 3, generator=generator(5))
+        policy.fit(3 * rows(3, 50) - 1)
         sac = TwoBatchSAC(SMALL, LAYOUT, 3, generator(), 0.1)
         sac.start_from(critics_at(policy, z))
         observation, action = (torch.randn(3, 7, n, generator=generator(n)) for n in (4, 2))
