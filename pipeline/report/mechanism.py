@@ -100,7 +100,8 @@ def lost(results: Results) -> Figure:
         if name.startswith("own_teacher"):
             kind = name.partition(" ")[2].strip("()") or results.run["config"].get("teacher", "")
             axes.plot(values.mean(), places["own_teacher"], "s", color=INK, markersize=7)
-            axes.annotate(f" {kind}", (values.mean(), places["own_teacher"]), fontsize=7, va="center")
+            above = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "fontsize": 7}
+            axes.annotate(kind, (values.mean(), places["own_teacher"]), **above)
     for position, name in enumerate(names):
         colour, shift = colours(names)[name], 0.5 * ((position + 0.5) / len(names) - 0.5)
         for row in [row for row in rows if name in results.methods(row, split="train")]:
