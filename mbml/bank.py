@@ -1,5 +1,6 @@
 """The likelihood teacher: no student at all, but the teacher of the training task that explains best what was seen."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -12,7 +13,9 @@ from mbml.policy import ContextPolicy
 from mbml.rows import RowLayout
 from mbml.teachers import Teachers
 
-_LOG_2PI = 1.8378770664093453
+_LOG_2PI = math.log(2 * math.pi)
+_CHUNK = 4_096
+_LEAST_NOISE = 1e-8
 
 
 class LikelihoodEncoder(Encoder):
@@ -32,15 +35,19 @@ class LikelihoodEncoder(Encoder):
     @torch.no_grad()
     def statistics(self, context: Tensor) -> Tensor:
         """Log-likelihoods of reward, and of the next observation where that is modelled, `[..., n, K + 1]`."""
-        flat = context.flatten(0, -2)
-        total = torch.zeros(len(flat), next(iter(self._models.values())).tasks)
+        parts = [self._log_likelihood(part) for part in context.flatten(0, -2).split(_CHUNK)]
+        return F.pad(torch.cat(parts), (0, 1), value=1.0).unflatten(0, context.shape[:-1])
+
+    def _log_likelihood(self, context: Tensor) -> Tensor:
+        total = torch.zeros(len(context), next(iter(self._models.values())).tasks)
         for target, model in self._models.items():
-            members = model.predict(self.layout.pair(flat).unsqueeze(0).expand(model.tasks, -1, -1))
+            members = model.predict(self.layout.pair(context).unsqueeze(0).expand(model.tasks, -1, -1))
             mean = members.mean(1)
-            variance = (members - mean.unsqueeze(1)).square().mean(1) + self.noise[target].unsqueeze(1)
-            error = (mean - _target(self.layout, flat, target)).square() / variance
+            spread = (members - mean.unsqueeze(1)).square().mean(1)
+            variance = spread + self.noise[target].unsqueeze(1).clamp_min(_LEAST_NOISE)
+            error = (mean - _target(self.layout, context, target)).square() / variance
             total -= 0.5 * (error + variance.log() + _LOG_2PI).sum(-1).T
-        return F.pad(total, (0, 1), value=1.0).unflatten(0, context.shape[:-1])
+        return total
 
     def belief(self, statistics: Tensor) -> Belief:
         """One-hot `[..., K]`."""

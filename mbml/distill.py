@@ -94,6 +94,7 @@ class MultiTaskLearner(Learner):
         self.generator, self.context_generator = generators
         self.tasks = rows.shape[0]
         self.student = make_student(config.student, layout, self.generator)
+        self.student.fit(rows)
         self.optimiser = adam(self.student.parameters(), config.learning_rate)
         everything = torch.arange(rows.shape[1], device=self.generator.device).expand(self.tasks, -1)
         self._pool = tables.index if config.union_context and tables is not None else everything

@@ -98,7 +98,7 @@ class NetworkEncoder(Encoder):
         super().__init__()
         self.layout, self.config, self.embedding_size = layout, config, config.embedding_size
         self.body = StackedMLP(1, [layout.context_size, *config.hidden, self.outputs], generator=generator)
-        self.scale = Standardiser(layout.context_size) if config.standardised else nn.Identity()
+        self.scale = Standardiser(layout.context_size, generator.device) if config.standardised else nn.Identity()
 
     @property
     @abstractmethod

@@ -38,10 +38,11 @@ class EvaluateConfig:
         repeated = f", repeated {self.repeats} times" if self.repeats > 1 else ""
         return (
             f"{self.episodes} episodes per task{repeated}, without being told the task: under a task embedding drawn "
-            "from the posterior of all transitions so far, with none from the prior, before every episode or as often "
-            "as the method says. "
+            "from the posterior of all transitions so far (at first the prior), before every episode or as often as "
+            "the method says. "
             f"The score is the mean undiscounted return of episodes {self.skipped_episodes + 1} to {self.episodes}. "
-            f"References play {self.reference_episodes} episodes per task, all counted."
+            f"References play {self.reference_episodes} episodes per task, all counted; the likelihood "
+            "teacher plays like the policies."
         )
 
 

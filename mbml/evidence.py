@@ -1,9 +1,12 @@
 """Distillation under a learned embedding per training task, and task inference by the evidence of single transitions.
 
-The students never see an encoder's error: each teacher is distilled under its task's own embedding. A classifier of
-single transitions is trained on original and relabelled ones, so that the same (s, a, s') appears with the rewards and
-labels of several tasks and the reward must decide: the argument of the paper's triplet loss, as a classification. Its
-log-probabilities add up over what an agent has seen, and weigh the embeddings.
+The students never see an encoder's error: under each task's own embedding a teacher is distilled, the task's own or the
+one that does best on it. A classifier of single transitions is trained on original and relabelled ones, so that the
+same (s, a, s') appears with the rewards and labels of several tasks: the argument of the paper's triplet loss, as a
+classification. Its log-probabilities add up over what an agent has seen, and weigh the embeddings. What they say of
+the place alone, by `own_share` and by how many labels of each task are eligible, adds up as well: nothing with an
+`own_share` of 1 / K and equal shares; with more, a transition that tells nothing speaks for the task whose batch visits
+that place.
 """
 
 from dataclasses import dataclass, field, replace
@@ -51,6 +54,8 @@ class EvidenceConfig(Schedule):
     def __post_init__(self) -> None:
         if self.teacher is not None:
             TEACHERS[self.teacher]
+        encoder = replace(self.student.encoder, kind="mixture")
+        object.__setattr__(self, "student", replace(self.student, encoder=encoder))
 
 
 class EvidenceLearner(Learner):
@@ -78,7 +83,7 @@ class EvidenceLearner(Learner):
         self.tasks = rows.shape[0]
         guides = returns.argmax(0) if config.guide == "best" else torch.arange(self.tasks)
         self.teachers = teachers.select([*guides.tolist(), int(returns.mean(1).argmax())])
-        encoder = replace(config.student.encoder, kind="mixture", anchors=self.tasks)
+        encoder = replace(config.student.encoder, anchors=self.tasks)
         self.student = make_student(replace(config.student, encoder=encoder), layout, self.generator)
         self.student.fit(rows)
         self.optimiser = adam(self.student.parameters(), config.learning_rate)
@@ -100,7 +105,7 @@ class EvidenceLearner(Learner):
         context, label, valid = self._labelled()
         losses["loss_evidence"] = evidence_loss(encoder, context, label, valid)
         step(self.optimiser, distillation_objective(losses))
-        return self.counted(**losses, eligible_share=valid.mean(dtype=z.dtype))
+        return self.counted(**losses, labelled_share=valid.mean(dtype=z.dtype))
 
     def _batches(self) -> Tensor:
         """Rows `[K + 1, B, row]`: of every task, with `foreign_share` from all of them; last, from all of them."""

@@ -120,22 +120,26 @@ class StackedMLP(nn.Module):
         return cls.of(*([saved[f"{kind}.{layer}"].clone() for layer in layers] for kind in ("weights", "biases")))
 
 
+_CONSTANT = 1e-6
+"""Standard deviation up to which a column counts as constant."""
+
+
 class Standardiser(nn.Module):
     """Maps `[..., d]` to mean 0 and standard deviation 1 of what it was fitted to; the identity before that."""
 
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, device: torch.device) -> None:
         super().__init__()
-        self.register_buffer("shift", torch.zeros(size))
-        self.register_buffer("scale", torch.ones(size))
+        self.register_buffer("shift", torch.zeros(size, device=device))
+        self.register_buffer("scale", torch.ones(size, device=device))
 
     def fit(self, values: Tensor) -> None:
         """Take over mean and standard deviation of `values` `[n, d]`; a constant column is only shifted."""
         deviation = values.std(0)
         self.shift.copy_(values.mean(0))
-        self.scale.copy_(torch.where(deviation > 1e-6, deviation, 1.0))
+        self.scale.copy_(torch.where(deviation > _CONSTANT, deviation, 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
         """Standardise `x` `[..., d]`."""

@@ -102,11 +102,11 @@ class AdaptivePolicy:
         wanted = (number[:, 0] > 0) & ((number[:, 1] == 0) | (told >= untold))
         self.told = wanted if self.policy.arbitrated else torch.ones(self.tasks, dtype=torch.bool)
 
+    @torch.no_grad()
     def _renew(self) -> None:
-        belief = self.belief()
+        self.belief()  # takes in what is pending
         statistics = torch.where(self.told.unsqueeze(1), self._statistics, self._nothing)
-        self.z = (self.policy.encoder.belief(statistics) if self.policy.arbitrated else belief).sample(self.generator)
-        self._steps = 0
+        self.z, self._steps = self.policy.encoder.belief(statistics).sample(self.generator), 0
 
     def act(self, observation: Tensor) -> Tensor:
         """Actions `[n, d_a]` for observations `[n, d_s]`; raises PolicyError for other shapes or values."""

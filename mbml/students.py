@@ -65,7 +65,10 @@ class Student(ContextPolicy):
     def __init__(self, config: StudentConfig, layout: RowLayout, generator: torch.Generator) -> None:
         super().__init__(config, layout, generator)
         self.encoder = make_encoder(layout, config.encoder, generator)
-        self.seen = Standardiser(layout.observation_size) if config.standardised else nn.Identity()
+        self.seen = nn.Identity()
+        if config.standardised:
+            self.seen = Standardiser(layout.observation_size, generator.device)
+        self.renewed_every, self.arbitrated = config.renewed_every, config.arbitrated
         self.value_network = self.network(layout.pair_size, config.value_hidden, 1, generator)
 
     def network(self, inputs: int, hidden: Widths, outputs: int, generator: torch.Generator) -> StackedMLP:
@@ -78,16 +81,6 @@ class Student(ContextPolicy):
         self.encoder.fit(self.layout.context(sample))
         if isinstance(self.seen, Standardiser):
             self.seen.fit(self.layout.split(sample).observation)
-
-    @property
-    def renewed_every(self) -> int:
-        """Of its configuration."""
-        return self.config.renewed_every
-
-    @property
-    def arbitrated(self) -> bool:
-        """Of its configuration."""
-        return self.config.arbitrated
 
     def value(self, observation: Tensor, action: Tensor, z: Tensor) -> Tensor:
         """Q_D `[..., 1]` for parts of equal leading shape."""

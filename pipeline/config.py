@@ -91,7 +91,7 @@ class _Fixed:
     teacher: Teacher = "bcq"
     """Learner of the single-task teachers, configured in the field of its name."""
     encoder: Encoder | None = None
-    """Context encoder of every multi-task learner; None leaves each its own."""
+    """Context encoder of every multi-task learner but `evidence`; None leaves each its own."""
     student: Student | None = None
     """Networks of the distilled policy; None leaves it its own."""
     collect: CollectConfig = field(default_factory=CollectConfig)

@@ -70,8 +70,8 @@ class Plan:
     jobs: dict[Ref, Job] = field(default_factory=dict)
     """In the order in which they should start."""
     artefacts: dict[str, list[Ref]] = field(default_factory=dict)
-    """What all variants share or stand beside: collect, teach, rllib, metagenrl; references and likelihood, of every
-    kind of `teachers`."""
+    """What all variants share or stand beside: collect, teach, rllib, metagenrl; references of every kind of `teachers`
+    in their order, and "likelihood of" those kinds where there are ensembles."""
     teachers: list[str] = field(default_factory=list)
     """Kinds of teachers: the run's, then those that a method has of its own."""
     runs: list[Trained] = field(default_factory=list)
@@ -123,9 +123,8 @@ def check_warmstart(config: RunConfig) -> None:
     """Raise ConfigError, one sentence, for a warm start that cannot be run."""
     config.check()
     warm, online = config.warmstart, config.warmstart.online
-    distilled = ("distill", "evidence")
-    if unfit := [method for method in config.methods if METHODS[method].learner not in distilled]:
-        possible = [name for name, method in METHODS.items() if method.learner in distilled]
+    possible = [n for n, method in METHODS.items() if "teachers" in method.needs(getattr(config, method.learner))]
+    if unfit := [name for name in config.methods if name not in possible]:
         raise ConfigError(
             f"{unfit[0]} has no distilled value function to start from; give methods among {', '.join(possible)}."
         )
@@ -176,7 +175,7 @@ class _Planner:
         result, config = self.plan, self.config
         collected, teachers = self.data(config)
         result.artefacts = {"collect": list(_refs(collected)), "teach": list(_refs(teachers)), "rllib": []}
-        result.artefacts |= {"references": [], "likelihood": []}
+        result.artefacts["references"] = []
         self.references(config, collected, teachers)
         for algorithm, task in itertools.product(config.rllib.algorithms, result.train):
             own = {"algorithm": algorithm, "task": task, "config": config.rllib, "collect": (collected[task],)}
@@ -206,7 +205,7 @@ class _Planner:
                 configs, trained = self.models(config, collected)
                 own |= {"models": configs, "trained": _refs(trained), "collect": _refs(collected)}
                 job = self.add(Likelihood, config, f"likelihood of {config.teacher}", references=references, **own)
-                self.plan.artefacts["likelihood"].append(job)
+                self.plan.artefacts[f"likelihood of {config.teacher}"] = [job]
         return references
 
     def models(self, config: RunConfig, collected: Stacks) -> tuple[dict[Target, EnsembleConfig], Stacks]:
@@ -228,10 +227,8 @@ class _Planner:
         """One multi-task learner per seed, the evaluation of its snapshots, and its probes."""
         method = METHODS[variant.method]
         kind, learner = method.learner, getattr(config, method.learner)
-        config, needs = (
-            replace(config, teacher=getattr(learner, "teacher", None) or config.teacher),
-            method.needs(learner),
-        )
+        needs = method.needs(learner)
+        config = replace(config, teacher=getattr(learner, "teacher", None) or config.teacher)
         collected, teachers = self.data(config)
         tables = self.tables(config, collected) if "tables" in needs else None
         own = {"learner": kind, "config": learner, "collect": _refs(collected), "relabel": tables}
@@ -246,7 +243,8 @@ class _Planner:
                 for step in _snapshots(learner)
             }
             played |= {"step": learner.steps, "last_trajectory": kind == "batch_pearl"}
-            played |= {name: own[name] for name in ("collect", "teach")}
+            imitated = own["teach"] if getattr(learner, "guide", "own") == "own" else ()
+            played |= {"collect": own["collect"], "teach": imitated}
             probes = self.add(Probe, config, f"probe {label}", **played)
             self.plan.runs.append(Trained(variant, seed, trained, evaluations, probes, tables))
 

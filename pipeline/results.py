@@ -172,7 +172,7 @@ def gather(plan: Plan, store: Store, outcome: Outcome | None = None) -> Results:
     parts.append(ends.assign(metric="reference"))
     for place, kind in enumerate(plan.teachers):
         found = [*_references(plan, folders["references"][place] / "references.json")]
-        found += [part for folder in folders["likelihood"][place : place + 1] for part in _likelihood(folder)]
+        found += [part for folder in folders.get(f"likelihood of {kind}", []) for part in _likelihood(folder)]
         parts += found if not place else [_of_kind(part, kind) for part in found if part["method"][0] in _OF_KIND]
     for choice in (row for folder in folders["teach"] for row in read_json(folder / "selected.json")):
         where = {"method": "teacher", "task": choice["task"], "step": choice.get("step", choice.get("iteration"))}
@@ -265,7 +265,7 @@ def _references(plan: Plan, file: Path) -> list[pd.DataFrame]:
     return parts
 
 
-_OF_KIND = ("blind_teacher", "likelihood_teacher", "nearest_teacher", "own_teacher")
+_OF_KIND = ("blind_teacher", "likelihood_teacher", "nearest_teacher", "best_teacher", "own_teacher")
 """References that are shown for the teachers that a method has of its own as well."""
 
 

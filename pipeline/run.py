@@ -58,8 +58,8 @@ def carry_out(
             return say_failures(outcome, store.url, log)
         outcome.failed |= trials(store)
     code = say_failures(outcome, store.url, log) if outcome.failed else 0
-    publish(gathered(store, outcome), out, log, page)
-    policy = f" Policy: {out / POLICY}" if (out / POLICY).exists() else ""
+    publish(results := gathered(store, outcome), out, log, page)
+    policy = f" Policy: {out / POLICY}." if "policy" in results.run else ""
     log(f"Took {duration(time.monotonic() - started)}.{policy} Report: {out / 'report.html'}")
     return code
 
@@ -81,6 +81,7 @@ def run(config: RunConfig, place: Place, out: Path, log: Log) -> int:
 
 def hand_over(jobs: Plan, store: Store, results: Results, out: Path) -> Results:
     """Copy the policy that does best on the training tasks to `out`; the results then say which it is."""
+    (out / POLICY).unlink(missing_ok=True)  # of an earlier run
     if (chosen := tables.best_policy(results)) is None:
         return results
     trained = next(r for r in jobs.runs if (r.variant.label, r.seed) == (chosen["method"], chosen["seed"]))
@@ -103,14 +104,15 @@ def warmstart(config: RunConfig, place: Place, out: Path, log: Log, *, axis: str
 
 def report(config: RunConfig, place: Place, out: Path, log: Log) -> int:
     """Write the report of a finished run again, from its artefacts alone."""
+    jobs, store = plan(config), Store(place.store)
     try:
-        results = gather(plan(config), Store(place.store))
+        results = gather(jobs, store)
     except StoreError as error:
         raise ConfigError(
             f"There is no finished run of {title_of(config)} with these settings in {place.store}: run it first "
             f"(make pipeline ENV={config.env} ...). {error}"
         ) from None
     make_folder(out)
-    publish(results, out, log)
+    publish(hand_over(jobs, store, results, out), out, log)
     log(f"Report: {out / 'report.html'}")
     return 0

@@ -40,6 +40,8 @@ class Sweep:
     def variants(self) -> list[Variant]:
         """The variants in order: methods outermost, the last grid field innermost, single changes after the grid."""
         points = [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
+        if self.alone and {} not in points:
+            points.insert(0, {})
         points += [{path: value} for path, values in self.alone.items() for value in values]
         result = []
         for method, point in itertools.product(self.methods, points):
@@ -50,10 +52,10 @@ class Sweep:
         return result
 
     def _word(self, path: str) -> str:
-        """The last part of a path, or the last two where others end alike."""
-        parts = path.split(".")
-        alike = [other for other in {*self.grid, *self.alone} if other.endswith(f".{parts[-1]}")]
-        return ".".join(parts[-2 if len(alike) > 1 else -1 :])
+        """The shortest end of a path that no other path has."""
+        parts, others = path.split("."), {*self.grid, *self.alone} - {path}
+        ends = (".".join(parts[-length:]) for length in range(1, len(parts) + 1))
+        return next((end for end in ends if not any(f".{other}".endswith(f".{end}") for other in others)), path)
 
 
 def _short(value: Any) -> str:
@@ -157,6 +159,10 @@ def runnable(sweep: Sweep, config: RunConfig, log: Callable[[str], None]) -> lis
     if not possible:
         raise ConfigError(refusal)
     kept = replace(sweep, methods=tuple(possible)).variants()
+    found: dict[RunConfig, Variant] = {}
     for variant in kept:
-        changed(config, {"methods": (variant.method,), **variant.all_changes()}).check()
-    return kept
+        own = changed(config, {"methods": (variant.method,), **variant.all_changes()})
+        own.check()
+        if (first := found.setdefault(own, variant)) is not variant:
+            log(f"left out {variant.label}: here it is the same as {first.label}.")
+    return list(found.values())

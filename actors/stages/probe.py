@@ -35,7 +35,7 @@ class Probe(Protocol):
     """Whose networks a distilled policy's are replaced by."""
 
 
-@stage(version=2)  # 2: what the policy does when it is told the task, and with networks of its teachers)
+@stage(version=2)  # 2: what the policy does when it is told the task, and with networks of its teachers
 def probe(spec: Probe, run: Run) -> dict[str, Any]:
     """Leaves `probes.json`, with every probe that the environment allows."""
     rows = spread_rows(load_rows(run.paths(spec.collect), spec.train), _ROWS)

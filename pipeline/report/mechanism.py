@@ -74,6 +74,7 @@ def identification(results: Results) -> Figure:
 
 
 _LOST = {
+    "best_teacher": "best teacher of each task (bound)",
     "own_teacher": "own teacher",
     "swapped_generator": "told; the teacher's generator",
     "swapped_perturbation": "told; the teacher's perturbation",
@@ -87,21 +88,23 @@ _LOST = {
 def lost(results: Results) -> Figure:
     """Return on the training tasks, from the teachers down to the policy that has to find out the task.
 
-    From above: each task's own teacher; the policy under a z from the task's own batch, with one network of the
-    teacher in place of its own; the same with its own networks; and its score under the protocol. What is lost between
-    the teacher and "told" is lost in distillation, and a network whose replacement brings it back has lost it; what is
-    lost below "told" is lost in inference. Large marks: mean over seeds; small ones: single seeds.
+    From above: the best teacher of each task and its own; the policy under a z from the task's own batch, with one
+    network of its own teacher in place of its own; the same with its own networks; and its score under the protocol.
+    What is lost between the teachers that it imitates and "told" is lost in distillation, and a network whose
+    replacement brings it back has lost it; what is lost below "told" is lost in inference. Large marks: mean over
+    seeds; small ones: single seeds.
     """
-    names = known(results, "told")
-    rows = {row: words for row, words in _LOST.items() if row == "own_teacher" or results.methods(row, split="train")}
+    names, references = known(results, "told"), results.references("train")
+    teachers = {name: values.mean() for name, values in references.items() if name.partition(" (")[0] in _LOST}
+    shown = {row for row in _LOST if row in references or results.methods(row, split="train")}
+    rows = {row: words for row, words in _LOST.items() if row in shown}
     made, (axes,) = panels(1, 1, 0.33 * len(rows) + 0.5)
     places = dict(zip(rows, named_rows(axes, list(rows.values())), strict=True))
-    for name, values in results.references("train").items():
-        if name.startswith("own_teacher"):
-            kind = name.partition(" ")[2].strip("()") or results.run["config"].get("teacher", "")
-            axes.plot(values.mean(), places["own_teacher"], "s", color=INK, markersize=7)
-            above = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "fontsize": 7}
-            axes.annotate(kind, (values.mean(), places["own_teacher"]), **above)
+    for name, mean in teachers.items():
+        row, _, kind = name.partition(" (")
+        axes.plot(mean, places[row], "s", color=INK, markersize=7)
+        above = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "fontsize": 7}
+        axes.annotate(kind.strip(")") or results.run["config"].get("teacher", ""), (mean, places[row]), **above)
     for position, name in enumerate(names):
         colour, shift = colours(names)[name], 0.5 * ((position + 0.5) / len(names) - 0.5)
         for row in [row for row in rows if name in results.methods(row, split="train")]:

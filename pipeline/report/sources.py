@@ -64,7 +64,7 @@ _LOSSES = {
     "loss_kl": "KL to the prior",
     "loss_triplet": "L_tri: triplet (linear scale)",
 }
-_NO_LOSS = ("eligible_share", "valid_pairs", "loss_triplet_valid")
+_NO_LOSS = ("eligible_share", "labelled_share", "valid_pairs", "loss_triplet_valid")
 
 
 @figure("distill_losses", SOURCE, "Distillation losses")

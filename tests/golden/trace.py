@@ -145,8 +145,8 @@ def _names(jobs: Plan) -> dict[Ref, str]:
     stacks("collect", jobs.artefacts["collect"])
     stacks("teach", jobs.artefacts["teach"])
     stacks("metagenrl", jobs.artefacts.get("metagenrl", []))
-    for stage in ("references", "likelihood"):
-        names.update(dict.fromkeys(jobs.artefacts[stage], stage))
+    for stage, artefact in (("references", "references"), ("likelihood", "likelihood of bcq")):
+        names.update(dict.fromkeys(jobs.artefacts.get(artefact, []), stage))
     for run in jobs.runs:
         label = run.variant.label
         if run.relabel is not None:

@@ -12,7 +12,8 @@ from mbml.policy import AdaptivePolicy
 from mbml.relabel import RelabelTables
 from mbml.rows import RowLayout
 from mbml.settings import changed
-from mbml.students import GenerativeStudent
+from mbml.students import GenerativeStudent, make_student
+from tests.mbml.meta import MetaGenerator
 from tests.mbml.small_distill import STUDENT, B, K, M, N, Z, make_tables, teachers
 from tests.mbml.toys import LAYOUT, clone, forward, layers_of, random_rows, seeded, small_student, trainable
 
@@ -94,7 +95,7 @@ class NaiveStep:
                     logits = forward(self.networks["encoder"], context)
                     terms.append(torch.logsumexp(logits, 0) - logits[i])
         self.losses["loss_evidence"] = sum(terms) / len(terms)
-        self.losses["eligible_share"] = torch.tensor(len(terms) / (K * M))
+        self.losses["labelled_share"] = torch.tensor(len(terms) / (K * M))
 
 
 CASES = {
@@ -136,10 +137,10 @@ def test_losses_and_gradients_of_a_step(case):
 
 def test_nothing_eligible_is_learned_from_own_transitions_alone():
     learner = make_evidence(tables=replace(make_tables(), eligible=torch.zeros(K, K, N, dtype=torch.bool)))
-    assert learner.update()["eligible_share"] == pytest.approx(round(0.4 * M) / M)
+    assert learner.update()["labelled_share"] == pytest.approx(round(0.4 * M) / M)
     everything = make_evidence(tables=learner.tables, own_share=0.0).update()
     assert everything["loss_evidence"] == 0.0
-    assert everything["eligible_share"] == 0.0
+    assert everything["labelled_share"] == 0.0
 
 
 def test_the_encoder_has_an_anchor_for_each_task_whatever_its_configuration_says():
@@ -180,6 +181,14 @@ def test_the_evidence_follows_the_rewards_and_not_where_they_were_seen():
             weights = encoder.weights(encoder.statistics(context).sum(0))
             assert weights.argmax() == label, (source, label, weights)
             assert evidence_loss(encoder, context, torch.full((30,), label), torch.ones(30)) < 1.0
+
+
+def test_everything_is_on_the_device_of_the_generator():
+    config = EvidenceConfig(student=small_student()).student
+    student = make_student(
+        changed(config, {"standardised": True, "encoder.standardised": True}), LAYOUT, MetaGenerator()
+    )
+    assert {tensor.device.type for tensor in student.state_dict().values()} == {"meta"}
 
 
 def test_an_agent_renews_its_belief_every_so_many_steps():

@@ -204,7 +204,7 @@ def test_steps_on_written_gradients_are_those_of_autograd():
 
 def test_a_standardiser_gives_mean_0_and_deviation_1_and_only_shifts_a_constant_column():
     values = torch.randn(500, 3, generator=seeded(1)) * torch.tensor([0.01, 5.0, 0.0]) + torch.tensor([2.0, -3.0, 7.0])
-    standardiser = Standardiser(3)
+    standardiser = Standardiser(3, torch.device("cpu"))
     assert torch.equal(standardiser(values), values)
     standardiser.fit(values)
     found = standardiser(values)

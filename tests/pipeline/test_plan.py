@@ -138,8 +138,10 @@ def test_a_method_may_have_teachers_of_its_own_kind_and_their_references_stand_b
     assert kinds == {"evidence": {"td3_bc"}, "full": {"bcq"}}
     assert specs(result, "evidence", "collect") == specs(result, "full", "collect")
     assert result.teachers == ["bcq", "td3_bc"]
-    for stage in ("references", "likelihood"):
-        taught = [result.jobs[ref].spec.teach for ref in result.artefacts[stage]]
+    artefacts = result.artefacts
+    likelihoods = [ref for kind in result.teachers for ref in artefacts[f"likelihood of {kind}"]]
+    for refs in (artefacts["references"], likelihoods):
+        taught = [result.jobs[ref].spec.teach for ref in refs]
         assert [{result.jobs[ref].spec.teacher for ref in refs} for refs in taught] == [{"bcq"}, {"td3_bc"}]
     assert plan(changed(config, {"evidence.teacher": None})).teachers == ["bcq"]
 

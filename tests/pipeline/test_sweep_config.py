@@ -70,6 +70,29 @@ def test_single_changes_stand_beside_the_point_that_changes_nothing(tmp_path):
     ]
 
 
+def test_labels_are_the_shortest_ends_that_no_other_path_has(tmp_path):
+    text = "methods: [evidence]\nalone:\n  teacher: [iql]\n  evidence.teacher: [iql]\n"
+    text += "  distill.student.encoder.temperature: [2]\n  evidence.student.encoder.temperature: [2]\n"
+    labels = [variant.label for variant in load_sweep(written(tmp_path, text)).variants()]
+    ends = ["distill.student.encoder.temperature=2", "evidence.student.encoder.temperature=2"]
+    assert labels == ["evidence", "teacher=iql", "evidence.teacher=iql", *ends]
+
+
+def test_single_changes_beside_a_grid_stand_beside_the_point_that_changes_nothing(tmp_path):
+    text = "grid:\n  distill.kl_weight: [0.5]\nalone:\n  distill.margin: [1]\n"
+    changes = [dict(variant.changes) for variant in load_sweep(written(tmp_path, text)).variants()]
+    assert changes == [{}, {"distill.kl_weight": 0.5}, {"distill.margin": 1.0}]
+
+
+def test_a_change_to_what_is_there_already_is_left_out_and_said(tmp_path):
+    text = "methods: [evidence]\nalone:\n  evidence.guide: [own, best]\n"
+    said = []
+    sweep = load_sweep(written(tmp_path, text))
+    kept = runnable(sweep, sweep_defaults(sweep, preset("umaze_goal", "laptop")), said.append)
+    assert [variant.label for variant in kept] == ["evidence", "guide=best"]
+    assert said == ["left out guide=own: here it is the same as evidence."]
+
+
 def test_what_an_environment_rules_out_is_left_out_and_said():
     said = []
     sweep = load_sweep("ablations")
