@@ -149,7 +149,7 @@ def test_every_method_is_probed(everything):
 def test_the_error_of_the_reward_models_is_followed_with_and_without_an_ensemble(everything):
     plans, store, outcome, _ = everything
     results = gather(plans["umaze_goal"], store, outcome)
-    assert set(results.methods("relabel_share")) == {"full", "no_triplet", "ground_truth", "no_ensemble"}
+    assert set(results.methods("relabel_share")) == {"full", "no_triplet", "ground_truth", "no_ensemble", "evidence"}
     errors = {}
     for method in ("full", "no_ensemble"):
         rows = results.rows("relabel_training_error", method=method)
@@ -175,14 +175,16 @@ def test_single_task_rivals(everything):
 def test_one_processor_gives_the_same_bits_as_two(everything, tmp_path):
     store = everything[1]
     one = plan(preset("umaze_goal", "smoke"))
-    shared = [job for job in one.jobs.values() if job.stage.name not in ("evaluate", "references", "probe")]
+    shared = [job for job in one.jobs.values() if job.stage.name not in ("evaluate", "likelihood", "probe")]
     # Jobs in the reverse order on the Ray that is there: other actors, other neighbours, the same bytes.
     outcome = execute(shared[::-1], str(tmp_path), log=lambda line: None)
     assert not outcome.failed
     for job in shared:
         again, before = Store(tmp_path).fetch(*job.ref), store.fetch(*job.ref)
         files = sorted(
-            path.relative_to(before) for path in before.rglob("*") if path.suffix in (".arrow", ".safetensors")
+            path.relative_to(before)
+            for path in before.rglob("*")
+            if path.suffix in (".arrow", ".safetensors") or path.name == "references.json"
         )
         assert files
         for file in files:
