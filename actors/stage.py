@@ -128,9 +128,13 @@ class Job:
         return getattr(self.spec, "device", "cpu")
 
     @cached_property
+    def _fields(self) -> dict[str, Any]:
+        return asdict(self.spec)  # copies every configuration in it, which is most of what planning costs
+
+    @cached_property
     def ref(self) -> Ref:
         """The artefact. Its key changes with the version, the specification and its inputs, and with nothing else."""
-        decides = {"stage": self.stage.name, "version": self.stage.version, "spec": asdict(self.spec)}
+        decides = {"stage": self.stage.name, "version": self.stage.version, "spec": self._fields}
         # A family from outside this project can change while its name stays.
         fingerprint = envs.get(self.spec.env).fingerprint if hasattr(self.spec, "env") else ""
         text = json.dumps(decides | ({"fingerprint": fingerprint} if fingerprint else {}), sort_keys=True)
@@ -139,11 +143,11 @@ class Job:
     @cached_property
     def inputs(self) -> tuple[Ref, ...]:
         """The artefacts that it reads, each once."""
-        return tuple(dict.fromkeys(_refs(asdict(self.spec))))
+        return tuple(dict.fromkeys(_refs(self._fields)))
 
     def description(self) -> dict[str, Any]:
         """For the artefact's manifest."""
-        return {"name": self.name, "version": self.stage.version, "spec": asdict(self.spec)}
+        return {"name": self.name, "version": self.stage.version, "spec": self._fields}
 
 
 def _refs(value: Any) -> Iterator[Ref]:

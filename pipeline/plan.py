@@ -169,6 +169,7 @@ class _Planner:
         self.plan = Plan(config, train, test, chosen)
         self.config = config.resolved()
         self._names: Counter[str] = Counter()
+        self._data: dict[RunConfig, tuple[Stacks, Stacks]] = {}
 
     def run(self) -> Plan:
         """Everything of a run or a sweep."""
@@ -189,10 +190,13 @@ class _Planner:
         return result
 
     def data(self, config: RunConfig) -> tuple[Stacks, Stacks]:
-        """Collection and teachers."""
+        """Collection and teachers; planned once, because a specification's key takes time and variants ask again."""
+        if config in self._data:
+            return self._data[config]
         collected = self.stacks(Collect, config, config.collect.tasks_per_actor, config=config.collect)
         own = {"teacher": config.teacher, "config": config.teach, "learner": getattr(config, config.teacher)}
-        return collected, self.stacks(Teach, config, config.teach.tasks_per_actor, collected, **own)
+        taught = self.stacks(Teach, config, config.teach.tasks_per_actor, collected, **own)
+        return self._data.setdefault(config, (collected, taught))
 
     def references(self, config: RunConfig, collected: Stacks, teachers: Stacks) -> Ref:
         """What needs no multi-task learner, played on all tasks: of the first variant that has such teachers."""
