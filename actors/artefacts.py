@@ -119,6 +119,11 @@ def load_tables(path: Path) -> RelabelTables:
     return RelabelTables(**load_tree(path / "tables.safetensors", mapped=True))
 
 
+def load_returns(references: Path) -> list[list[float]]:
+    """Returns `[K, K]` of every teacher (first axis) on every training task, of a references artefact."""
+    return read_json(references / "references.json")["train"]["teachers"]
+
+
 def snapshot_of(trained: Path, step: int) -> Path:
     """The file of a multi-task policy in its learner's artefact."""
     return trained / "snapshots" / f"step-{step:07d}.safetensors"

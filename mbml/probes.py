@@ -120,15 +120,17 @@ def swapped_returns(
     def act(replaced: frozenset[str], generator: torch.Generator, seen: Tensor) -> Tensor:
         observation = seen.unflatten(0, (len(mean), -1)).repeat_interleave(candidates, 1)
         latent = clamped_latents((*observation.shape[:2], student.latent_size), generator)
-        action = teachers.generate(observation, latent)
-        if "generator" not in replaced:
+        if "generator" in replaced:
+            action = teachers.generate(observation, latent)
+        else:
             action = student.generate(observation, latent, told)
-        raw = teachers.perturb(observation, action)
-        if "perturbation" not in replaced:
-            raw = student.perturb(observation, action, told)
-        action = perturbed(action, raw)
-        value = teachers.value(torch.cat([observation, action], -1))
-        if "value" not in replaced:
+        if "perturbation" in replaced:
+            action = perturbed(action, teachers.perturb(observation, action))
+        else:
+            action = perturbed(action, student.perturb(observation, action, told))
+        if "value" in replaced:
+            value = teachers.value(torch.cat([observation, action], -1))
+        else:
             value = student.value(observation, action, told)
         return best_actions(action, value, candidates).flatten(0, 1)
 

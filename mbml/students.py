@@ -77,6 +77,8 @@ class Student(ContextPolicy):
 
     def fit(self, rows: Rows) -> None:
         """Learn from rows `[K, N, R]` how to standardise, where the configuration asks for it."""
+        if not (self.config.standardised or self.config.encoder.standardised):
+            return
         sample = spread_rows(rows, _FITTED).flatten(0, 1)
         self.encoder.fit(self.layout.context(sample))
         if isinstance(self.seen, Standardiser):

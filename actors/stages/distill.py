@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from actors.artefacts import layout_of, load_rows, load_tables, load_teachers, read_json, snapshot_of, write_lines
+from actors.artefacts import layout_of, load_returns, load_rows, load_tables, load_teachers, snapshot_of, write_lines
 from actors.stage import Ref, Run, stage
 from mbml.methods import METHODS
 from mbml.rows import resident
@@ -46,8 +46,7 @@ def distill(spec: Distill, run: Run) -> dict[str, Any]:
     if spec.relabel is not None:
         needed["tables"] = load_tables(run.inputs[spec.relabel]).to(run.device)
     if spec.references is not None:
-        returns = read_json(run.inputs[spec.references] / "references.json")["train"]["teachers"]
-        needed["returns"] = torch.tensor(returns, device=run.device)
+        needed["returns"] = torch.tensor(load_returns(run.inputs[spec.references]), device=run.device)
     # Batches and contexts have a generator each.
     generators = [generator_of(spec.seed, "distill", purpose, device=run.device) for purpose in ("batches", "contexts")]
     make = next(method.make for method in METHODS.values() if method.learner == spec.learner)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.artefacts import layout_of, load_ensemble, load_rows, load_teachers, read_json, tasks_of, write_json
+from actors.artefacts import layout_of, load_ensemble, load_returns, load_rows, load_teachers, tasks_of, write_json
 from actors.stage import Ref, Run, stage
 from actors.stages.evaluate import Protocol
 from mbml.bank import LikelihoodEncoder, TeacherBank
@@ -36,7 +36,7 @@ def likelihood(spec: Likelihood, run: Run) -> dict[str, Any]:
     layout, trained = layout_of(spec.env), run.paths(spec.trained)
     _, teachers = load_teachers(run.paths(spec.teach))
     models: dict[Target, Any] = {t: load_ensemble(trained, c, layout, t) for t, c in spec.models.items()}
-    returns = read_json(run.inputs[spec.references] / "references.json")["train"]["teachers"]
+    returns = load_returns(run.inputs[spec.references])
     own = spread_rows(load_rows(run.paths(spec.collect), spec.train), _OWN_ROWS)
     encoder = LikelihoodEncoder(models, own, layout, untold=int(np.mean(returns, 1).argmax()))
     tasks = tasks_of(spec.env, "test", spec.test) + tasks_of(spec.env, "train", spec.train)
