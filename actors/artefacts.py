@@ -80,10 +80,7 @@ def layout_of(environment: str) -> RowLayout:
 
 
 def load_rows(collected: Sequence[Path], tasks: Sequence[int]) -> MappedRows:
-    """Rows `[T, N, row]` of `tasks`, memory-mapped from the collectors' artefacts.
-
-    Raises DatasetError where batches differ in length.
-    """
+    """Rows of `tasks`, memory-mapped from the collectors' artefacts."""
     dataset = Dataset.open(*(path / "dataset" for path in collected))
     return MappedRows([dataset.shards(index) for index in tasks])
 
@@ -129,7 +126,7 @@ def snapshot_of(trained: Path, step: int) -> Path:
     return trained / "snapshots" / f"step-{step:07d}.safetensors"
 
 
-def truth_table(environment: str, tasks: Sequence[Task], rows: Rows, index: Tensor | None = None) -> Tensor | None:
-    """`true_rewards` of rows `[K, N, row]`, or None where they cannot be computed."""
+def truth_table(environment: str, tasks: Sequence[Task], rows: Rows, index: Any = None) -> Tensor | None:
+    """`true_rewards` of the rows of K tasks, or None where they cannot be computed."""
     reward = envs.get(environment).reward
     return None if reward is None else true_rewards(rows, layout_of(environment), reward, tasks, index)

@@ -22,7 +22,7 @@ from mbml.losses import (
 )
 from mbml.nets import adam, step
 from mbml.relabel import RelabelTables
-from mbml.rows import RowLayout, Rows, gather_rows, sample_indices, sample_rows
+from mbml.rows import RowLayout, Rows, gather_rows, lengths_of, sample_rows
 from mbml.settings import Count, NotNegative, Whole
 from mbml.students import Student, StudentConfig, make_student
 from mbml.teachers import Teachers
@@ -92,12 +92,10 @@ class MultiTaskLearner(Learner):
             raise ValueError("union_context needs relabelling tables.")
         self.config, self.layout, self.rows, self.teachers, self.tables = config, layout, rows, teachers, tables
         self.generator, self.context_generator = generators
-        self.tasks = rows.shape[0]
+        self.tasks = len(rows)
         self.student = make_student(config.student, layout, self.generator)
         self.student.fit(rows)
         self.optimiser = adam(self.student.parameters(), config.learning_rate)
-        everything = torch.arange(rows.shape[1], device=self.generator.device).expand(self.tasks, -1)
-        self._pool = tables.index if config.union_context and tables is not None else everything
 
     @property
     def policy(self) -> Student:
@@ -169,8 +167,9 @@ class MultiTaskLearner(Learner):
 
     def _own_transitions(self, count: int) -> tuple[Tensor, Tensor]:
         """Random context transitions `[K, count, d_c]` of each task and their places in the pool `[K, count]`."""
-        places = sample_indices(self.tasks, count, self._pool.shape[1], self.context_generator)
-        return self.layout.context(gather_rows(self.rows, self._pool.gather(1, places))), places
+        tables = self.tables if self.config.union_context else None
+        places = (tables.pools if tables else lengths_of(self.rows)).sample(count, self.context_generator)
+        return self.layout.context(gather_rows(self.rows, tables.rows_at(places) if tables else places)), places
 
     def _encode(self, own: Tensor, places: Tensor, partners: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encode own transitions `[K, M, d_c]`, and those of partners `[K, P]` that may be relabelled.
@@ -180,7 +179,7 @@ class MultiTaskLearner(Learner):
         tables, number = self.tables, own.shape[0] * own.shape[1]
         assert tables is not None
         everyone = torch.arange(self.tasks, device=own.device).view(-1, 1, 1)
-        eligible = tables.eligible[everyone, partners.unsqueeze(-1), places[partners]]
+        eligible = tables.may(everyone, partners.unsqueeze(-1), places[partners])
         i, p, m = eligible.nonzero(as_tuple=True)
         j = partners[i, p]
         relabelled = tables.relabelled(self.layout, own[j, m], i, j, places[j, m])

@@ -80,7 +80,7 @@ class EvidenceLearner(Learner):
     ) -> None:
         self.config, self.layout, self.rows, self.tables = config, layout, rows, tables
         self.generator, self.context_generator = generators
-        self.tasks = rows.shape[0]
+        self.tasks = len(rows)
         guides = returns.argmax(0) if config.guide == "best" else torch.arange(self.tasks)
         self.teachers = teachers.select([*guides.tolist(), int(returns.mean(1).argmax())])
         encoder = replace(config.student.encoder, anchors=self.tasks)
@@ -123,8 +123,8 @@ class EvidenceLearner(Learner):
         count `[n]`: of every task own ones, and others relabelled for a random other task where that is eligible."""
         tables, generator, layout = self.tables, self.context_generator, self.layout
         shape = self.tasks, self.config.context_size
-        place = sample_indices(*shape, tables.index.shape[1], generator)
-        context = layout.context(gather_rows(self.rows, tables.index.gather(1, place))).flatten(0, 1)
+        place = tables.pools.sample(self.config.context_size, generator)
+        context = layout.context(gather_rows(self.rows, tables.rows_at(place))).flatten(0, 1)
         source = torch.arange(self.tasks, device=generator.device).unsqueeze(1).expand(shape)
         other = torch.randint(self.tasks - 1, shape, generator=generator, device=generator.device)
         label = other + (other >= source).long()
@@ -132,7 +132,7 @@ class EvidenceLearner(Learner):
         label[:, :own] = source[:, :own]
         i, j, t = label.flatten(), source.flatten(), place.flatten()
         mine, relabelled = i == j, tables.relabelled(layout, context, i, j, t)
-        return torch.where(mine.unsqueeze(1), context, relabelled), i, mine | tables.eligible[i, j, t]
+        return torch.where(mine.unsqueeze(1), context, relabelled), i, mine | tables.may(i, j, t)
 
 
 def evidence_loss(encoder: Mixture, context: Tensor, label: Tensor, valid: Tensor) -> Tensor:

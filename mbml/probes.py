@@ -11,7 +11,7 @@ from mbml.encoders import Belief, Encoder
 from mbml.evaluate import Evaluation
 from mbml.policy import ContextPolicy
 from mbml.rollout import run_episode
-from mbml.rows import Rows, gather_rows, sample_indices, sample_rows
+from mbml.rows import Rows, gather_rows, lengths_of, sample_rows
 from mbml.seeding import generator_of
 from mbml.students import GenerativeStudent
 from mbml.teachers import Teachers
@@ -50,7 +50,7 @@ def reward_swap(
     known, everyone = known_tasks(policy, rows, size, generator), torch.arange(tasks)
     contexts = []
     for _ in range(repeats):
-        indices = sample_indices(tasks, size, rows.shape[1], generator)
+        indices = lengths_of(rows).sample(size, generator)
         context = policy.layout.context(gather_rows(rows, indices)).repeat(tasks, 1, 1, 1)
         context[..., -1] = truth[:, everyone.unsqueeze(1), indices]
         contexts.append(nearest_known(policy.encoder, policy.encoder.infer(context), known))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from mbml.envs import Reward, Task
 from mbml.models import Ensemble, Target, spread
-from mbml.rows import RowLayout, Rows, gather_rows
+from mbml.rows import Lengths, RowLayout, Rows, gather_rows, lengths_of
 from mbml.settings import NotNegative, Whole
 
 _CHUNK = 4096
@@ -39,12 +41,39 @@ class RelabelTables:
 
     `index` `[K, P]` int64: which rows of task j are in the pool. `reward` `[K, K, P]`: label for task i (first axis) of
     row t of task j. `eligible` `[K, K, P]` bool, false for i = j. `next_observation` `[K, K, P, d_s]` or None.
+
+    Pools of different `sizes` `[K]` stand one after the other instead, Q transitions in all: `[Q]` for `[K, P]`, and
+    `[K, Q]` for `[K, K, P]`.
     """
 
     index: Tensor
     reward: Tensor
     eligible: Tensor
     next_observation: Tensor | None = None
+    sizes: Tensor | None = None
+
+    @classmethod
+    def of(cls, index: Sequence[Tensor], reward: Tensor, eligible: Tensor, following: Tensor | None) -> RelabelTables:
+        """Of every task's pool, and of labels and flags `[K, Q, ...]`."""
+        pools = _pools(index)
+        if pools.same is None:
+            return cls(torch.cat([*index]), reward, eligible, following, torch.tensor(pools.each))
+        flat = (reward, eligible, following)
+        return cls(torch.stack([*index]), *(_by_task(part, pools) for part in flat if part is not None))
+
+    @cached_property
+    def pools(self) -> Lengths:
+        """The size of every task's pool."""
+        sizes = [self.index.shape[1]] * len(self.index) if self.sizes is None else self.sizes.tolist()
+        return Lengths(tuple(sizes), self.index.device)
+
+    def rows_at(self, places: Tensor) -> Tensor:
+        """The rows `[K, n]` of each task at `places` `[K, n]` of its pool."""
+        return self.index.flatten()[self.pools.positions(places)]
+
+    def may(self, i: Tensor, j: Tensor, t: Tensor) -> Tensor:
+        """Whether transitions at `t` of the pools of tasks `j` may be relabelled for tasks `i`; shapes broadcast."""
+        return self._flat(self.eligible)[i, self.pools.starts[j] + t]
 
     def relabelled(self, layout: RowLayout, contexts: Tensor, i: Tensor, j: Tensor, t: Tensor) -> Tensor:
         """Eq. 7: transitions `contexts` `[n, d_c]` of tasks `j` `[n]`, which are at `t` `[n]` of their pools, with the
@@ -52,16 +81,20 @@ class RelabelTables:
 
         Where dynamics vary, the next observation is replaced as well as the reward (authors' code).
         """
-        pair = layout.pair(contexts)
+        pair, places = layout.pair(contexts), self.pools.starts[j] + t
         if self.next_observation is None:
             following = contexts[:, layout.pair_size : -1]
         else:
-            following = self.next_observation[i, j, t]
-        return torch.cat([pair, following, self.reward[i, j, t].unsqueeze(1)], 1)
+            following = self._flat(self.next_observation)[i, places]
+        return torch.cat([pair, following, self._flat(self.reward)[i, places].unsqueeze(1)], 1)
+
+    def _flat(self, table: Tensor) -> Tensor:
+        return table.flatten(1, 2) if self.sizes is None else table
 
     def tensors(self) -> dict[str, Tensor]:
         """The tables by name, for storage."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in named.items() if value is not None}
 
     def to(self, device: torch.device | str) -> RelabelTables:
         """The same tables on `device`."""
@@ -70,70 +103,100 @@ class RelabelTables:
 
 def pool_indices(tasks: int, available: int, pool: int, generator: torch.Generator) -> Tensor:
     """Row numbers of the relabelling pool, `[tasks, P]`, sorted, without replacement; all rows when `pool` is 0."""
-    if pool <= 0 or pool >= available:
-        return torch.arange(available).repeat(tasks, 1)
-    draws = [torch.randperm(available, generator=generator)[:pool].sort().values for _ in range(tasks)]
-    return torch.stack(draws)
+    return torch.stack(pools_of(Lengths((available,) * tasks), pool, generator))
+
+
+def pools_of(lengths: Lengths, pool: int, generator: torch.Generator) -> list[Tensor]:
+    """The relabelling pool of every task: sorted row numbers `[P]`, without replacement; all rows where there are no
+    more than `pool`, or when `pool` is 0."""
+    return [
+        torch.randperm(n, generator=generator)[:pool].sort().values if 0 < pool < n else torch.arange(n)
+        for n in lengths.each
+    ]
+
+
+def _pools(index: Iterable[Tensor]) -> Lengths:
+    return Lengths(tuple(len(pool) for pool in index))
+
+
+def _by_task(table: Tensor, pools: Lengths) -> Tensor:
+    """A table `[n, Q, ...]` as `[n, K, P, ...]` where all pools are of one size."""
+    return table if pools.same is None else table.unflatten(1, (len(pools.each), pools.same))
 
 
 def relabel(
     rows: Rows,
-    index: Tensor,
+    index: Sequence[Tensor] | Tensor,
     layout: RowLayout,
     models: Mapping[Target, Ensemble],
     config: RelabelConfig,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> RelabelTables:
-    """Apply every task's ensembles to every task's rows `[K, N, row]` at the pool's `index` `[K, P]`; once, before any
-    distillation.
+    """Apply every task's ensembles to every task's rows at `index`, its pool; once, before any distillation.
 
     `models` are the reward ensembles and, where the dynamics vary, the next-state ones: a transition is eligible where
     all of them are certain. `report` hears how many tasks' rows are done, of how many.
     """
-    tasks, pool = index.shape
+    pools, tasks = _pools(index), len(index)
+    ends = list(itertools.accumulate(pools.each))
     thresholds = {"reward": config.reward_threshold, "next_observation": config.next_observation_threshold}
-    labels = {target: torch.empty(tasks, tasks, pool, model.network.sizes[-1]) for target, model in models.items()}
-    eligible = torch.ones(tasks, tasks, pool, dtype=torch.bool)
+    labels = {target: torch.empty(tasks, ends[-1], model.network.sizes[-1]) for target, model in models.items()}
+    eligible = torch.ones(tasks, ends[-1], dtype=torch.bool)
     for source, part, chunk in _chunks(rows, index):
         pair = layout.pair(chunk).expand(tasks, -1, -1)
         for target, model in models.items():
-            labels[target][:, source, part], uncertainty = model.mean_and_std(pair)
-            eligible[:, source, part] &= uncertainty < thresholds[target]
-        if part.stop == pool:
+            labels[target][:, part], uncertainty = model.mean_and_std(pair)
+            eligible[:, part] &= uncertainty < thresholds[target]
+        if part.stop == ends[source]:
             report(source + 1, tasks)
-    own = torch.arange(tasks)
-    eligible[own, own] = False
-    return RelabelTables(index, labels["reward"].squeeze(-1), eligible, labels.get("next_observation"))
+    _exclude_own(eligible, pools)
+    return RelabelTables.of([*index], labels["reward"].squeeze(-1), eligible, labels.get("next_observation"))
 
 
-def _chunks(rows: Rows, index: Tensor) -> Iterator[tuple[int, slice, Tensor]]:
-    """Each task in turn with a part of its pool and the rows there `[1, n, row]`; never the whole pool in memory."""
-    tasks, pool = index.shape
-    for task in range(tasks):
-        for start in range(0, pool, _CHUNK):
-            part = slice(start, min(start + _CHUNK, pool))
-            yield task, part, gather_rows(rows, index[task : task + 1, part], torch.tensor([task]))
+def _chunks(rows: Rows, index: Sequence[Tensor] | Tensor) -> Iterator[tuple[int, slice, Tensor]]:
+    """Each task in turn with a part of all pools and the rows there `[1, n, row]`; never a whole pool in memory."""
+    start = 0
+    for task, pool in enumerate(index):
+        for piece in pool.split(_CHUNK):
+            yield task, slice(start, start + len(piece)), gather_rows(rows, piece.unsqueeze(0), torch.tensor([task]))
+            start += len(piece)
 
 
-def relabel_with_truth(index: Tensor, true_reward: Tensor) -> RelabelTables:
-    """Tables of the `ground_truth` ablation: true rewards `[K, K, P]`, every cross-task row eligible."""
-    tasks, pool = index.shape
-    eligible = ~torch.eye(tasks, dtype=torch.bool).unsqueeze(-1).expand(-1, -1, pool).clone()
-    return RelabelTables(index, true_reward, eligible)
+def _exclude_own(eligible: Tensor, pools: Lengths) -> None:
+    """No row is relabelled for its own task; `eligible` `[K, Q]` is changed in place."""
+    for task, own in enumerate(eligible.split(pools.each, 1)):
+        own[task] = False
+
+
+def relabel_with_truth(index: Sequence[Tensor] | Tensor, true_reward: Tensor) -> RelabelTables:
+    """Tables of the `ground_truth` ablation: `true_rewards` of the K tasks, every cross-task row eligible."""
+    pools = _pools(index)
+    reward = true_reward.reshape(len(index), -1)
+    eligible = torch.ones(reward.shape, dtype=torch.bool)
+    _exclude_own(eligible, pools)
+    return RelabelTables.of([*index], reward, eligible, None)
 
 
 def true_rewards(
-    rows: Rows, layout: RowLayout, reward: Reward, tasks: Sequence[Task], index: Tensor | None = None
+    rows: Rows,
+    layout: RowLayout,
+    reward: Reward,
+    tasks: Sequence[Task],
+    index: Sequence[Tensor] | Tensor | None = None,
 ) -> Tensor:
-    """True reward `[n, K, P]` in each of n `tasks` of the rows `[K, N, row]` at `index` `[K, P]`, or of all rows."""
+    """True reward in each of n `tasks` of the rows at `index`, the pools, or of all rows.
+
+    `[n, K, P]`, or `[n, Q]` where the pools differ in size.
+    """
     if index is None:
-        index = torch.arange(rows.shape[1]).expand(rows.shape[0], -1)
-    table = torch.empty(len(tasks), *index.shape)
-    for source, part, chunk in _chunks(rows, index):
+        index = [torch.arange(length) for length in lengths_of(rows).each]
+    pools = _pools(index)
+    table = torch.empty(len(tasks), sum(pools.each))
+    for _, part, chunk in _chunks(rows, index):
         observation, action, next_observation = (p[0].numpy() for p in layout.split(chunk)[:3])
         labels = [reward(observation, action, next_observation, task.parameter) for task in tasks]
-        table[:, source, part] = torch.from_numpy(np.stack(labels)).float()
-    return table
+        table[:, part] = torch.from_numpy(np.stack(labels)).float()
+    return _by_task(table, pools)
 
 
 def diagnostics(tables: RelabelTables, truth: Tensor | None) -> dict[str, list[list[float | None]] | None]:
@@ -141,15 +204,21 @@ def diagnostics(tables: RelabelTables, truth: Tensor | None) -> dict[str, list[l
 
     The diagonal of the share is None; errors are None where no row is eligible, or altogether without a `truth`.
     """
+
     # A task at a time, because temporary tables of all pairs would take as much memory as the tables.
-    share = torch.stack([eligible.float().mean(-1) for eligible in tables.eligible]).fill_diagonal_(torch.nan)
+    def per_pool(values: Tensor) -> Tensor:
+        """Sums `[K]` over every pool of one task's values."""
+        return torch.stack([part.sum() for part in values.flatten().split(tables.pools.each)])
+
+    sizes = torch.tensor(tables.pools.each)
+    share = torch.stack([per_pool(e.float()) for e in tables.eligible]).div(sizes).fill_diagonal_(torch.nan)
     if truth is None:
         return {"share": _matrix(share), "error_eligible": None, "error_all": None}
     eligible_errors, errors = [], []
     for label, true, eligible in zip(tables.reward, truth, tables.eligible, strict=True):
         squared = (label - true).square()
-        eligible_errors.append(((squared * eligible).sum(-1) / eligible.sum(-1)).sqrt())  # 0 / 0 -> nan -> None
-        errors.append(squared.mean(-1).sqrt())
+        eligible_errors.append((per_pool(squared * eligible) / per_pool(eligible)).sqrt())  # 0 / 0 -> nan -> None
+        errors.append((per_pool(squared) / sizes).sqrt())
     return {"share": _matrix(share), "error_eligible": _matrix(eligible_errors), "error_all": _matrix(errors)}
 
 

@@ -1,18 +1,21 @@
 """Packed transitions: one float32 row `s | a | s' | r | terminated` per transition.
 
-The rows of T tasks are a dense tensor `[T, N, row]`, of which a batch is one gather, or `MappedRows`.
+The rows of T tasks are a dense tensor `[T, N, row]`, `FlatRows` where the tasks differ in length, or `MappedRows`. A
+batch is one gather, and every task is sampled over its own length.
 """
 
+import itertools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mbml.transitions import VECTORS, DatasetError, TransitionBatch
+from mbml.transitions import VECTORS, TransitionBatch
 
 
 class Transitions(NamedTuple):
@@ -70,40 +73,92 @@ def sample_indices(tasks: int, count: int, available: int, generator: torch.Gene
     return torch.randint(available, (tasks, count), generator=generator, device=generator.device)
 
 
+@dataclass(frozen=True)
+class Lengths:
+    """How many rows each of T tasks has, and where they begin when the tasks stand one after the other."""
+
+    each: tuple[int, ...]
+    device: torch.device | str = "cpu"
+    """Where positions are computed."""
+
+    @cached_property
+    def same(self) -> int | None:
+        """The length of every task; None where they differ."""
+        return self.each[0] if len(set(self.each)) == 1 else None
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """Position `[T]` of every task's first row."""
+        return torch.tensor([0, *itertools.accumulate(self.each)][:-1], device=self.device)
+
+    @cached_property
+    def _tensor(self) -> Tensor:
+        return torch.tensor(self.each, device=self.device)
+
+    def sample(self, count: int, generator: torch.Generator, tasks: Tensor | None = None) -> Tensor:
+        """Uniform row numbers with replacement of each task, or of each of `tasks` `[n]`: `[n, count]`, each below its
+        task's length."""
+        number = len(self.each) if tasks is None else len(tasks)
+        if self.same is not None:
+            return sample_indices(number, count, self.same, generator)
+        lengths = self._tensor if tasks is None else self._tensor[tasks]
+        # A double below 1 times a length stays below it, rounded or not.
+        draws = torch.rand(number, count, generator=generator, dtype=torch.float64, device=generator.device)
+        return (draws * lengths.unsqueeze(1)).long()
+
+    def spread(self, count: int) -> Tensor:
+        """About `count` row numbers of each task, evenly spread, `[T, n]`; they repeat in a task that has fewer."""
+        if self.same is not None:
+            return torch.arange(0, self.same, max(1, self.same // count), device=self.device).expand(len(self.each), -1)
+        number = min(count, max(self.each))
+        return torch.arange(number, device=self.device) * self._tensor.unsqueeze(1) // number
+
+    def positions(self, indices: Tensor, tasks: Tensor | None = None) -> Tensor:
+        """Where the rows at `indices` `[n, m]` of each task, or of each of `tasks` `[n]`, stand: `[n, m]`."""
+        return indices + (self.starts if tasks is None else self.starts[tasks]).unsqueeze(1)
+
+
+class FlatRows:
+    """Rows of T tasks in memory, one task after the other: `flat` `[sum of lengths, R]`."""
+
+    def __init__(self, flat: Tensor, lengths: Lengths) -> None:
+        self.flat, self.lengths = flat, lengths
+
+    def __len__(self) -> int:
+        return len(self.lengths.each)
+
+    def gather(self, indices: Tensor, tasks: Tensor | None = None) -> Tensor:
+        """See `gather_rows`."""
+        chosen = self.flat.index_select(0, self.lengths.positions(indices, tasks).flatten())
+        return chosen.view(*indices.shape, self.flat.shape[1])
+
+
 class MappedRows:
-    """Rows `[T, N, row]` whose vectors stay in memory-mapped files: a batch is copied from there when it is drawn.
+    """Rows of T tasks whose vectors stay in memory-mapped files: a batch is copied from there when it is drawn.
 
     So the bulk of the rows is page cache, which every process that maps the same files shares. The two scalars of a
     row are copied into memory once: eight bytes a row, and one gather for all tasks.
     """
 
     def __init__(self, tasks: Sequence[Sequence[TransitionBatch]]) -> None:
-        """The shards of each task in order, N rows a task. Their vectors are kept as views, not copied.
-
-        Raises:
-            DatasetError: the tasks differ in their number of rows; learners sample all of them with one range.
-        """
-        lengths = {sum(map(len, shards)) for shards in tasks}
-        if len(lengths) > 1:
-            found = f"{min(lengths)} to {max(lengths)} transitions"
-            raise DatasetError(f"The batches have {found}; all tasks need the same number.")
+        """The shards of each task in order. Their vectors are kept as views, not copied."""
+        self.lengths = Lengths(tuple(sum(map(len, shards)) for shards in tasks))
         # Of each task, shard by shard: observations, actions and next observations.
         self._shards = [[[_view(getattr(shard, name)) for name in VECTORS] for shard in shards] for shards in tasks]
         self._widths = [*(column.shape[1] for column in self._shards[0][0]), 2]
-        self.shape = torch.Size((len(tasks), lengths.pop(), sum(self._widths)))
-        self.scalars = torch.empty(*self.shape[:2], 2)  # reward | terminated
-        for own, shards in zip(self.scalars, tasks, strict=True):
-            for column, name in enumerate(("reward", "terminated")):
-                own[:, column] = torch.cat([_view(getattr(shard, name)) for shard in shards])
+        scalars = torch.empty(sum(self.lengths.each), 2)  # reward | terminated
+        for column, name in enumerate(("reward", "terminated")):
+            scalars[:, column] = torch.cat([_view(getattr(s, name)) for shards in tasks for s in shards])
+        self.scalars = FlatRows(scalars, self.lengths)
 
     def __len__(self) -> int:
-        return self.shape[0]
+        return len(self._shards)
 
     def gather(self, indices: Tensor, tasks: Tensor | None = None) -> Tensor:
         """See `gather_rows`."""
-        rows = torch.empty(*indices.shape, self.shape[2])
+        rows = torch.empty(*indices.shape, sum(self._widths))
         *vectors, scalars = rows.split(self._widths, dim=-1)
-        scalars.copy_(gather_rows(self.scalars, indices, tasks))
+        scalars.copy_(self.scalars.gather(indices, tasks))
         chosen = range(len(self)) if tasks is None else tasks.tolist()
         for task, index, *parts in zip(chosen, indices, *vectors, strict=True):
             shards = self._shards[task]
@@ -119,7 +174,7 @@ class MappedRows:
         return rows
 
 
-Rows = Tensor | MappedRows
+Rows = Tensor | FlatRows | MappedRows
 
 
 def _view(array: np.ndarray) -> Tensor:
@@ -129,44 +184,55 @@ def _view(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array)
 
 
+def lengths_of(rows: Rows) -> Lengths:
+    """How many rows each task has."""
+    return Lengths((rows.shape[1],) * len(rows), rows.device) if isinstance(rows, Tensor) else rows.lengths
+
+
 def gather_rows(rows: Rows, indices: Tensor, tasks: Tensor | None = None) -> Tensor:
-    """Of rows `[T, N, R]` those at `indices` `[n, m]`, as `[n, m, R]`.
+    """Of the rows of T tasks those at `indices` `[n, m]`, as `[n, m, R]`.
 
     Each line of `indices` is for one of `tasks` `[n]`, which may name a task twice; without them, for all in order.
     """
-    if isinstance(rows, MappedRows):
-        return rows.gather(indices, tasks)
-    number, available, width = rows.shape
-    tasks = torch.arange(number, device=rows.device) if tasks is None else tasks
-    flat = rows.view(number * available, width).index_select(0, (indices + tasks.unsqueeze(1) * available).flatten())
-    return flat.view(*indices.shape, width)
+    if isinstance(rows, Tensor):
+        number, available, width = rows.shape
+        tasks = torch.arange(number, device=rows.device) if tasks is None else tasks
+        places = (indices + tasks.unsqueeze(1) * available).flatten()
+        return rows.view(number * available, width).index_select(0, places).view(*indices.shape, width)
+    return rows.gather(indices, tasks)
 
 
 def sample_rows(rows: Rows, count: int, generator: torch.Generator, tasks: Tensor | None = None) -> Tensor:
     """Of each task, or of each of `tasks` `[T]`, so many uniform rows with replacement, `[T, count, R]`."""
-    number, available, _ = rows.shape
-    indices = sample_indices(number if tasks is None else len(tasks), count, available, generator)
-    return gather_rows(rows, indices, tasks)
+    return gather_rows(rows, lengths_of(rows).sample(count, generator, tasks), tasks)
 
 
 def spread_rows(rows: Rows, count: int) -> Tensor:
-    """Of rows `[T, N, R]` about `count` of each task, evenly spread over its batch, `[T, n, R]`."""
-    kept = torch.arange(0, rows.shape[1], max(1, rows.shape[1] // count), device=getattr(rows, "device", "cpu"))
-    return gather_rows(rows, kept.expand(rows.shape[0], -1))
+    """About `count` rows of each of T tasks, evenly spread over its batch, `[T, n, R]`; those of a task that has fewer
+    repeat, so that every task has the same weight."""
+    return gather_rows(rows, lengths_of(rows).spread(count))
+
+
+def rows_of(rows: Rows, task: int, start: int = 0, stop: int | None = None) -> Tensor:
+    """Rows start:stop of one task, `[n, R]`."""
+    places = torch.arange(*slice(start, stop).indices(lengths_of(rows).each[task])).unsqueeze(0)
+    return gather_rows(rows, places, torch.tensor([task]))[0]
 
 
 def resident(rows: Rows, device: torch.device | str) -> Rows:
-    """Rows `[T, N, R]` that a learner on `device` can draw from: as they are on a CPU; on a GPU a copy, made task by
-    task.
-    """
+    """Rows that a learner on `device` can draw from: as they are on a CPU; on a GPU a copy, made task by task."""
     if torch.device(device).type == "cpu":
         return rows
-    result, everything = torch.empty(rows.shape, device=device), torch.arange(rows.shape[1]).unsqueeze(0)
-    for task, own in enumerate(result):
-        own.copy_(gather_rows(rows, everything, torch.tensor([task]))[0])
-    return result
+    lengths = Lengths(lengths_of(rows).each, device)
+    flat = torch.empty(sum(lengths.each), rows_of(rows, 0, 0, 0).shape[-1], device=device)
+    for task, own in enumerate(flat.split(lengths.each)):
+        own.copy_(rows_of(rows, task))
+    return FlatRows(flat, lengths) if lengths.same is None else flat.unflatten(0, (len(rows), lengths.same))
 
 
-def scalars_of(rows: Rows) -> Tensor:
-    """`reward | terminated` `[T, N, 2]` of all rows, not copied."""
-    return rows.scalars if isinstance(rows, MappedRows) else rows[..., -2:]
+def scalars_of(rows: Rows, task: int) -> Tensor:
+    """`reward | terminated` `[N, 2]` of all rows of one task, not copied."""
+    if isinstance(rows, Tensor):
+        return rows[task, :, -2:]
+    flat = rows.scalars.flat if isinstance(rows, MappedRows) else rows.flat[:, -2:]
+    return flat[rows.lengths.starts[task] :][: rows.lengths.each[task]]

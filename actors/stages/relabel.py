@@ -5,16 +5,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Generator, Tensor
 
 from actors.artefacts import layout_of, load_ensemble, load_history, load_rows, tasks_of, truth_table, write_json
 from actors.stage import Ref, Run, stage
 from mbml import envs
 from mbml.models import Ensemble, EnsembleConfig, Target
-from mbml.relabel import RelabelConfig, cross_task_error, diagnostics, pool_indices, relabel_with_truth
+from mbml.relabel import RelabelConfig, RelabelTables, cross_task_error, diagnostics, pools_of, relabel_with_truth
 from mbml.relabel import relabel as relabelled
-from mbml.rows import Rows, gather_rows, sample_indices
+from mbml.rows import Rows, gather_rows
 from mbml.seeding import generator_of
 from mbml.serialise import save_tree
 
@@ -39,7 +38,7 @@ def relabel(spec: Relabel, run: Run) -> dict[str, Any]:
     """Leaves `tables.safetensors`, and in `diagnostics.json` how good they are."""
     rows, note = load_rows(run.paths(spec.collect), spec.tasks), envs.get(spec.env).reward_note
     generator = generator_of(spec.seed, "relabel")
-    index = pool_indices(len(spec.tasks), rows.shape[1], spec.config.pool, generator)
+    index = pools_of(rows.lengths, spec.config.pool, generator)
     truth = truth_table(spec.env, tasks_of(spec.env, "train", spec.tasks), rows, index)
     training = None
     if spec.config.source == "ensemble":
@@ -47,7 +46,7 @@ def relabel(spec: Relabel, run: Run) -> dict[str, Any]:
         models: dict[Target, Ensemble] = {t: load_ensemble(trained, c, layout, t) for t, c in spec.models.items()}
         tables = relabelled(rows, index, layout, models, spec.config, partial(run.report, unit="tasks"))
         if truth is not None:
-            training = _error_over_training(spec, run, rows, index, truth, generator)
+            training = _error_over_training(spec, run, rows, tables, truth, generator)
     elif truth is not None:
         tables = relabel_with_truth(index, truth)
     else:
@@ -59,13 +58,13 @@ def relabel(spec: Relabel, run: Run) -> dict[str, Any]:
 
 
 def _error_over_training(
-    spec: Relabel, run: Run, rows: Rows, index: Tensor, truth: Tensor, generator: Generator
+    spec: Relabel, run: Run, rows: Rows, tables: RelabelTables, truth: Tensor, generator: Generator
 ) -> list[dict[str, Any]]:
     """How wrong the reward ensembles were on other tasks' rows while they learned (paper, Fig. 7)."""
     layout, threshold = layout_of(spec.env), spec.config.reward_threshold
-    chosen = sample_indices(len(spec.tasks), _ERROR_ROWS, index.shape[1], generator)
-    sample = gather_rows(rows, index.gather(1, chosen))
-    labels = torch.stack([gather_rows(row.unsqueeze(-1), chosen).squeeze(-1) for row in truth])
+    chosen = tables.pools.sample(_ERROR_ROWS, generator)
+    sample = gather_rows(rows, tables.rows_at(chosen))
+    labels = truth.reshape(len(truth), -1)[:, tables.pools.positions(chosen)]
     return [
         {"step": step} | cross_task_error(model, sample, labels, layout, threshold)
         for step, model in load_history(run.paths(spec.trained), spec.models["reward"], layout)

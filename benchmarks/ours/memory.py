@@ -91,12 +91,12 @@ def _load(root: Path) -> dict[str, float]:
 
     bare, _ = _resident(root)
     from actors.artefacts import load_rows
-    from mbml.rows import gather_rows, sample_indices
+    from mbml.rows import gather_rows
 
     imported, _ = _resident(root)
     rows, generator = load_rows([root], range(TASKS)), torch.Generator().manual_seed(0)
     for _ in range(BATCHES):
-        gather_rows(rows, sample_indices(TASKS, BATCH_SIZE, rows.shape[1], generator))
+        gather_rows(rows, rows.lengths.sample(BATCH_SIZE, generator))
     loaded, mapped = _resident(root)
     return {"torch": bare, "imported": imported, "loaded": loaded, "mapped": mapped}
 

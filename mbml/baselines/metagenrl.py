@@ -114,7 +114,7 @@ class SegmentSampler:
 
     def __init__(self, rows: Rows, length: int) -> None:
         self.rows, self.length = rows, length
-        self.starts, self.lengths = stretches(scalars_of(rows)[0, :, 1])
+        self.starts, self.lengths = stretches(scalars_of(rows, 0)[:, 1])
 
     def draw(self, count: int, generator: torch.Generator) -> Segments:
         """So many segments."""

@@ -12,12 +12,11 @@ from mbml import envs
 from mbml.baselines.batch_pearl import BatchPEARL, BatchPEARLConfig
 from mbml.baselines.contextual_bcq import ContextualBCQ, ContextualBCQConfig
 from mbml.baselines.metagenrl import MetaGenRL, MetaGenRLConfig
-from mbml.data import Dataset, DatasetError
 from mbml.distill import MultiTaskLearner
 from mbml.encoders import EncoderConfig
 from mbml.models import Ensemble, EnsembleConfig
 from mbml.relabel import RelabelConfig, pool_indices, relabel, true_rewards
-from mbml.rows import MappedRows, RowLayout, gather_rows, resident, sample_indices, scalars_of
+from mbml.rows import RowLayout, gather_rows, resident, sample_indices, scalars_of
 from tests.mbml.small_distill import SMALL, K, N, make_tables, teachers
 from tests.mbml.toys import LAYOUT, UMAZE, assert_same_bits, on_disk, random_rows, seeded
 
@@ -38,7 +37,7 @@ def test_a_batch_has_the_bits_of_the_dense_rows(tmp_path_factory, tasks, number,
     layout, root = RowLayout(*sizes), tmp_path_factory.mktemp("rows")
     rows = random_rows(tasks, number, layout, seed)
     mapped = on_disk(root, rows, layout, shard_rows)
-    assert (len(mapped), mapped.shape) == (tasks, rows.shape)
+    assert (len(mapped), mapped.lengths.each) == (tasks, (number,) * tasks)
     assert torch.equal(gather_rows(mapped, torch.arange(number).repeat(tasks, 1)), rows)
 
     indices = sample_indices(tasks, count, number, seeded(seed))
@@ -48,7 +47,8 @@ def test_a_batch_has_the_bits_of_the_dense_rows(tmp_path_factory, tasks, number,
     expected = torch.stack([rows[task, index] for task, index in zip(chosen, indices, strict=True)])
     assert torch.equal(gather_rows(mapped, indices, chosen), expected)
     assert torch.equal(gather_rows(rows, indices, chosen), expected)
-    assert torch.equal(scalars_of(mapped), scalars_of(rows))
+    for task in range(tasks):
+        assert torch.equal(scalars_of(mapped, task), scalars_of(rows, task))
 
 
 def test_rows_become_dense_for_a_gpu_alone(tmp_path: Path):
@@ -80,15 +80,6 @@ def test_a_batch_is_the_callers_own(tmp_path: Path):
     mapped, indices = on_disk(tmp_path, random_rows(2, 9), shard_rows=(9, 4)), torch.arange(9).repeat(2, 1)
     gather_rows(mapped, indices).zero_()
     assert torch.equal(gather_rows(mapped, indices), random_rows(2, 9))
-
-
-def test_tasks_of_different_length_are_refused(tmp_path: Path):
-    shards = []
-    for number in (5, 3):
-        on_disk(tmp_path / str(number), random_rows(1, number))
-        shards.append(Dataset.open(tmp_path / str(number)).shards(0))
-    with pytest.raises(DatasetError, match="3 to 5 transitions"):
-        MappedRows(shards)
 
 
 def distillation(rows, pool):
