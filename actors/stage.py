@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
@@ -128,26 +128,23 @@ class Job:
         return getattr(self.spec, "device", "cpu")
 
     @cached_property
-    def _fields(self) -> dict[str, Any]:
-        return asdict(self.spec)  # copies every configuration in it, which is most of what planning costs
-
-    @cached_property
     def ref(self) -> Ref:
         """The artefact. Its key changes with the version, the specification and its inputs, and with nothing else."""
-        decides = {"stage": self.stage.name, "version": self.stage.version, "spec": self._fields}
+        decides = {"stage": self.stage.name, "version": self.stage.version, "spec": self.spec}
         # A family from outside this project can change while its name stays.
         fingerprint = envs.get(self.spec.env).fingerprint if hasattr(self.spec, "env") else ""
-        text = json.dumps(decides | ({"fingerprint": fingerprint} if fingerprint else {}), sort_keys=True)
+        decides |= {"fingerprint": fingerprint} if fingerprint else {}
+        text = json.dumps(decides, sort_keys=True, default=vars)  # `asdict` copies, and took most of a plan's time
         return Ref(self.stage.name, hashlib.sha256(text.encode()).hexdigest()[:16])
 
     @cached_property
     def inputs(self) -> tuple[Ref, ...]:
         """The artefacts that it reads, each once."""
-        return tuple(dict.fromkeys(_refs(self._fields)))
+        return tuple(dict.fromkeys(_refs(vars(self.spec))))
 
     def description(self) -> dict[str, Any]:
         """For the artefact's manifest."""
-        return {"name": self.name, "version": self.stage.version, "spec": self._fields}
+        return {"name": self.name, "version": self.stage.version, "spec": asdict(self.spec)}
 
 
 def _refs(value: Any) -> Iterator[Ref]:
@@ -156,3 +153,5 @@ def _refs(value: Any) -> Iterator[Ref]:
     elif isinstance(value, Mapping | list | tuple):
         for entry in value.values() if isinstance(value, Mapping) else value:
             yield from _refs(entry)
+    elif is_dataclass(value):
+        yield from _refs(vars(value))

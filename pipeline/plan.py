@@ -169,7 +169,7 @@ class _Planner:
         self.plan = Plan(config, train, test, chosen)
         self.config = config.resolved()
         self._names: Counter[str] = Counter()
-        self._data: dict[RunConfig, tuple[Stacks, Stacks]] = {}
+        self._stacks: dict[tuple[type, RunConfig], Stacks] = {}
 
     def run(self) -> Plan:
         """Everything of a run or a sweep."""
@@ -190,13 +190,10 @@ class _Planner:
         return result
 
     def data(self, config: RunConfig) -> tuple[Stacks, Stacks]:
-        """Collection and teachers; planned once, because a specification's key takes time and variants ask again."""
-        if config in self._data:
-            return self._data[config]
+        """Collection and teachers."""
         collected = self.stacks(Collect, config, config.collect.tasks_per_actor, config=config.collect)
         own = {"teacher": config.teacher, "config": config.teach, "learner": getattr(config, config.teacher)}
-        taught = self.stacks(Teach, config, config.teach.tasks_per_actor, collected, **own)
-        return self._data.setdefault(config, (collected, taught))
+        return collected, self.stacks(Teach, config, config.teach.tasks_per_actor, collected, **own)
 
     def references(self, config: RunConfig, collected: Stacks, teachers: Stacks) -> Ref:
         """What needs no multi-task learner, played on all tasks: of the first variant that has such teachers."""
@@ -269,8 +266,11 @@ class _Planner:
         self.plan.arms.append(Arm(name, seed, start.initial_steps if start else 0, jobs))
 
     def stacks(self, kind: type, run: RunConfig, size: int, collected: Stacks | None = None, **own: Any) -> Stacks:
-        """A learner's job for every `size` training tasks, from what was `collected` of them."""
-        found: Stacks = {}
+        """A learner's job for every `size` training tasks, from what was `collected` of them; all but the kind follows
+        from the configuration, and variants that ask again get the same, because keys take time."""
+        if (kind, run) in self._stacks:
+            return self._stacks[kind, run]
+        found = self._stacks[kind, run] = {}
         for tasks in _batched(self.plan.train, size):
             reads = {} if collected is None else {"collect": _refs(collected, tasks)}
             label = f"{STAGES[kind].name} {_in_words(tasks)}"
