@@ -112,6 +112,9 @@ class Host:
         return "idle host" if self._job is None else self._job.name
 
 
+_REMOTE: Any = ray.remote(concurrency_groups={"progress": 1})(Host)  # one class: Ray sends each to every machine
+
+
 def remote(store_url: str, num_cpus: float, num_gpus: float = 0.0) -> Any:
     """Start a host as a Ray actor; it dies with the driver.
 
@@ -122,8 +125,7 @@ def remote(store_url: str, num_cpus: float, num_gpus: float = 0.0) -> Any:
         num_cpus: CPUs to reserve; also the number of torch threads.
         num_gpus: GPUs to reserve; fractions share one.
     """
-    options: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "concurrency_groups": {"progress": 1}}
-    return ray.remote(**options)(Host).remote(store_url, num_cpus, num_gpus)
+    return _REMOTE.options(num_cpus=num_cpus, num_gpus=num_gpus).remote(store_url, num_cpus, num_gpus)
 
 
 def duration(seconds: float) -> str:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
+from heapq import heappop, heappush
 from typing import Any
 
 import ray
@@ -127,8 +128,8 @@ class _Run:
         """What is awaited: an idle actor's first answer, or a busy one's job."""
         self.sizes: dict[Size, Size] = {}
         """What is asked for, and what it is cut to."""
-        self.waiting: list[tuple[Job, Size]] = []
-        """Jobs that could run but for an actor."""
+        self.waiting: dict[Size, list[tuple[int, Job]]] = {}
+        """Heaps of the jobs that could run but for an actor, each with its place in the order in which they start."""
         self.lost: Counter[Ref] = Counter()
         self.cost = {ref.stage: StageCost(ref.stage) for ref in jobs}
         self.begun: dict[str, float] = {}
@@ -138,6 +139,9 @@ class _Run:
         """Every job after those that it needs, whatever order they are to start in."""
         self.left = self._plan()
         """Jobs that are not done, in their order."""
+        self.place = {ref: place for place, ref in enumerate(self.left)}
+        self.graph = TopologicalSorter({ref: self.left.keys() & job.inputs for ref, job in self.left.items()})
+        self.graph.prepare()
 
     def _plan(self) -> dict[Ref, Job]:
         """The jobs without an artefact that a result still depends on, a result being a job that nobody depends on.
@@ -201,24 +205,19 @@ class _Run:
 
     def _hand_out(self) -> None:
         """Give jobs to idle actors, and ask Ray for as many as there are jobs that could run besides."""
-        idle, running = self._idle(), {actor.job.ref for actor in self.actors if actor.job is not None}
-        self.waiting = []
-        for ref, job in self.left.items():
-            if ref in running or any(needed in self.left for needed in job.inputs):
-                continue
-            size = self._size(job)
-            if actor := next((actor for actor in idle if actor.size == size), None):
-                idle.remove(actor)
-                self._start(job, actor)
-            else:
-                self.waiting.append((job, size))
-        self._ask(Counter(size for _, size in self.waiting))
+        for ref in self.graph.get_ready():
+            self._wait(self.jobs[ref])
+        for actor in self._idle():
+            if self.waiting.get(actor.size):
+                self._start(heappop(self.waiting[actor.size])[1], actor)
+        self._ask({size: len(jobs) for size, jobs in self.waiting.items()})
 
-    def _size(self, job: Job) -> Size:
+    def _wait(self, job: Job) -> None:
+        """Enter a job that could run."""
         asked = job.num_cpus, job.num_gpus
         if asked not in self.sizes:
             self.sizes[asked] = fit(job.name, *asked, self.log)
-        return self.sizes[asked]
+        heappush(self.waiting.setdefault(self.sizes[asked], []), (self.place[job.ref], job))
 
     def _start(self, job: Job, actor: Actor) -> None:
         actor.job, actor.started = job, time.monotonic()
@@ -226,11 +225,11 @@ class _Run:
         self.log(f"started  {job.name}")
         self.calls[actor.handle.run.options(name=job.name).remote(job)] = actor
 
-    def _ask(self, wanted: Counter[Size]) -> None:
+    def _ask(self, wanted: dict[Size, int]) -> None:
         """Let what Ray has yet to place follow what is wanted; idle actors make way for those of another size."""
         for size in {actor.size for actor in self.actors} | wanted.keys():
             pending = [actor for actor in self.actors if not actor.answered and actor.size == size]
-            number = min(wanted[size], self.most_pending)
+            number = min(wanted.get(size, 0), self.most_pending)
             for actor in pending[number:]:
                 self.drop(actor)
             for _ in range(number - len(pending)):
@@ -260,22 +259,24 @@ class _Run:
             self.result.done.append(job.name)
             self.log(f"finished {job.name}   {duration(self.moved - actor.started)}")
             del self.left[job.ref]
+            self.graph.done(job.ref)
 
     def _trouble(self, actor: Actor, job: Job | None, error: Exception) -> None:
         """A job went wrong in its process, which goes on to the next; or the process itself is lost."""
         raised = isinstance(error, RayTaskError)
         if job is None or not raised:
             self.drop(actor)
-            # One that never came up was waited for by the first job of its size.
-            job = job or next((job for job, size in self.waiting if size == actor.size), None)
-            if job is None:
+            if job is None and not self.waiting.get(actor.size):
                 return
+            # One that never came up was waited for by the first job of its size.
+            job = job or heappop(self.waiting[actor.size])[1]
             self.lost[job.ref] += not getattr(error, "preempted", False)
         if raised or self.lost[job.ref] > _RETRIES:
             self._fail(job, error)
             return
         for idle in self._idle():  # maybe of the same lost machine
             self.drop(idle)
+        self._wait(job)
         self.log(f"lost     {job.name}: its process or machine; it goes on from its checkpoint")
 
     def _fail(self, job: Job, error: Exception) -> None:
@@ -296,7 +297,7 @@ class _Run:
     def _poll(self) -> None:
         """Say how far the running jobs are and how long others have waited."""
         busy = [actor for actor in self.actors if actor.job is not None]
-        waiting, now, result = len(self.waiting), time.monotonic(), self.result
+        waiting, now, result = sum(map(len, self.waiting.values())), time.monotonic(), self.result
         done, lost = len(result.done + result.reused), len(result.failed | result.skipped)
         shares = f"{done}/{len(self.jobs)} jobs done, {len(busy)} running, {lost} failed or skipped"
         self.log(f"{shares}, {duration(now - self.started)}")

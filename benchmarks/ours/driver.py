@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
+from actors.host import Host
 from actors.stage import Job, Ref, Run, stage
 from benchmarks.peers.protocol import Measure
 from pipeline.cluster import connect
@@ -61,6 +62,7 @@ def scheduling(tasks: int, cpus: int) -> Measure:
     jobs: dict[Ref, Job] = {}
     for ref, job in plan(configuration(tasks)).jobs.items():
         jobs[ref] = Job(Empty(job.name, tuple(jobs[needed].ref for needed in job.inputs)), job.name)
+    made = Job(Empty("made before", ()), "made before")  # the line that says so ends the look at what is there
 
     def measure(seconds: float) -> dict[str, Any]:
         first: dict[str, float] = {}
@@ -70,10 +72,11 @@ def scheduling(tasks: int, cpus: int) -> Measure:
 
         # Ray starts and ends with the round, outside the clock: other competitors must find the processors idle.
         with tempfile.TemporaryDirectory() as store, connect(num_cpus=cpus):
-            outcome = execute(jobs.values(), store, log=log)
+            Host(store).run(made)
+            outcome = execute([made, *jobs.values()], store, log=log)
         if len(outcome.done) != len(jobs):
             raise RuntimeError(f"{len(jobs) - len(outcome.done)} of {len(jobs)} empty jobs did not end well.")
-        waited = first["finished"] - first["started"]
+        waited = first["finished"] - first["reused"]
         spent = outcome.wall_seconds - waited
         return {
             "value": 1000 * spent / len(jobs),
