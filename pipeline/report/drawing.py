@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
@@ -89,9 +90,14 @@ def picture(name: str, results: Results, out: Path) -> Picture:
     entry, file = FIGURES[name], out / f"{name}.png"
     file.unlink(missing_ok=True)
     try:
-        draw(name, results).savefig(file, dpi=150)
+        made = draw(name, results)
     except MissingData as missing:
         return Picture(entry, f"Left out: {missing}")
+    made.set_dpi(150)
+    if (layout := made.get_layout_engine()) is not None:  # `savefig` draws everything twice for the same pixels
+        layout.execute(made)
+        made.set_layout_engine("none")
+    FigureCanvasAgg(made).print_png(file)
     return Picture(entry, " ".join(f"{entry.draw.__doc__} {entry.note or ''}".split()), file)
 
 
