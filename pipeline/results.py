@@ -231,7 +231,7 @@ def _about(plan: Plan, outcome: Outcome | None) -> dict[str, Any]:
         "variants": [asdict(variant) for variant in plan.variants],
         "config": asdict(config),
         "cost": [asdict(stage) for stage in outcome.cost] if outcome else [],
-        "wall_seconds": outcome.wall_seconds if outcome else None,
+        "wall_seconds": outcome.wall_seconds if outcome and outcome.done else None,
     }
 
 

@@ -21,7 +21,7 @@ from pipeline.report import tables
 from pipeline.report.page import Page, run_page
 from pipeline.report.warmstart import warmstart_page
 from pipeline.results import Results, gather, gather_warmstart
-from pipeline.scheduler import Outcome, execute
+from pipeline.scheduler import Outcome, execute, standing
 
 POLICY = "policy.safetensors"
 _POLL_SECONDS = 15.0
@@ -106,7 +106,7 @@ def report(config: RunConfig, place: Place, out: Path, log: Log) -> int:
     """Write the report of a finished run again, from its artefacts alone."""
     jobs, store = plan(config), Store(place.store)
     try:
-        results = gather(jobs, store)
+        results = gather(jobs, store, standing(jobs.jobs.values(), store))
     except StoreError as error:
         raise ConfigError(
             f"There is no finished run of {title_of(config)} with these settings in {place.store}: run it first "

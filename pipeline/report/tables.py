@@ -171,10 +171,12 @@ def notes(results: Results) -> list[str]:
 
 
 def cost(results: Results) -> pd.DataFrame:
-    """Wall time of each stage, which may overlap, and the largest resident memory of one of its processes."""
-    columns = ["stage", "jobs", "reused", "wall_seconds", "peak_memory_mb"]
+    """Wall time of each stage, which may overlap, the time of all its jobs, and the largest resident memory of one of
+    its processes; reused jobs count with what they took when they were made, but for the wall time."""
+    columns = ["stage", "jobs", "reused", "wall_seconds", "work_seconds", "peak_memory_mb"]
     frame = pd.DataFrame(results.run["cost"], columns=columns).set_index("stage").rename_axis(None)
-    frame["wall time"] = frame.pop("wall_seconds").map(duration)
+    frame["wall time"] = frame.pop("wall_seconds").map(lambda seconds: duration(seconds) if seconds else ABSENT)
+    frame["all jobs"] = frame.pop("work_seconds").map(duration)
     frame["peak memory"] = frame.pop("peak_memory_mb").map(lambda size: f"{size:,.0f} MB" if size else ABSENT)
     return frame.astype(str)
 

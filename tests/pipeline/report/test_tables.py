@@ -115,3 +115,15 @@ def test_last_trajectory_is_shown_where_it_was_measured(two, synthetic):
     rows = tidy("last_trajectory", "task", [1.0, 2, 3, 4], method="full", seed=0, split="test", task=[0, 1, 2, 3])
     table = synthetic.table_of([two.table, rows])
     assert tables.diagnostics(dataclasses.replace(two, table=table)).loc["full", "last trajectory"] == "2.5"
+
+
+def test_a_reused_stage_shows_what_its_jobs_took_and_no_wall_time(two):
+    frame = tables.cost(two)
+    assert frame.loc["collect"].to_dict() == {
+        "jobs": "2",
+        "reused": "0",
+        "wall time": "5m30s",
+        "all jobs": "10m40s",
+        "peak memory": "410 MB",
+    }
+    assert frame.loc["teach", ["reused", "wall time", "all jobs"]].tolist() == ["2", "–", "10m40s"]
