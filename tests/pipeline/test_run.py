@@ -20,7 +20,7 @@ from pipeline.presets import preset
 from pipeline.report.page import run_page
 from pipeline.results import cube, gather
 from pipeline.run import hand_over
-from pipeline.scheduler import execute
+from pipeline.scheduler import execute, standing
 
 COMPARED = tuple(name for name in METHODS if name != "metagenrl")
 
@@ -40,6 +40,13 @@ def everything(tmp_path_factory, embedded_ray):
     return plans, Store(store), outcome, again
 
 
+@pytest.fixture(scope="module")
+def gathered(everything):
+    """The results of every environment's run, by its name."""
+    plans, store, outcome, _ = everything
+    return {env: gather(one, store, outcome) for env, one in plans.items()}
+
+
 def test_every_job_of_every_environment_ends_well(everything):
     plans, _, outcome, _ = everything
     assert not outcome.failed
@@ -51,15 +58,33 @@ def test_a_second_run_reuses_everything(everything):
     _, _, outcome, again = everything
     assert not again.done
     assert sorted(again.reused) == sorted(outcome.done)
+    for now, before in zip(again.cost, outcome.cost, strict=True):
+        assert (now.stage, now.jobs, now.reused) == (before.stage, before.jobs, before.jobs)
+        assert now.work_seconds == pytest.approx(before.work_seconds)
+        assert now.peak_memory_mb == before.peak_memory_mb
+
+
+def test_a_report_that_is_written_again_tells_what_the_run_took(everything):
+    plans, store, _, _ = everything
+    jobs = plans["ant_goal"]
+    results = gather(jobs, store, standing(jobs.jobs.values(), store))
+    assert results.run["wall_seconds"] is None
+    for stage in results.run["cost"]:
+        made = [store.describe(*ref)["metrics"]["seconds"] for ref in jobs.jobs if ref.stage == stage["stage"]]
+        assert (stage["jobs"], stage["reused"]) == (len(made), len(made))
+        assert stage["work_seconds"] == pytest.approx(sum(made))
 
 
 @pytest.mark.parametrize("env", envs.FAMILIES)
-def test_the_report_of_every_environment(everything, env, tmp_path):
-    plans, store, outcome, _ = everything
-    results = gather(plans[env], store, outcome)
+def test_the_report_of_every_environment(everything, gathered, env, tmp_path):
+    plans, store, _, _ = everything
+    results = hand_over(plans[env], store, gathered[env], tmp_path)
     page = run_page(results, tmp_path)
     page.write(tmp_path)
     assert (tmp_path / "report.html").stat().st_size > 50_000
+    assert f"seed {results.run['policy']['seed']}, the best one on training tasks" in " ".join(
+        page.render("txt").split()
+    )
     config = plans[env].config
     assert results.run["environment"] == env
     for method in results.methods("score"):
@@ -74,10 +99,9 @@ def test_the_report_of_every_environment(everything, env, tmp_path):
     assert results.rows("swap_follows_reward").empty == (envs.get(env).reward is None)
 
 
-def test_references_are_fresh_returns_of_teachers_chosen_on_the_training_tasks(everything):
-    plans, store, outcome, _ = everything
-    jobs = plans["umaze_goal"]
-    results = gather(jobs, store, outcome)
+def test_references_are_fresh_returns_of_teachers_chosen_on_the_training_tasks(everything, gathered):
+    plans, store, _, _ = everything
+    jobs, results = plans["umaze_goal"], gathered["umaze_goal"]
     found = read_json(store.fetch(*jobs.artefacts["references"][0]) / "references.json")
     teachers = {split: np.array(found[split]["teachers"]) for split in ("train", "test")}  # [teacher, task]
     own, test = results.references("train")["own_teacher"], results.references("test")
@@ -96,10 +120,10 @@ def test_the_collected_datasets_are_valid(everything, env):
         validate(store.fetch(*reference) / "dataset")
 
 
-def test_the_policy_that_is_best_on_the_training_tasks_is_handed_over(everything, tmp_path):
-    plans, store, outcome, _ = everything
+def test_the_policy_that_is_best_on_the_training_tasks_is_handed_over(everything, gathered, tmp_path):
+    plans, store, _, _ = everything
     jobs = plans["umaze_goal"]
-    results = hand_over(jobs, store, gather(jobs, store, outcome), tmp_path)
+    results = hand_over(jobs, store, gathered["umaze_goal"], tmp_path)
     means = {}
     for run in jobs.runs:
         scores = read_json(store.fetch(*run.evaluations[20]) / "scores.json")["train"]["score"]
@@ -110,7 +134,6 @@ def test_the_policy_that_is_best_on_the_training_tasks_is_handed_over(everything
     trained = next(r for r in jobs.runs if (r.variant.label, r.seed) == (chosen["method"], chosen["seed"]))
     snapshot = snapshot_of(store.fetch(*trained.trained), 20)
     assert (tmp_path / "policy.safetensors").read_bytes() == snapshot.read_bytes()
-    assert f"seed {chosen['seed']}, the best one on training tasks" in run_page(results, tmp_path).render("txt")
 
 
 def test_nothing_in_the_store_is_a_pickle(everything):
@@ -131,9 +154,8 @@ def test_methods_share_data_and_teachers_but_not_students(everything):
     assert len(encoders) == len(compared.runs)
 
 
-def test_every_method_is_probed(everything):
-    plans, store, outcome, _ = everything
-    results = gather(plans["umaze_goal"], store, outcome)
+def test_every_method_is_probed(gathered):
+    results = gathered["umaze_goal"]
     assert results.methods("identified") == results.methods("foreign_nearest") == list(COMPARED)
     (_, _), shares = cube(results.rows("identified", method="full"), "seed", "index")
     assert shares.shape == (2, 3)
@@ -146,9 +168,8 @@ def test_every_method_is_probed(everything):
     assert results.rows("last_trajectory", **where)["value"].tolist() == pytest.approx(last, rel=1e-3)
 
 
-def test_the_error_of_the_reward_models_is_followed_with_and_without_an_ensemble(everything):
-    plans, store, outcome, _ = everything
-    results = gather(plans["umaze_goal"], store, outcome)
+def test_the_error_of_the_reward_models_is_followed_with_and_without_an_ensemble(gathered):
+    results = gathered["umaze_goal"]
     assert set(results.methods("relabel_share")) == {"full", "no_triplet", "ground_truth", "no_ensemble", "evidence"}
     errors = {}
     for method in ("full", "no_ensemble"):
@@ -163,12 +184,11 @@ def test_the_error_of_the_reward_models_is_followed_with_and_without_an_ensemble
     assert results.rows("relabel_share", method="no_ensemble")["value"].tolist() == [1.0] * 6
 
 
-def test_single_task_rivals(everything):
-    plans, store, outcome, _ = everything
-    curve = gather(plans["ant_dir"], store, outcome).rows("return", method="metagenrl")
+def test_single_task_rivals(gathered):
+    curve = gathered["ant_dir"].rows("return", method="metagenrl")
     assert curve["task"].tolist() == [0, 0]
     assert curve["step"].tolist() == [4, 8]
-    cheetah = gather(plans["half_cheetah_vel"], store, outcome).references("train")
+    cheetah = gathered["half_cheetah_vel"].references("train")
     assert len(cheetah["rllib_bc"]) == len(cheetah["own_teacher"]) == 3
 
 

@@ -74,16 +74,11 @@ def test_missing_numbers_are_left_out_with_a_sentence(synthetic, tmp_path):
     assert "beats no reference with certainty" in page
 
 
-def test_names_are_escaped(synthetic, tmp_path):
+def test_names_are_escaped_and_the_configuration_is_listed_by_dotted_names(synthetic, tmp_path):
     results = synthetic.results(("full", "<b>full</b>"))
-    page = run_page(results, tmp_path).render("html")
-    assert "<b>full</b>" not in page
-    assert "&lt;b&gt;full" in page
-
-
-def test_the_configuration_is_listed_by_dotted_names(synthetic, tmp_path):
-    results = synthetic.results()
     config = {"a": {"b": 1, "c": {"d": [2]}}, "e": {}}
     page = run_page(dataclasses.replace(results, run=results.run | {"config": config}), tmp_path).render("html")
+    assert "<b>full</b>" not in page
+    assert "&lt;b&gt;full" in page
     found = re.findall(r"<code>(.*?)</code></td><td class=\"text\"><code>(.*?)</code>", page)
     assert found == [("a.b", "1"), ("a.c.d", "[2]"), ("e", "{}")]
