@@ -77,8 +77,13 @@ class Collection:
         self.evaluation_envs = make_envs(config.evaluation_episodes)
         self.rows = torch.zeros(number, config.steps, layout.row_size, device=self.learner.generator.device)
         self.truncated = np.zeros((number, config.steps), dtype=bool)
-        self.done, self.total, self.epoch = 0, config.steps, 0
+        self.done, self.total, self.epoch, self.given = 0, config.steps, 0, 0
         self.curve: list[dict[str, float]] = []
+
+    def give(self, rows: torch.Tensor) -> None:
+        """Let the learner learn from rows `[T, n, row]` of somebody else as well; they are no part of the batch."""
+        own = self.rows[:, self.given :]
+        self.rows, self.given = torch.cat([rows.to(own.device), own], 1), rows.shape[1]
 
     def advance(self) -> dict[str, float]:
         """Collect one round and learn from it; every so many rounds evaluate, which adds to `curve`.
@@ -121,7 +126,7 @@ class Collection:
                 again = self.learner.act(observation.unsqueeze(1)).squeeze(1)
                 action = torch.where(lost.unsqueeze(1), again, action)
                 result = result.joined(self.envs.step(action, lost.numpy()))
-            self.rows[:, t] = result.rows(observation, action)
+            self.rows[:, self.given + t] = result.rows(observation, action)
             self.truncated[:, t] = result.truncated.numpy()
             self.envs.reset(np.flatnonzero(result.terminated | result.truncated).tolist())
             observation = self.envs.observation
@@ -131,7 +136,7 @@ class Collection:
 
     def _cut(self, t: int, which: np.ndarray) -> None:
         """End the episodes of the tasks `which` `[T]` that are still running after row t, which is no termination."""
-        self.truncated[:, t] |= which & (self.rows[:, t, -1].cpu().numpy() == 0)
+        self.truncated[:, t] |= which & (self.rows[:, self.given + t, -1].cpu().numpy() == 0)
 
     def _learn(self) -> dict[str, float]:
         """The updates that the steps collected so far have earned; mean losses over updates and tasks."""
@@ -140,7 +145,7 @@ class Collection:
         size = config.sac.batch_size * self.learner.batches_per_update
         means = RunningMeans()
         while self.learner.steps_done < earned:
-            indices = sample_indices(len(self.tasks), size, self.done, self.learner.generator)
+            indices = sample_indices(len(self.tasks), size, self.given + self.done, self.learner.generator)
             means.add(self._update(gather_rows(self.rows, indices)))
         losses = means.take()
         check_losses(losses, self.learner.steps_done)
@@ -156,7 +161,7 @@ class Collection:
     def batches(self) -> list[TransitionBatch]:
         """The finished batch of every task, in the order of collection."""
         result = []
-        for rows, truncated in zip(self.rows.cpu(), self.truncated, strict=True):
+        for rows, truncated in zip(self.rows[:, self.given :].cpu(), self.truncated, strict=True):
             *vectors, reward, terminated = (part.numpy().copy() for part in self.layout.split(rows))
             ends = (terminated[:, 0] > 0) | truncated
             columns = [*vectors, reward[:, 0], terminated[:, 0] > 0, truncated, *numbered(ends)]
@@ -169,7 +174,8 @@ class Collection:
         return {
             "learner": self.learner.state_dict(),
             "environments": self.envs.random_states(),
-            "rows": self.rows[:, :end],
+            "given": self.given,
+            "rows": self.rows[:, : self.given + end],
             "truncated": torch.from_numpy(self.truncated[:, :end]),
             "epoch": self.epoch,
             "curve": self.curve,
@@ -179,8 +185,10 @@ class Collection:
         """Continue exactly where `state_dict` was taken; with `cuda_graphs` before the first `advance` only."""
         self.learner.load_state_dict(state["learner"])
         self.envs.set_random_states(state["environments"])
-        self.done = end = state["rows"].shape[1]
-        self.rows[:, :end] = state["rows"]
+        rows = state["rows"]
+        self.give(rows[:, : state["given"]])
+        self.done = end = rows.shape[1] - self.given
+        self.rows[:, : self.given + end] = rows
         self.truncated[:, :end] = state["truncated"].numpy()
         self.epoch, self.curve = state["epoch"], state["curve"]
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ class Learner(ABC):
     config: Any
     """Frozen dataclass. `steps`, `learning_rate` and `final_learning_rate`, where it has them, are the annealing."""
     steps_done: int = 0
-    constant: ClassVar[bool] = True
+    constant: bool = True
     """Whether all updates are the same operations on the same shapes, so that a GPU may run them as one graph."""
 
     @abstractmethod

@@ -157,11 +157,16 @@ class SAC(Learner):
         optimiser.step()
         return error.square().mean((1, 2))
 
-    def _step_policy(self, observation: Tensor, drawn: Squashed, trace: Trace, alpha: Tensor) -> Tensor:
-        """One step of the policy that drew these actions, through the critics as they are; its losses `[T]`."""
+    def _step_policy(
+        self, observation: Tensor, drawn: Squashed, trace: Trace, alpha: Tensor, *, held: bool = False
+    ) -> Tensor:
+        """One step of the policy that drew these actions, unless it is held, through the critics as they are; its
+        losses `[T]`."""
         values, to_values = self.critics.trace(torch.cat([observation, drawn.action], -1))
         first, second = values.chunk(2)
         loss = alpha * drawn.log_density - torch.minimum(first, second)
+        if held:
+            return loss.mean((1, 2))
         # The lesser of both takes the whole gradient.
         weight = (first <= second).to(values.dtype)
         gradient = torch.cat([weight, 1 - weight]) / -observation.shape[1]

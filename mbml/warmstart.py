@@ -35,6 +35,9 @@ class ImitationConfig:
     target: ImitationTarget = "atanh"
     """What the mean before the tanh is fitted to: the executed "action" (the authors' code), or its "atanh", so that
     the policy, which acts through a tanh, acts as it was shown."""
+    foreign_states: Whole = 0
+    """States of the training tasks' batches that are imitated beside those visited, all under the multi-task policy's
+    last z; 0 imitates, as the authors do, what it did while it was finding out."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,10 @@ class WarmStartConfig:
     step, which is the same."""
     imitation: ImitationConfig = field(default_factory=ImitationConfig)
     """How the new policy learns to act like the multi-task policy."""
+    replayed: bool = False
+    """SAC learns from the multi-task policy's transitions as well."""
+    held_updates: Whole = 0
+    """Updates of the critics alone, before the policy and the temperature learn as well."""
     online: CollectConfig = field(
         default_factory=lambda: CollectConfig(steps=360_000, sac=SACConfig(critic_hidden=(1024,) * 9))
     )
@@ -138,6 +145,15 @@ def critics_at(student: Student, z: Tensor) -> StackedMLP:
     return StackedMLP.of(weights, [shifted.repeat(2, 1, 1), *biases])
 
 
+@torch.no_grad()
+def believed(student: Student, layout: RowLayout, rows: Tensor, z: Tensor, generator: torch.Generator) -> Tensor:
+    """Rows `[T, N, row]` with the actions that the multi-task policy would take there under embeddings `[T, Z]`."""
+    batch, each = layout.split(rows), z.unsqueeze(1).expand(-1, rows.shape[1], -1)
+    actions = student.act(batch.observation.flatten(0, 1), each.flatten(0, 1), generator).view_as(batch.action)
+    size = layout.observation_size
+    return torch.cat([batch.observation, actions, rows[..., size + layout.action_size :]], -1)
+
+
 class TwoBatchSAC(SAC):
     """SAC whose critics learn from a mini-batch each, under a slow policy: the authors' SAC for warm starts.
 
@@ -148,9 +164,16 @@ class TwoBatchSAC(SAC):
     batches_per_update = 2
 
     def __init__(
-        self, config: SACConfig, layout: RowLayout, tasks: int, generator: torch.Generator, policy_rate: float
+        self,
+        config: SACConfig,
+        layout: RowLayout,
+        tasks: int,
+        generator: torch.Generator,
+        policy_rate: float,
+        held_updates: int = 0,
     ) -> None:
-        self.policy_rate = policy_rate
+        self.policy_rate, self.held_updates = policy_rate, held_updates
+        self.constant = held_updates == 0  # policy and temperature wait for so many updates
         super().__init__(config, layout, tasks, generator)
 
     def _make_optimisers(self) -> None:
@@ -175,11 +198,12 @@ class TwoBatchSAC(SAC):
         batch = self.layout.split(second)
         head, trace = self.policy.trace(batch.observation)
         drawn = Squashed.draw(head, self.generator)
-        before = self.log_alpha.detach().exp()
-        self._step_alpha(drawn.log_density)
+        before, held = self.log_alpha.detach().exp(), self.steps_done < self.held_updates
+        if not held:
+            self._step_alpha(drawn.log_density)
         alpha = self.log_alpha.detach().exp()
         loss_b = self._step_critic(1, self.second_optimiser, second, before)
-        policy_loss = self._step_policy(batch.observation, drawn, trace, alpha)
+        policy_loss = self._step_policy(batch.observation, drawn, trace, alpha, held=held)
         return self._losses((loss_a + loss_b) / 2, policy_loss, alpha, drawn)
 
     def _step_critic(self, which: int, optimiser: torch.optim.Optimizer, rows: Tensor, alpha: Tensor) -> Tensor:

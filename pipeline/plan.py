@@ -107,12 +107,16 @@ def plan_warmstart(config: RunConfig) -> Plan:
     check_warmstart(config)
     planner, warm = _Planner(config), config.warmstart
     result = planner.run()
+    states = {}
+    if warm.imitation.foreign_states:
+        states = {"train": result.train, "collect": tuple(result.artefacts["collect"])}
     for seed in config.distill_seeds:
         planner.arm("sac", seed)
         planner.arm("sac_two_batches", seed, warm.policy_rate)
         for run in (run for run in result.runs if run.seed == seed):
             snapshot = warm.snapshot or max(run.evaluations)
-            start = Start(run.trained, snapshot, warm.initial_steps, warm.imitation)
+            how = (warm.imitation, warm.replayed, warm.held_updates)
+            start = Start(run.trained, snapshot, warm.initial_steps, *how, **states)
             planner.arm(f"warm_{run.variant.label}", seed, warm.policy_rate, start)
     wanted = [*(ref for arm in result.arms for ref in arm.jobs), *result.artefacts["collect"]]
     result.jobs = {job.ref: job for job in result.needed(wanted)}

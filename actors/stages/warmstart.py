@@ -3,15 +3,17 @@
 from dataclasses import dataclass
 from typing import Any
 
-from actors.artefacts import ArtefactError, env_maker, layout_of, snapshot_of, write_json, write_lines
+import torch
+
+from actors.artefacts import ArtefactError, env_maker, layout_of, load_rows, snapshot_of, write_json, write_lines
 from actors.stage import Ref, Run, Stack, stage
 from mbml.collect import CollectConfig, Collection
 from mbml.policy import ContextPolicy
-from mbml.rows import resident
+from mbml.rows import resident, spread_rows
 from mbml.sac import SAC
 from mbml.seeding import generator_of, seed_of
 from mbml.students import Student
-from mbml.warmstart import ImitationConfig, TwoBatchSAC, critics_at, explore, imitate
+from mbml.warmstart import ImitationConfig, TwoBatchSAC, believed, critics_at, explore, imitate
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,11 @@ class Start:
     initial_steps: int
     """Environment steps per task of the multi-task policy."""
     imitation: ImitationConfig
+    replayed: bool
+    held_updates: int
+    train: tuple[int, ...] = ()
+    """The training tasks, where it is imitated on states of their batches."""
+    collect: tuple[Ref, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,8 @@ def warmstart(spec: WarmStart, run: Run) -> dict[str, Any]:
     layout, make_envs = layout_of(spec.env), env_maker(spec.env, spec.tasks, spec.horizon, "test")
     generator = generator_of(spec.seed, "warmstart", "learner", *spec.tasks, device=run.device)
     sac = (spec.config.sac, layout, len(spec.tasks), generator)
-    learner = SAC(*sac) if spec.policy_rate is None else TwoBatchSAC(*sac, spec.policy_rate)
+    held = spec.start.held_updates if spec.start else 0
+    learner = SAC(*sac) if spec.policy_rate is None else TwoBatchSAC(*sac, spec.policy_rate, held)
     where = (spec.tasks, spec.seed, learner)
     collection = Collection(spec.config, layout, make_envs, *where, cuda_graphs=spec.cuda_graphs)
     if not run.resumes:
@@ -69,7 +77,13 @@ def _warm(spec: WarmStart, start: Start, collection: Collection, run: Run) -> di
     generator = generator_of(seed, "warmstart", "policy", *tasks)
     explored = explore(student, layout, envs, start.initial_steps, generator)
     generator = generator_of(seed, "warmstart", "imitate", *tasks, device=run.device)
-    rows = resident(explored.rows, run.device)
-    losses = imitate(learner.policy, layout, rows, start.imitation, generator)
+    shown = explored.rows
+    if foreign := start.imitation.foreign_states:
+        states = spread_rows(load_rows(run.paths(start.collect), start.train), foreign).flatten(0, 1)
+        shown = torch.cat([shown, states.expand(len(tasks), *states.shape)], 1)
+        shown = believed(student, layout, shown, explored.z, generator_of(seed, "warmstart", "believed", *tasks))
+    losses = imitate(learner.policy, layout, resident(shown, run.device), start.imitation, generator)
+    if start.replayed:
+        collection.give(explored.rows)
     learner.start_from(critics_at(student, explored.z))
     return {"policy_return": explored.returns.tolist(), "imitation_loss": losses.tolist()}

@@ -18,7 +18,7 @@ from mbml.rollout import run_episode
 from mbml.rows import RowLayout
 from mbml.sac import SAC, SACConfig
 from mbml.students import GenerativeStudent, StudentConfig
-from mbml.warmstart import ImitationConfig, TwoBatchSAC, critics_at, explore, imitate, imitation_loss
+from mbml.warmstart import ImitationConfig, TwoBatchSAC, believed, critics_at, explore, imitate, imitation_loss
 
 LAYOUT = RowLayout(observation_size=4, action_size=2)
 SMALL = SACConfig(policy_hidden=(16, 16), critic_hidden=(16, 16), critic_initialisation="torch", batch_size=8)
@@ -188,6 +188,31 @@ class TestTwoBatches:
                     torch.testing.assert_close(bias[i, 0].detach(), layer.bias.detach(), rtol=1e-4, atol=2e-6)
 
 
+class TestHeld:
+    """Critics that come from another task are wrong at first: the policy may wait for them."""
+
+    def test_policy_and_temperature_wait_for_so_many_updates(self):
+        sac = TwoBatchSAC(SMALL, LAYOUT, 2, generator(), 0.1, held_updates=2)
+        waiting = [*sac.policy.parameters(), sac.log_alpha]
+        for held in (True, True, False):
+            before, critics = [p.clone() for p in waiting], [p.clone() for p in sac.critics.parameters()]
+            sac.update(rows(2, 16))
+            assert all(torch.equal(p, q) for p, q in zip(waiting, before, strict=True)) == held
+            assert not any(torch.equal(p, q) for p, q in zip(sac.critics.parameters(), critics, strict=True))
+
+    def test_the_critics_learn_as_beside_a_policy_that_stands_still(self):
+        held, still = TwoBatchSAC(SMALL, LAYOUT, 2, generator(), 0.1, held_updates=9), learner(rate=0.0)
+        held.start_from(still.critics)
+        still.alpha_optimiser.param_groups[0]["lr"] = 0.0
+        still.generator.set_state(held.generator.get_state())
+        still.policy.load_state_dict(held.policy.state_dict())
+        for seed in range(3):
+            for sac in (held, still):
+                sac.update(rows(2, 16, seed))
+        for p, q in zip(held.critics.parameters(), still.critics.parameters(), strict=True):
+            assert torch.equal(p, q)
+
+
 class TestSlowPolicy:
     """Averaging the policy with its predecessor after each Adam step is a tenth of the learning rate."""
 
@@ -252,8 +277,18 @@ class TestExplore:
         assert found.rows.shape == (3, 50, self.layout.row_size)
         assert torch.equal(found.rows, longer.rows[:, :50])
 
+    def test_the_believed_actions_are_those_under_the_last_embedding(self):
+        policy, table, z = student(), rows(3, 20), torch.randn(3, 3, generator=generator(5))
+        found = believed(policy, LAYOUT, table, z, generator(6))
+        wanted = policy.act(table[..., :4].reshape(60, 4), z.repeat_interleave(20, 0), generator(6))
+        assert torch.equal(found[..., 4:6].reshape(60, 2), wanted)
+        assert not torch.equal(found[..., 4:6], table[..., 4:6])
+        others = [*range(4), *range(6, LAYOUT.row_size)]
+        assert torch.equal(found[..., others], table[..., others])
 
-def test_the_collection_runs_the_learner_it_is_given_and_resumes():
+
+@pytest.mark.parametrize("given", [0, 40])
+def test_the_collection_runs_the_learner_it_is_given_and_resumes(given):
     distribution = envs.get("umaze_goal")
     layout = TestExplore.layout
     config = CollectConfig(
@@ -272,6 +307,10 @@ def test_the_collection_runs_the_learner_it_is_given_and_resumes():
         )
 
     whole, first, second = collection(0), collection(0), collection(1)
+    if given:
+        more = torch.randn(2, given, layout.row_size, generator=generator(7))
+        whole.give(more)
+        first.give(more)
     whole.record()
     first.record()
     while whole.done < whole.total:
@@ -284,6 +323,28 @@ def test_the_collection_runs_the_learner_it_is_given_and_resumes():
     assert second.curve == whole.curve
     assert [row["step"] for row in whole.curve[::2]] == [0, 60, 90]
     assert torch.equal(second.rows, whole.rows)
+    assert whole.rows.shape[1] == given + 90
+    assert [len(batch) for batch in whole.batches()] == [90, 90]
+
+
+def test_what_a_collection_is_given_is_learned_from_and_no_part_of_the_batch():
+    distribution, layout = envs.get("umaze_goal"), TestExplore.layout
+    config = CollectConfig(steps=20, warmup_steps=10, epoch_steps=10, evaluation_episodes=1, sac=SMALL)
+    collections = []
+    for rewards in (None, 0.0, 1000.0):
+        sac = TwoBatchSAC(SMALL, layout, 2, generator(), 0.1)
+        stacks = lambda copies: make_envs(distribution, distribution.tasks("test")[:2], 30, copies)  # noqa: E731
+        collection = Collection(config, layout, stacks, [0, 1], 0, sac)
+        if rewards is not None:
+            collection.give(torch.full((2, 30, layout.row_size), rewards))
+        collection.advance()
+        collection.advance()
+        collections.append(collection)
+    none, zeros, thousands = ([batch.observation for batch in one.batches()] for one in collections)
+    for other in (zeros, thousands):
+        np.testing.assert_array_equal(np.stack(none)[:, :10], np.stack(other)[:, :10])
+    losses = [one.curve[-1]["critic_loss"] for one in collections]
+    assert losses[2] > 100 * losses[0]
 
 
 class PlainTwin:

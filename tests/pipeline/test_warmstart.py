@@ -81,6 +81,15 @@ def test_a_second_run_makes_nothing_again_and_takes_the_options(folder, capsys):
     assert rows(place).equals(rows(place, "again"))
 
 
+def test_a_better_start_changes_the_warm_arms_alone(folder):
+    place, _ = folder
+    how = ("--warmstart.imitation.foreign-states", "7", "--warmstart.replayed", "--warmstart.held-updates", "30")
+    assert warmstart(place, "--methods", "full", *how, out="better") == 0
+    before, after = (rows(place, out).set_index(["method", "task", "step"])["value"] for out in ("out", "better"))
+    for arm in ("sac", "sac_two_batches", "warm_full"):
+        assert after.loc[arm].equals(before.loc[arm]) == arm.startswith("sac")
+
+
 def test_the_paper_presets_numbers():
     for env in envs.FAMILIES:
         warm = preset(env, "paper").warmstart
