@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mbml.envs import Family, Task
-from mbml.policy import AdaptivePolicy, ContextPolicy
+from mbml.policy import ContextAgent, ContextPolicy
 from mbml.rollout import EnvStack, Step, run_episode
 from mbml.seeding import generator_of, seed_of
 from mbml.settings import Count, Whole
@@ -79,12 +79,12 @@ class Evaluation:
         envs.seed([seed_of(self.seed, purpose, t.split, t.index, r) for t in self.tasks for r in repeats])
         return envs
 
-    def stranger(self, policy: ContextPolicy) -> AdaptivePolicy:
+    def stranger(self, policy: ContextPolicy) -> ContextAgent:
         """An agent for the environments of all tasks, which knows nothing about any of them yet."""
         generator = generator_of(self.seed, "evaluate", "policy")
-        return AdaptivePolicy(policy, generator, len(self.tasks) * self.config.repeats)
+        return ContextAgent(policy, generator, len(self.tasks) * self.config.repeats)
 
-    def play(self, agent: AdaptivePolicy, budget: float = math.inf) -> Iterator[np.ndarray]:
+    def play(self, agent: ContextAgent, budget: float = math.inf) -> Iterator[np.ndarray]:
         """The returns `[n]` of one episode after another of an agent that learns about its tasks.
 
         The first is under the z that it has. Environments whose `budget` of steps is spent wait and keep their last

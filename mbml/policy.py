@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,14 +13,20 @@ from torch import Tensor, nn
 
 from mbml.encoders import Belief, Encoder
 from mbml.rows import RowLayout
-from mbml.serialise import load_tree, save_tree
+from mbml.serialise import SerialiseError, load_tree, save_tree
 
 
 class PolicyError(ValueError):
     """A file that holds no policy, or input that a policy cannot take; the message says what would be right."""
 
 
-class ContextPolicy(nn.Module, ABC):
+class _Nowhere(torch.Generator):
+    """What a network is made with whose weights come from a file: nothing is drawn and no memory is taken."""
+
+    device = torch.device("meta")  # pyright: ignore[reportAssignmentType]
+
+
+class ContextPolicy(nn.Module):
     """A policy pi(a | s, z) and the encoder that infers z; made by `Kind(config, layout, generator)`."""
 
     kind: ClassVar[str]
@@ -31,6 +36,8 @@ class ContextPolicy(nn.Module, ABC):
     kinds: ClassVar[dict[str, type[ContextPolicy]]] = {}
     """Every kind that has been imported."""
     encoder: Encoder
+    noise_shape: tuple[int, ...] = ()
+    """Shape of the standard normal noise that one action takes; (): none."""
     renewed_every: int = 0
     """Steps after which an agent draws z anew; 0: at the beginning of each episode alone."""
     arbitrated: bool = False
@@ -44,9 +51,23 @@ class ContextPolicy(nn.Module, ABC):
         super().__init__()
         self.config, self.layout = config, layout
 
-    @abstractmethod
+    def decide(self, observation: Tensor, z: Tensor, noise: Tensor) -> Tensor:
+        """Actions `[n, d_a]` for observations `[n, d_s]` under embeddings `[n, Z]`, by `noise` `[n, *noise_shape]`.
+
+        Every policy that is saved has this; one that is not may override `act` instead.
+        """
+        raise NotImplementedError(f"{type(self).__name__} draws what it needs by itself.")
+
+    @torch.no_grad()
     def act(self, observation: Tensor, z: Tensor, generator: torch.Generator) -> Tensor:
-        """Actions `[n, d_a]` for observations `[n, d_s]` under embeddings `[n, Z]`."""
+        """Actions `[n, d_a]` likewise, by noise from the generator; where it takes none, nothing is drawn."""
+        return self.decide(observation, z, self.noise(len(observation), generator))
+
+    def noise(self, number: int, generator: torch.Generator) -> Tensor:
+        """Noise for so many actions; empty where it takes none."""
+        if not self.noise_shape:
+            return torch.empty(number, 0, device=generator.device)
+        return torch.randn(number, *self.noise_shape, generator=generator, device=generator.device)
 
     def save(self, path: Path, **notes: Any) -> None:
         """Write kind, shapes and weights to one safetensors file; `notes` (JSON scalars) are kept beside them."""
@@ -58,64 +79,110 @@ class ContextPolicy(nn.Module, ABC):
         """The policy that `save` wrote, whichever kind of `cls` it is; raises PolicyError if it is none."""
         from mbml import methods  # noqa: F401  (here, because they are built on this module: they bring every kind)
 
-        tree = load_tree(path)
-        found = ContextPolicy.kinds.get(tree.get("kind", "")) if isinstance(tree, dict) else None
+        try:
+            tree = load_tree(path)
+        except (SerialiseError, RecursionError) as error:
+            raise PolicyError(f"{path} holds no policy: {error}") from None
+        kind = tree.get("kind") if isinstance(tree, dict) else None
+        found = ContextPolicy.kinds.get(kind) if isinstance(kind, str) else None
         if found is None or not issubclass(found, cls):
             kinds = ", ".join(name for name, kind in ContextPolicy.kinds.items() if issubclass(kind, cls))
             raise PolicyError(f"{path} does not hold a policy of one of these kinds: {kinds}.")
-        config = TypeAdapter(found.config_type).validate_python(tree["config"])
-        policy = found(config, RowLayout(**tree["layout"]), torch.Generator())
-        policy.load_state_dict(tree["weights"])
+        try:
+            policy = found._built(tree)
+        except Exception as error:  # whatever a stranger's file brings about: nothing of it was run
+            reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".:")
+            raise PolicyError(f"{path} is damaged and makes no {kind} policy: {reason}.") from None
+        if any(w.dtype != torch.float32 or not bool(w.isfinite().all()) for w in policy.state_dict().values()):
+            raise PolicyError(f"{path} is damaged: it has weights that are no finite float32 numbers.")
+        return policy
+
+    @classmethod
+    def _built(cls, tree: dict[str, Any]) -> Self:
+        config = TypeAdapter(cls.config_type).validate_python(tree["config"])
+        policy = cls(config, TypeAdapter(RowLayout).validate_python(tree["layout"]), _Nowhere())
+        policy.load_state_dict(tree["weights"], assign=True)
         return policy
 
 
-class AdaptivePolicy:
+class ContextAgent:
     """Acts in n unknown tasks side by side: observe transitions, believe something of each task, act under a sample.
 
     `begin_episode` draws the z that is used until its next call, or for so many steps as the policy says; with nothing
-    observed, from the encoder's prior.
+    observed, from the encoder's prior. Tasks that `which` names, by position `[k]`, may act and observe by themselves.
     """
 
-    def __init__(self, policy: ContextPolicy, generator: torch.Generator, tasks: int = 1) -> None:
+    def __init__(
+        self,
+        policy: ContextPolicy,
+        generator: torch.Generator,
+        tasks: int = 1,
+        *,
+        encoder: Encoder | None = None,
+        renewed_every: int | None = None,
+        deterministic: bool = False,
+    ) -> None:
+        """`encoder` and `renewed_every` replace the policy's own. `deterministic`: z is the mean of the belief, and all
+        actions take the same noise."""
         self.policy, self.generator, self.tasks = policy, generator, tasks
+        self.encoder = policy.encoder if encoder is None else encoder
+        self.renewed_every = policy.renewed_every if renewed_every is None else renewed_every
+        self._noise = policy.noise(1, torch.Generator().manual_seed(0)) if deterministic else None
         nothing = torch.zeros(tasks, 0, policy.layout.context_size)
-        self._statistics = policy.encoder.statistics(nothing).sum(1).detach()
+        self._statistics = self.encoder.statistics(nothing).sum(1).detach()
         self._nothing = self._statistics.clone()
         self._pending: list[tuple[Tensor, Tensor]] = []
         self._earned = torch.zeros(tasks, 2, 2)  # untold and told: sum of returns, and number of episodes
         self._episode = torch.zeros(tasks, 2)  # return and steps of the episode that goes on
+        self._steps = torch.zeros(tasks, dtype=torch.long)  # of z
+        self.told = torch.ones(tasks, dtype=torch.bool)
+        self.z = self.encoder.belief(self._nothing).mean.detach().clone()
         self.begin_episode()
 
-    def begin_episode(self) -> None:
-        """Begin a new episode in every task, under an embedding drawn from what has been observed so far."""
-        self._judge()
-        self._renew()
+    def begin_episode(self, which: Tensor | None = None) -> None:
+        """Begin a new episode in every task, or in those that `which` `[n]` marks, under an embedding drawn from what
+        has been observed so far."""
+        chosen = torch.ones(self.tasks, dtype=torch.bool) if which is None else which
+        self._judge(chosen)
+        self._renew(chosen)
 
-    def _judge(self) -> None:
-        """Book the episode that has ended, and say for every task whether the next one is told."""
-        played = self._episode[:, 1:] > 0
+    def _judge(self, chosen: Tensor) -> None:
+        """Book the episode that has ended, and say for every task `chosen` whether the next one is told."""
+        played = (self._episode[:, 1:] > 0) & chosen.unsqueeze(1)
         if played.any():
             result = torch.cat([self._episode[:, :1], torch.ones(self.tasks, 1)], 1) * played
             self._earned[torch.arange(self.tasks), self.told.long()] += result
-        self._episode.zero_()
-        (untold, told), number = (self._earned[..., 0] / self._earned[..., 1]).T, self._earned[..., 1]
-        wanted = (number[:, 0] > 0) & ((number[:, 1] == 0) | (told >= untold))
-        self.told = wanted if self.policy.arbitrated else torch.ones(self.tasks, dtype=torch.bool)
+        self._episode[chosen] = 0
+        if self.policy.arbitrated:
+            (untold, told), number = (self._earned[..., 0] / self._earned[..., 1]).T, self._earned[..., 1]
+            wanted = (number[:, 0] > 0) & ((number[:, 1] == 0) | (told >= untold))
+            self.told = torch.where(chosen, wanted, self.told)
 
     @torch.no_grad()
-    def _renew(self) -> None:
-        self.belief()  # takes in what is pending
-        statistics = torch.where(self.told.unsqueeze(1), self._statistics, self._nothing)
-        self.z, self._steps = self.policy.encoder.belief(statistics).sample(self.generator), 0
+    def _renew(self, chosen: Tensor) -> None:
+        statistics = torch.where(self.told.unsqueeze(1), self.statistics(), self._nothing)
+        belief = self.encoder.belief(statistics)
+        z = belief.sample(self.generator) if self._noise is None else belief.mean
+        self.z, self._steps = torch.where(chosen.unsqueeze(1), z, self.z), self._steps.masked_fill(chosen, 0)
 
-    def act(self, observation: Tensor) -> Tensor:
-        """Actions `[n, d_a]` for observations `[n, d_s]`; raises PolicyError for other shapes or values."""
-        self._check_shape("observation", observation, self.policy.layout.observation_size)
+    def act(self, observation: Tensor, which: Tensor | None = None) -> Tensor:
+        """Actions `[n, d_a]` for observations `[n, d_s]` of all tasks, or of those at `which`; raises PolicyError for
+        other shapes or values."""
+        self._check_shape("observation", observation, which, self.policy.layout.observation_size)
         self._check_finite("observation", observation)
-        if self._steps == self.policy.renewed_every > 0:
-            self._renew()
-        self._steps += 1
-        return self.policy.act(observation, self.z, self.generator)
+        acting = slice(None) if which is None else which
+        if self.renewed_every:
+            due = torch.zeros(self.tasks, dtype=torch.bool)
+            due[acting] = self._steps[acting] >= self.renewed_every
+            if due.any():
+                self._renew(due)
+        self._steps[acting] += 1
+        if self._noise is None:
+            return self.policy.act(observation, self.z[acting], self.generator)
+        with torch.no_grad():
+            return self.policy.decide(
+                observation, self.z[acting], self._noise.expand(len(observation), *self._noise.shape[1:])
+            )
 
     def observe(
         self,
@@ -124,25 +191,32 @@ class AdaptivePolicy:
         next_observation: Tensor,
         reward: Tensor,
         active: Tensor | None = None,
+        *,
+        which: Tensor | None = None,
     ) -> None:
         """Remember one transition of every task (reward `[n]`); `active` `[n]` marks the tasks that really moved.
 
-        Raises PolicyError for other shapes or values.
+        Or one of each task at `which` `[k]`, whose arrays have k rows. Raises PolicyError for other shapes or values.
         """
         layout = self.policy.layout
-        self._check_shape("observation", observation, layout.observation_size)
-        self._check_shape("action", action, layout.action_size)
-        self._check_shape("next_observation", next_observation, layout.observation_size)
-        self._check_shape("reward", reward)
+        self._check_shape("observation", observation, which, layout.observation_size)
+        self._check_shape("action", action, which, layout.action_size)
+        self._check_shape("next_observation", next_observation, which, layout.observation_size)
+        self._check_shape("reward", reward, which)
         context = torch.cat([observation, action, next_observation, reward.unsqueeze(-1)], -1)
         self._check_finite("transition", context)
-        everyone = torch.ones(self.tasks, dtype=torch.bool)
-        moved = everyone if active is None else active
+        played = torch.stack([reward, torch.ones_like(reward)], 1)
+        if which is not None:
+            with torch.no_grad():
+                self.statistics()[which] += self.encoder.statistics(context)
+            self._episode[which] += played
+            return
+        moved = torch.ones(self.tasks, dtype=torch.bool) if active is None else active
         self._pending.append((context, moved))
-        self._episode += torch.stack([reward, torch.ones_like(reward)], 1) * moved.unsqueeze(1)
+        self._episode += played * moved.unsqueeze(1)
 
-    def _check_shape(self, name: str, value: Any, *sizes: int) -> None:
-        wanted = (self.tasks, *sizes)
+    def _check_shape(self, name: str, value: Any, which: Tensor | None, *sizes: int) -> None:
+        wanted = (self.tasks if which is None else len(which), *sizes)
         if not isinstance(value, Tensor) or value.dtype != torch.float32:
             found = str(value.dtype) if isinstance(value, Tensor) else f"a {type(value).__name__}"
             raise PolicyError(f"{name} is {found}; it should be a float32 tensor of shape {wanted}.")
@@ -155,28 +229,31 @@ class AdaptivePolicy:
             raise PolicyError(f"{name} {tuple(value.shape)} holds a value that is not finite; all should be.")
 
     @torch.no_grad()
-    def belief(self) -> Belief:
-        """Belief over each task's embedding given all transitions observed, `[n, Z]`."""
+    def statistics(self) -> Tensor:
+        """Statistics of all transitions observed, `[n, S]`; the agent's own, not a copy."""
         if self._pending:
             contexts, active = (torch.stack(parts) for parts in zip(*self._pending, strict=True))
-            self._statistics += (self.policy.encoder.statistics(contexts) * active.unsqueeze(-1)).sum(0)
+            self._statistics += (self.encoder.statistics(contexts) * active.unsqueeze(-1)).sum(0)
             self._pending.clear()
-        return self.policy.encoder.belief(self._statistics)
+        return self._statistics
+
+    @torch.no_grad()
+    def belief(self) -> Belief:
+        """Belief over each task's embedding given all transitions observed, `[n, Z]`."""
+        return self.encoder.belief(self.statistics())
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What is known of the tasks: the statistics of all transitions observed `[n, S]`, z `[n, Z]` and its age, and
-        what was earned in which way."""
-        self.belief()
-        steps = torch.tensor(self._steps)
-        books = {"told": self.told, "earned": self._earned.clone(), "episode": self._episode.clone()}
-        return {"statistics": self._statistics.clone(), "z": self.z.clone(), "steps": steps, **books}
+        """What is known of the tasks: the statistics of all transitions observed `[n, S]`, z `[n, Z]` and its age
+        `[n]`, and what was earned in which way."""
+        known = {"statistics": self.statistics(), "z": self.z, "steps": self._steps}
+        books = {"told": self.told, "earned": self._earned, "episode": self._episode}
+        return {name: value.clone() for name, value in (known | books).items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on with what `state_dict` gave, in this or another process; raises PolicyError for other shapes."""
-        for name, own in (("statistics", self._statistics), ("z", self.z)):
+        for name, own in self.state_dict().items():
             if state[name].shape != own.shape:
                 raise PolicyError(f"{name} have shape {tuple(state[name].shape)}; they should be {tuple(own.shape)}.")
-        self._statistics, self.z = state["statistics"].clone(), state["z"].clone()
-        self._steps, self.told = int(state["steps"]), state["told"].clone()
-        self._earned, self._episode = state["earned"].clone(), state["episode"].clone()
+        self._statistics, self.z, self._steps = (state[name].clone() for name in ("statistics", "z", "steps"))
+        self.told, self._earned, self._episode = (state[name].clone() for name in ("told", "earned", "episode"))
         self._pending.clear()

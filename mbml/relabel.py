@@ -6,16 +6,18 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mbml.envs import Reward, Task
 from mbml.models import Ensemble, Target, spread
 from mbml.rows import Lengths, RowLayout, Rows, gather_rows, lengths_of
 from mbml.settings import NotNegative, Whole
+
+if TYPE_CHECKING:  # what was learned is used where there is no simulator
+    from mbml.envs import Reward, Task
 
 _CHUNK = 4096
 Source = Literal["ensemble", "ground_truth"]

@@ -22,7 +22,7 @@ from mbml.registry import Entry, Registry
 from mbml.rows import RowLayout, Rows, Transitions, spread_rows
 from mbml.settings import Count, Whole, Widths
 from mbml.teachers import Teachers
-from mbml.teachers.bcq import CandidateNetworks, clamped_latents
+from mbml.teachers.bcq import LATENT_CLAMP, CandidateNetworks, clamped_latents
 
 _FITTED = 4_096
 """Rows of each task that standardisation is fitted to."""
@@ -119,6 +119,7 @@ class GenerativeStudent(Student):
         super().__init__(config, layout, generator)
         actions = layout.action_size
         self.latent_size = 2 * actions
+        self.noise_shape = config.acting_candidates, self.latent_size
         inputs = layout.observation_size + self.latent_size
         self.decoder = self.network(inputs, config.decoder_hidden, actions, generator)
         self.perturbation = self.network(layout.pair_size, config.perturbation_hidden, actions, generator)
@@ -144,12 +145,12 @@ class GenerativeStudent(Student):
             "loss_xi": perturbation_distillation_loss(self.perturb(observation, action, z), perturbation),
         }
 
-    @torch.no_grad()
-    def act(self, observation: Tensor, z: Tensor, generator: torch.Generator) -> Tensor:
-        """Actions `[n, d_a]` for observations `[n, d_s]` under embeddings `[n, Z]` (BCQ's acting rule; Fig. 3)."""
+    def decide(self, observation: Tensor, z: Tensor, noise: Tensor) -> Tensor:
+        """Actions `[n, d_a]` by BCQ's acting rule (Fig. 3), of candidates from clamped `noise`."""
         networks = CandidateNetworks(self.decoder, self.perturbation, self.value_network)
-        candidates = self.config.acting_candidates
-        return networks.act(self.seen(observation).unsqueeze(0), candidates, generator, z.unsqueeze(0)).squeeze(0)
+        latent = noise.clamp(-LATENT_CLAMP, LATENT_CLAMP).flatten(0, 1).unsqueeze(0)
+        seen, candidates = self.seen(observation).unsqueeze(0), self.config.acting_candidates
+        return networks.choose(seen, candidates, latent, z.unsqueeze(0)).squeeze(0)
 
 
 class ActingStudent(Student):
@@ -171,9 +172,8 @@ class ActingStudent(Student):
         target = teachers.act(observation, generator).to(observation.device)
         return {"loss_action": acting_distillation_loss(self._action(observation, z), target)}
 
-    @torch.no_grad()
-    def act(self, observation: Tensor, z: Tensor, generator: torch.Generator) -> Tensor:
-        """Actions `[n, d_a]` for observations `[n, d_s]` under embeddings `[n, Z]`; nothing is drawn."""
+    def decide(self, observation: Tensor, z: Tensor, noise: Tensor) -> Tensor:
+        """Actions `[n, d_a]`; there is no noise."""
         return self._action(observation, z)
 
     def _action(self, observation: Tensor, z: Tensor) -> Tensor:

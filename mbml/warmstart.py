@@ -10,7 +10,7 @@ from torch import Tensor
 from mbml.collect import CollectConfig
 from mbml.learner import check_losses
 from mbml.nets import StackedMLP, Standardiser, adam, part_of, soft_update, step
-from mbml.policy import AdaptivePolicy
+from mbml.policy import ContextAgent
 from mbml.rollout import EnvStack, Step, run_episode
 from mbml.rows import RowLayout, Rows, sample_rows
 from mbml.sac import LOG_STD_MAX, LOG_STD_MIN, SAC, SACConfig, Squashed
@@ -80,7 +80,7 @@ def explore(student: Student, layout: RowLayout, envs: EnvStack, steps: int, gen
     The last episode is played to its end for its return, but what lies beyond `steps` is neither kept nor learned
     from: as if it had been cut there.
     """
-    agent = AdaptivePolicy(student, generator, tasks=len(envs))
+    agent = ContextAgent(student, generator, tasks=len(envs))
     rows = torch.zeros(len(envs), steps, layout.row_size)
     spent, returns, z = np.zeros(len(envs), dtype=int), np.zeros(len(envs)), agent.z
 

@@ -54,9 +54,8 @@ class PEARLPolicy(ContextPolicy):
         sizes = [layout.observation_size + config.encoder.embedding_size, *config.hidden, 2 * layout.action_size]
         self.actor = StackedMLP(1, sizes, generator=generator, output_scale=0.001)
 
-    @torch.no_grad()
-    def act(self, observation: Tensor, z: Tensor, generator: torch.Generator) -> Tensor:
-        """Actions `tanh(mean)` `[n, d_a]` for observations `[n, d_s]` under embeddings `[n, Z]`; nothing is drawn."""
+    def decide(self, observation: Tensor, z: Tensor, noise: Tensor) -> Tensor:
+        """Actions `tanh(mean)` `[n, d_a]`; there is no noise."""
         head = self.actor(torch.cat([observation, z], -1).unsqueeze(0)).squeeze(0)
         return torch.tanh(head.chunk(2, dim=-1)[0])
 

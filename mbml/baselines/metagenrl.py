@@ -8,26 +8,29 @@ Unlike there, V(s') is that of the stored next observation, and padding counts n
 means. Not taken over from the authors: segments that begin with the terminal row of the stretch before.
 """
 
+from __future__ import annotations
+
 import copy
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 
-from mbml.evaluate import evaluate_actor
 from mbml.learner import Learner
 from mbml.nets import adam, soft_update, step
-from mbml.rollout import EnvStack
 from mbml.rows import RowLayout, Rows, Transitions, gather_rows, scalars_of
 from mbml.seeding import generator_of, seed_of
 from mbml.settings import Count, NotNegative, Positive, Share, Widths
 from mbml.teachers.td3_bc import smoothed
 from mbml.training import Training, averaged
+
+if TYPE_CHECKING:
+    from mbml.rollout import EnvStack
 
 ERROR_SCALE = 1e-3
 
@@ -337,6 +340,8 @@ def metagenrl_training(
     without noise, on random numbers that depend on the round alone; the authors' add noise of 0.1, and play uniform
     actions for 10K steps.
     """
+    from mbml.evaluate import evaluate_actor  # here, because a list of all methods needs no simulator
+
     learner = MetaGenRL(config, layout, rows, generator_of(seed, "metagenrl", task))
     envs = make_envs(config.evaluation_episodes)
 

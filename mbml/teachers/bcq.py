@@ -80,8 +80,13 @@ class CandidateNetworks(NamedTuple):
 
         Actions `[T, n, d_a]` for observations `[T, n, d_s]`.
         """
+        latents = observation.shape[0], observation.shape[1] * candidates, 2 * self.decoder.sizes[-1]
+        return self.choose(observation, candidates, clamped_latents(latents, generator), *z)
+
+    def choose(self, observation: Tensor, candidates: int, latent: Tensor, *z: Tensor) -> Tensor:
+        """The same of candidates from given latents `[T, n * candidates, 2 d_a]`."""
         observation, *told = (part.repeat_interleave(candidates, dim=1) for part in (observation, *z))
-        actions = self.perturb(observation, self.generate(observation, generator, *told), *told)
+        actions = self.perturb(observation, self.decode(observation, latent, *told), *told)
         return best_actions(actions, self.critics(torch.cat([observation, actions, *told], -1)), candidates)
 
     @torch.no_grad()
@@ -106,6 +111,10 @@ class CandidateNetworks(NamedTuple):
     def generate(self, observation: Tensor, generator: torch.Generator, *z: Tensor) -> Tensor:
         """Actions `[T, n, d_a]` decoded from clamped latents."""
         latent = clamped_latents((*observation.shape[:2], 2 * self.decoder.sizes[-1]), generator)
+        return self.decode(observation, latent, *z)
+
+    def decode(self, observation: Tensor, latent: Tensor, *z: Tensor) -> Tensor:
+        """Actions `[T, n, d_a]` of latents `[T, n, 2 d_a]`."""
         return torch.tanh(self.decoder(torch.cat([observation, latent, *z], -1)))
 
     def perturb(self, observation: Tensor, action: Tensor, *z: Tensor) -> Tensor:

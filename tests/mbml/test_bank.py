@@ -8,7 +8,7 @@ import torch
 
 from mbml.bank import LikelihoodEncoder, TeacherBank
 from mbml.models import Ensemble, EnsembleConfig, Target
-from mbml.policy import AdaptivePolicy
+from mbml.policy import ContextAgent
 from tests.mbml.small_distill import K, teachers
 from tests.mbml.toys import LAYOUT, forward, layers_of, random_rows, seeded
 
@@ -78,5 +78,5 @@ def test_the_bank_acts_by_the_teacher_that_it_believes_in():
     found = bank.act(observation, z, seeded())
     for n, teacher in enumerate((2, 0, 2)):
         assert torch.equal(found[n], everybody[teacher, n])
-    agent = AdaptivePolicy(bank, seeded(), tasks=3)  # nothing seen: the untold teacher
+    agent = ContextAgent(bank, seeded(), tasks=3)  # nothing seen: the untold teacher
     torch.testing.assert_close(agent.act(observation), everybody[1])

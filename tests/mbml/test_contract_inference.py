@@ -16,7 +16,7 @@ from mbml.baselines.contextual_bcq import ContextualBCQ, ContextualBCQConfig
 from mbml.encoders import ENCODERS, EncoderConfig
 from mbml.learner import Learner, NotFinite
 from mbml.methods import METHODS
-from mbml.policy import AdaptivePolicy, ContextPolicy, PolicyError
+from mbml.policy import ContextAgent, ContextPolicy, PolicyError
 from mbml.registry import UnknownName
 from mbml.settings import ConfigError, changed, check_fields
 from mbml.students import STUDENTS, make_student
@@ -202,11 +202,11 @@ def test_its_policy_acts_and_survives_the_disk(case, tmp_path):
 @every_learner
 def test_a_saved_belief_acts_on_as_if_it_had_never_been_away(case, tmp_path):
     policy, rows = case.make(0).policy, random_rows(3, 8)
-    stayed = AdaptivePolicy(policy, seeded(1), tasks=3)
+    stayed = ContextAgent(policy, seeded(1), tasks=3)
     for s, a, moved, r, _ in map(LAYOUT.split, rows[:, :5].unbind(1)):
         stayed.observe(s, a, moved, r.squeeze(1))
     stayed.begin_episode()
-    left = AdaptivePolicy(policy, seeded(99), tasks=3)
+    left = ContextAgent(policy, seeded(99), tasks=3)
     left.load_state_dict(through_disk(tmp_path, stayed.state_dict()))
     left.generator.set_state(stayed.generator.get_state())
     for s, a, moved, r, _ in map(LAYOUT.split, rows[:, 5:].unbind(1)):
@@ -252,7 +252,7 @@ def _bad_inputs() -> dict[str, tuple[Any, str]]:
 
 @pytest.mark.parametrize("case", _bad_inputs())
 def test_what_an_agent_cannot_take_is_refused_in_one_sentence(case):
-    agent = AdaptivePolicy(make_student(small_student(), LAYOUT, seeded()), seeded(), tasks=2)
+    agent = ContextAgent(make_student(small_student(), LAYOUT, seeded()), seeded(), tasks=2)
     value, words = _bad_inputs()[case]
     with pytest.raises(PolicyError, match=words):
         agent.act(value)
@@ -266,7 +266,7 @@ def test_what_an_agent_cannot_take_is_refused_in_one_sentence(case):
 
 def test_a_belief_of_another_encoder_is_refused():
     agents = [
-        AdaptivePolicy(make_student(changed(small_student(), {"encoder.kind": kind}), LAYOUT, seeded()), seeded())
+        ContextAgent(make_student(changed(small_student(), {"encoder.kind": kind}), LAYOUT, seeded()), seeded())
         for kind in ("product", "mean")
     ]
     with pytest.raises(PolicyError, match=r"statistics have shape \(1, 6\); they should be \(1, 4\)"):

@@ -18,7 +18,7 @@ from mbml.evaluate import (
     make_envs,
     nearest_tasks,
 )
-from mbml.policy import AdaptivePolicy
+from mbml.policy import ContextAgent
 from mbml.rollout import run_episode
 from mbml.rows import RowLayout
 from mbml.seeding import generator_of, seed_of
@@ -101,7 +101,7 @@ def test_walkers_that_end_early_add_nothing_after_their_end():
         student.encoder.body.biases[-1][..., :Z] = 1.0
         student.encoder.body.biases[-1][..., Z:] = 0.5413  # softplus = 1
     stack = make_envs(distribution, tasks, 60)
-    policy, lengths = AdaptivePolicy(student, seeded(), tasks=3), torch.zeros(3)
+    policy, lengths = ContextAgent(student, seeded(), tasks=3), torch.zeros(3)
     stack.seed([1, 2, 3])
 
     def observe(observation, action, step, active):

@@ -8,7 +8,7 @@ import torch
 
 from mbml.encoders import EncoderConfig, Mixture
 from mbml.evidence import EvidenceConfig, EvidenceLearner, evidence_loss
-from mbml.policy import AdaptivePolicy
+from mbml.policy import ContextAgent
 from mbml.relabel import RelabelTables
 from mbml.rows import RowLayout
 from mbml.settings import changed
@@ -193,7 +193,7 @@ def test_everything_is_on_the_device_of_the_generator():
 
 def test_an_agent_renews_its_belief_every_so_many_steps():
     policy = make_evidence(**{"student.renewed_every": 3}).policy
-    agent, rows = AdaptivePolicy(policy, seeded(), tasks=2), random_rows(2, 8)
+    agent, rows = ContextAgent(policy, seeded(), tasks=2), random_rows(2, 8)
     untold = policy.encoder.embeddings[-1].expand(2, -1)
     beliefs = []
     for s, a, moved, r, _ in map(LAYOUT.split, rows.unbind(1)):
@@ -209,7 +209,7 @@ def test_an_agent_renews_its_belief_every_so_many_steps():
 
 def test_an_arbitrated_agent_plays_untold_then_told_and_then_as_has_earned_more():
     policy = make_evidence(**{"student.arbitrated": True}).policy
-    agent, rows = AdaptivePolicy(policy, seeded(), tasks=2), random_rows(2, 5)
+    agent, rows = ContextAgent(policy, seeded(), tasks=2), random_rows(2, 5)
     untold = policy.encoder.embeddings[-1]
     rewards = [[1.0, 1.0], [3.0, 0.0], [-9.0, 1.0], [0.0, 0.0]]  # by episode and task
     told = [[False, False], [True, True], [True, False], [False, False]]

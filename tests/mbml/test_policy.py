@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mbml.encoders import EncoderConfig
-from mbml.policy import AdaptivePolicy
+from mbml.policy import ContextAgent
 from mbml.students import ActingStudent, GenerativeStudent, StudentConfig
 from tests.mbml.toys import (
     LAYOUT,
@@ -86,7 +86,7 @@ def test_an_acting_student_imitates_what_its_teachers_do():
 
 
 def test_before_anything_is_observed_z_comes_from_the_prior():
-    policy = AdaptivePolicy(make_student(), seeded(1), tasks=2)
+    policy = ContextAgent(make_student(), seeded(1), tasks=2)
     assert torch.equal(policy.belief().mean, torch.zeros(2, Z))
     assert torch.equal(policy.belief().variance, torch.ones(2, Z))
     assert torch.equal(policy.z, torch.randn(2, Z, generator=seeded(1)))
@@ -95,7 +95,7 @@ def test_before_anything_is_observed_z_comes_from_the_prior():
 @pytest.mark.parametrize("every", [1, 4, 100])
 def test_belief_is_the_posterior_of_all_transitions_however_often_it_is_asked(every):
     student, rows = make_student(), random_rows(3, 20)
-    policy = AdaptivePolicy(student, seeded(1), tasks=3)
+    policy = ContextAgent(student, seeded(1), tasks=3)
     active = torch.rand(20, 3, generator=seeded(2)) < 0.7
     active[:, 2] = False  # a task of which nothing is seen
     for t in range(20):
@@ -114,7 +114,7 @@ def test_belief_is_the_posterior_of_all_transitions_however_often_it_is_asked(ev
 
 def test_z_is_sampled_from_the_belief_and_kept_for_the_episode():
     student, rows = make_student(), random_rows(2, 5)
-    policy = AdaptivePolicy(student, seeded(1), tasks=2)
+    policy = ContextAgent(student, seeded(1), tasks=2)
     first = policy.z.clone()
     for t in range(5):
         s, a, s2, r, _ = LAYOUT.split(rows[:, t])
@@ -131,8 +131,8 @@ def test_z_is_sampled_from_the_belief_and_kept_for_the_episode():
 
 
 def test_what_is_remembered_is_a_copy():
-    policy, row = AdaptivePolicy(make_student(), seeded(1)), random_rows(1, 1)[:, 0]
-    again = AdaptivePolicy(make_student(), seeded(1))
+    policy, row = ContextAgent(make_student(), seeded(1)), random_rows(1, 1)[:, 0]
+    again = ContextAgent(make_student(), seeded(1))
     s, a, s2, r, _ = LAYOUT.split(row.clone())
     policy.observe(s, a, s2, r.squeeze(1))
     s.zero_()

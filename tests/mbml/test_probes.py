@@ -7,7 +7,7 @@ import torch
 from mbml import envs
 from mbml.encoders import Belief
 from mbml.evaluate import EvaluateConfig, Evaluation, make_envs
-from mbml.policy import AdaptivePolicy
+from mbml.policy import ContextAgent
 from mbml.probes import (
     SWAPS,
     identification,
@@ -118,7 +118,7 @@ def test_identification_from_own_rollouts():
     for task in tasks:
         stack = make_envs(distribution, [task], horizon)
         stack.seed([0])
-        agent = AdaptivePolicy(policy, seeded())
+        agent = ContextAgent(policy, seeded())
         total = sum(stack.step(agent.act(stack.observation)).reward.item() for _ in range(horizon))
         rewards.append([total / horizon])
     known = Belief(torch.tensor(rewards), torch.full((3, 1), 1e-4))

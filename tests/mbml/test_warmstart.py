@@ -13,7 +13,7 @@ from mbml.encoders import EncoderConfig
 from mbml.evaluate import make_envs
 from mbml.learner import NotFinite
 from mbml.nets import StackedMLP, adam
-from mbml.policy import AdaptivePolicy
+from mbml.policy import ContextAgent
 from mbml.rollout import run_episode
 from mbml.rows import RowLayout
 from mbml.sac import SAC, SACConfig
@@ -256,7 +256,7 @@ class TestExplore:
         policy = student(self.layout)
         found = explore(policy, self.layout, self.stack(), 60, generator(4))
 
-        agent, stack, kept = AdaptivePolicy(policy, generator(4), tasks=3), self.stack(), []
+        agent, stack, kept = ContextAgent(policy, generator(4), tasks=3), self.stack(), []
         for episode in range(3):
             if episode:
                 agent.begin_episode()

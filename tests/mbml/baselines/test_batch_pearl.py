@@ -7,7 +7,7 @@ import torch
 
 from mbml.baselines.batch_pearl import BatchPEARL, BatchPEARLConfig, head_regulariser
 from mbml.encoders import Belief, EncoderConfig
-from mbml.policy import AdaptivePolicy
+from mbml.policy import ContextAgent
 from mbml.rows import RowLayout
 from tests.mbml.toys import (
     LAYOUT,
@@ -236,7 +236,7 @@ def test_it_infers_which_goal_and_goes_there():
     assert sum(q_loss[-50:]) < 0.1 * sum(q_loss[:50])
 
     # Transitions that it never saw, of both tasks, and then a walk under the embedding they imply.
-    agent = AdaptivePolicy(learner.policy, seeded(2), tasks=2)
+    agent = ContextAgent(learner.policy, seeded(2), tasks=2)
     for rows in goal_rows(40, seed=1).unbind(1):
         s, a, moved, r, _ = POINT.split(rows)
         agent.observe(s, a, moved, r.squeeze(1))

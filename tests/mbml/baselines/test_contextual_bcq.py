@@ -7,7 +7,7 @@ import torch
 
 from mbml.baselines.contextual_bcq import ContextualBCQ, ContextualBCQConfig
 from mbml.encoders import Belief, EncoderConfig
-from mbml.policy import AdaptivePolicy
+from mbml.policy import ContextAgent
 from mbml.rows import RowLayout
 from mbml.students import Student, StudentConfig
 from tests.mbml.toys import (
@@ -260,7 +260,7 @@ def test_it_goes_to_the_goal_that_its_context_rewards():
     learner = ContextualBCQ(config, POINT, rows, seeded(), seeded(1))
     for _ in range(300):
         learner.update()
-    agent = AdaptivePolicy(learner.policy, seeded(2), tasks=2)
+    agent = ContextAgent(learner.policy, seeded(2), tasks=2)
     for t in range(16):
         s, a, s2, r, _ = POINT.split(rows[:, t])
         agent.observe(s, a, s2, r.squeeze(1))
