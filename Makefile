@@ -22,7 +22,7 @@ OPTIONS = $(if $(strip $(ENV)),--env '$(ENV)') $(if $(PRESET),--preset $(PRESET)
           $(if $(STORE),--store '$(STORE)') $(if $(SEEDS),--distill-seeds $(SEEDS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline sweep warmstart figures report bench bench-peers test lint count clean
+.PHONY: help setup pipeline sweep warmstart figures report export bench bench-peers test lint count clean
 
 help:
 	@echo "make pipeline ENV=...          collect, learn, relabel, distil, evaluate and report one environment"
@@ -30,6 +30,7 @@ help:
 	@echo "make warmstart ENV=...         SAC on the unseen tasks, from scratch and from the multi-task policy"
 	@echo "make figures ENV=...           draw the paper's figures from the finished sweeps"
 	@echo "make report ENV=...            write the report of a finished run again"
+	@echo "make export ENV=...            write a finished run's policy as a folder of its own, for other programs"
 	@echo "make bench                     speed beside other libraries (those that make bench-peers has installed)"
 	@echo "make test                      pytest (TESTS=tests/mbml chooses a part)"
 	@echo "make lint                      ruff, pyright, import-linter, count"
@@ -37,7 +38,7 @@ help:
 	@echo "make setup                     virtual environment and pinned requirements (the others do it when needed)"
 	@echo "make clean                     remove caches; runs/ and $(VENV)/ stay"
 	@echo
-	@echo "Variables of pipeline, sweep, warmstart, figures and report:"
+	@echo "Variables of pipeline, sweep, warmstart, figures, report and export:"
 	@echo "  ENV          an environment, such as umaze_goal ('make pipeline' lists them), or your own as module:family"
 	@echo "  PRESET       smoke (every stage, numbers mean nothing), laptop (default), paper (the authors' sizes)"
 	@echo "  SEED         0, 1, 2, ... (default 0)"
@@ -74,6 +75,9 @@ figures: $(STAMP)
 
 report: $(STAMP)
 	@$(RUN) -m pipeline report $(OPTIONS)
+
+export: $(STAMP)
+	@$(RUN) -m pipeline export-policy $(OPTIONS)
 
 bench: $(STAMP)
 	@$(RUN) -m benchmarks $(ARGS)

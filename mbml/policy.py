@@ -208,7 +208,9 @@ class ContextAgent:
         played = torch.stack([reward, torch.ones_like(reward)], 1)
         if which is not None:
             with torch.no_grad():
-                self.statistics()[which] += self.encoder.statistics(context)
+                added = self.encoder.statistics(context)
+            self._check_finite("what was inferred from the transition", added)
+            self.statistics()[which] += added
             self._episode[which] += played
             return
         moved = torch.ones(self.tasks, dtype=torch.bool) if active is None else active

@@ -8,6 +8,7 @@ examples:
   python -m pipeline sweep --sweep triplet_margin --env ant_dir
   python -m pipeline sweep --sweep my_sweep.yaml --env umaze_goal --distill-seeds 0 1 2 3 4
   python -m pipeline warmstart --env umaze_goal --distill-seeds 0 1 2
+  python -m pipeline export-policy --env umaze_goal --out policy
   python -m pipeline validate path/to/dataset
 
 MBML_TRACEBACK=1 shows where in the code an error comes from.
@@ -26,7 +27,7 @@ import tyro
 from mbml import envs
 from mbml.data import Dataset, DatasetError, validate
 from mbml.export import export_parquet
-from pipeline.config import Place, RunConfig
+from pipeline.config import Method, Place, RunConfig
 from pipeline.presets import preset
 from pipeline.sweep_config import load_sweep, runnable, sweep_defaults
 from pipeline.sweep_config import names as sweep_names
@@ -134,6 +135,26 @@ class Report(_Experiment):
 
 
 @dataclass(frozen=True)
+class ExportPolicy(_Experiment):
+    """Write a finished run's policy as a folder that acts without this project's data, store or simulators.
+
+    --out is that folder, by default runs/<env>-<preset>-seed<seed>/policy.
+    """
+
+    method: Method | None = None
+    """Whose policy; by default that of the run's methods that does best on the training tasks."""
+    onnx: bool = True
+    """Also write ONNX graphs."""
+
+    def __call__(self, log: Log) -> int:
+        config = self.config if self.method is None else replace(self.config, methods=(self.method,))
+        config.check()
+        from pipeline.run import export_policy
+
+        return export_policy(config, self.place, self.out("/policy"), log, graphs=self.onnx)
+
+
+@dataclass(frozen=True)
 class Validate:
     """Check a dataset folder: schema, checksums, episodes."""
 
@@ -173,8 +194,16 @@ def _check_dataset(folder: str) -> None:
         raise DatasetError(f"{folder} is no dataset, for want of a meta.json; give {right}.")
 
 
-_CLASSES = (Run, Sweep, WarmStart, Figures, Report, Validate, Export)
-COMMANDS: dict[str, type] = {command.__name__.lower(): command for command in _CLASSES}
+COMMANDS: dict[str, type] = {
+    "run": Run,
+    "sweep": Sweep,
+    "warmstart": WarmStart,
+    "figures": Figures,
+    "report": Report,
+    "export-policy": ExportPolicy,
+    "validate": Validate,
+    "export": Export,
+}
 
 
 @dataclass(frozen=True)
@@ -210,7 +239,7 @@ def _parse(arguments: list[str]) -> Callable[[Log], int]:
     if chosen is None:
         if arguments and arguments[0] not in ("-h", "--help"):
             raise ValueError(f"There is no command {arguments[0]!r}; choose one of {', '.join(COMMANDS)}.")
-        about = [f"  {name:<11}{(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+        about = [f"  {name:<15}{(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
         print(f"usage: python -m pipeline COMMAND [OPTIONS]\n\n{__doc__}\ncommands:", *about, sep="\n")
         sys.exit(0)
     options: dict[str, Any] = {"prog": f"python -m pipeline {arguments[0]}", "description": chosen.__doc__}

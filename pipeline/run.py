@@ -1,20 +1,19 @@
 """What all commands that compute have in common, and the run and the warm start of one environment."""
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from actors.artefacts import snapshot_of
 from actors.host import duration
 from actors.stage import Job
 from actors.store import Store, StoreError
-from mbml.serialise import replacing
+from mbml.deploy.folder import check_replaceable
 from mbml.settings import check_fields
 from pipeline.cluster import connect
 from pipeline.config import ConfigError, Place, RunConfig
+from pipeline.handover import POLICY, hand_over, no_policy, write_policy
 from pipeline.plan import Plan, plan, plan_warmstart
 from pipeline.publish import Log, make_folder, publish, say_failures
 from pipeline.report import tables
@@ -23,7 +22,6 @@ from pipeline.report.warmstart import warmstart_page
 from pipeline.results import Results, gather, gather_warmstart
 from pipeline.scheduler import Outcome, execute, standing
 
-POLICY = "policy.safetensors"
 _POLL_SECONDS = 15.0
 
 
@@ -71,24 +69,13 @@ def title_of(config: RunConfig) -> str:
 
 def run(config: RunConfig, place: Place, out: Path, log: Log) -> int:
     """Collect, learn, relabel, distil, evaluate and report."""
+    check_replaceable(out / POLICY)
     jobs = plan(config)
 
     def gathered(store: Store, outcome: Outcome) -> Results:
         return hand_over(jobs, store, gather(jobs, store, outcome), out)
 
     return carry_out(title_of(config), config, jobs.jobs.values(), place, out, log, gathered)
-
-
-def hand_over(jobs: Plan, store: Store, results: Results, out: Path) -> Results:
-    """Copy the policy that does best on the training tasks to `out`; the results then say which it is."""
-    (out / POLICY).unlink(missing_ok=True)  # of an earlier run
-    if (chosen := tables.best_policy(results)) is None:
-        return results
-    trained = next(r for r in jobs.runs if (r.variant.label, r.seed) == (chosen["method"], chosen["seed"]))
-    snapshot = snapshot_of(store.fetch(*trained.trained), chosen["step"])
-    with replacing(out / POLICY) as temporary:
-        shutil.copyfile(snapshot, temporary)
-    return replace(results, run=results.run | {"policy": chosen})
 
 
 def warmstart(config: RunConfig, place: Place, out: Path, log: Log, *, axis: str, comparison: str) -> int:
@@ -104,15 +91,31 @@ def warmstart(config: RunConfig, place: Place, out: Path, log: Log, *, axis: str
 
 def report(config: RunConfig, place: Place, out: Path, log: Log) -> int:
     """Write the report of a finished run again, from its artefacts alone."""
+    jobs, store, results = _finished(config, place)
+    check_replaceable(out / POLICY)
+    make_folder(out)
+    publish(hand_over(jobs, store, results, out), out, log)
+    log(f"Report: {out / 'report.html'}")
+    return 0
+
+
+def export_policy(config: RunConfig, place: Place, folder: Path, log: Log, *, graphs: bool) -> int:
+    """Write the policy of a finished run that does best on the training tasks as a folder."""
+    check_replaceable(folder)
+    jobs, store, results = _finished(config, place)
+    if (chosen := tables.best_policy(results)) is None:
+        raise no_policy(config)
+    description = write_policy(jobs, store, results, chosen, folder, graphs=graphs)
+    log(f"{description.title}, seed {chosen['seed']}, step {chosen['step']}. Policy: {folder}")
+    return 0
+
+
+def _finished(config: RunConfig, place: Place) -> tuple[Plan, Store, Results]:
     jobs, store = plan(config), Store(place.store)
     try:
-        results = gather(jobs, store, standing(jobs.jobs.values(), store))
+        return jobs, store, gather(jobs, store, standing(jobs.jobs.values(), store))
     except StoreError as error:
         raise ConfigError(
             f"There is no finished run of {title_of(config)} with these settings in {place.store}: run it first "
             f"(make pipeline ENV={config.env} ...). {error}"
         ) from None
-    make_folder(out)
-    publish(hand_over(jobs, store, results, out), out, log)
-    log(f"Report: {out / 'report.html'}")
-    return 0

@@ -199,7 +199,7 @@ def facts(results: Results) -> dict[str, str]:
         "unseen tasks": len(results.tasks("test")) or None,
         "task parameter": run.get("parameter"),
         "task of the task-blind teacher": _blind(results),
-        "policy.safetensors": policy
+        "policy": policy
         and f"{method_name(policy['method'])} seed {policy['seed']}, the best one on training tasks "
         f"({score(policy['score'], decimals(results))})",
         "wall time": None if wall is None else duration(wall),

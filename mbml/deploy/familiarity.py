@@ -1,0 +1,212 @@
+"""Whether what an entity shows fits any training task: an unfamiliarity from 0 to 1, for every kind of encoder.
+
+A small network per training task predicts reward and next observation from (s, a). How badly a transition fits a task
+is the Cauchy error log(1 + (error / noise)^2), which adds up over transitions and lets no single one decide; the noise
+is the size of the errors on rows that the networks did not learn from. The best fit of any task, as a mean over
+everything seen, is compared with the same of stretches of such rows under the best *other* task: so a task between
+the training tasks is as familiar as they are to each other, and the score is the share of those stretches that fit
+better. Reward and next observation are judged apart, and the higher share counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from mbml.deploy.description import Calibration
+from mbml.encoders import Belief, Encoder
+from mbml.nets import StackedMLP, Standardiser, adam, step
+from mbml.policy import PolicyError
+from mbml.rows import RowLayout
+from mbml.seeding import generator_of
+from mbml.serialise import load_tree, save_tree
+
+_HIDDEN = (64, 64)
+_STEPS, _BATCH, _RATE = 1_500, 128, 2e-3
+MOST_ROWS, _MOST_OF_ALL = 20_000, 1_000_000
+"""Rows of a task that are looked at, its last ones, and of all tasks together."""
+_BLOCKS, _EVERY = 20, 4
+"""Each task's rows are cut into so many blocks, of which every fourth is held out."""
+_LENGTHS = (1, 3, 10, 30, 100, 300, 1_000)
+_LEAST_STRETCHES = 20
+_QUANTILES = 201
+_LEAST_NOISE, _MOST_ERROR = 1e-3, 1e6
+
+
+class TaskModels(nn.Module):
+    """A network for each of K tasks from (s, a) to reward and change of the observation, all standardised."""
+
+    noise: Tensor
+
+    def __init__(self, layout: RowLayout, network: StackedMLP) -> None:
+        super().__init__()
+        self.layout, self.network = layout, network
+        outputs, here = 1 + layout.observation_size, torch.device("cpu")
+        self.seen, self.wanted = Standardiser(layout.pair_size, here), Standardiser(outputs, here)
+        self.register_buffer("noise", torch.ones(outputs))
+
+    def errors(self, context: Tensor) -> Tensor:
+        """Errors `[K, n, 1 + d_s]` on transitions `[n or K n, d_c]`; with K n, each task sees its own."""
+        observation, action, following, reward = self.layout.split_context(context)
+        pair = self.seen(torch.cat([observation, action], -1))
+        wanted = self.wanted(torch.cat([reward, following - observation], -1))
+        if context.dim() == 2:
+            pair, wanted = pair.unsqueeze(0), wanted.unsqueeze(0)
+        return self.network(pair) - wanted
+
+    def misfits(self, context: Tensor) -> Tensor:
+        """Of transitions `[n, d_c]` those of reward and of next observation to every task, and 1: `[n, 2 K + 1]`."""
+        errors = (self.errors(context) / self.noise).clamp(-_MOST_ERROR, _MOST_ERROR).square().log1p()
+        reward, following = errors[..., 0].T, errors[..., 1:].mean(-1).T
+        return torch.cat([reward, following, torch.ones_like(reward[:, :1])], -1)
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file."""
+        save_tree(path, {"network": self.network.save(), "state": self._scales()})
+
+    def _scales(self) -> dict[str, Tensor]:
+        return {name: value for name, value in self.state_dict().items() if not name.startswith("network.")}
+
+    @classmethod
+    def load(cls, path: Path, layout: RowLayout, tasks: int) -> Self:
+        """What `save` wrote; raises PolicyError for anything else, or for other sizes."""
+        try:
+            tree = load_tree(path)
+            models = cls(layout, StackedMLP.load(tree["network"]).requires_grad_(False))
+            missing, unknown = models.load_state_dict(tree["state"], strict=False)
+            sizes = models.network.stack, models.network.sizes[0], models.network.sizes[-1]
+            wanted = tasks, layout.pair_size, 1 + layout.observation_size
+            sound = unknown == [] and not any(not name.startswith("network.") for name in missing) and sizes == wanted
+            models.misfits(torch.zeros(1, layout.context_size))
+        except Exception as error:  # whatever a stranger's file brings about: nothing of it was run
+            reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".:")
+            raise PolicyError(f"{path} is damaged: {reason}.") from None
+        state = models.state_dict().values()
+        if not sound or not all(bool(value.isfinite().all()) for value in state) or bool((models.noise <= 0).any()):
+            raise PolicyError(f"{path} is damaged: it holds no finite networks of {tasks} tasks for this policy.")
+        return models
+
+
+class Familiarity(nn.Module):
+    """Task models and their calibration: from sums of misfits to an unfamiliarity."""
+
+    reward: Tensor
+    next_observation: Tensor
+    lengths: Tensor
+
+    def __init__(self, models: TaskModels, calibration: Calibration) -> None:
+        super().__init__()
+        self.models, self.calibration = models, calibration
+        for name in ("lengths", "reward", "next_observation"):
+            self.register_buffer(name, torch.tensor(getattr(calibration, name), dtype=torch.float32), persistent=False)
+
+    @property
+    def size(self) -> int:
+        """Width of misfits."""
+        return 2 * self.models.network.stack + 1
+
+    def misfits(self, context: Tensor) -> Tensor:
+        """Misfits `[..., size]` of transitions `[..., d_c]`; those of a set are their sum."""
+        return self.models.misfits(context.flatten(0, -2)).unflatten(0, context.shape[:-1])
+
+    def unfamiliarity(self, misfits: Tensor) -> Tensor:
+        """From 0 to 1, `[...]`, of sets with summed `misfits` `[..., size]`; 0 where nothing was seen."""
+        number = misfits[..., -1:]
+        reward, following = (misfits[..., :-1] / number.clamp_min(1)).chunk(2, -1)
+        line = ((self.lengths <= number).sum(-1) - 1).clamp_min(0)
+        shares = [
+            (part.amin(-1, keepdim=True) > levels[line]).to(misfits.dtype).mean(-1)
+            for part, levels in ((reward, self.reward), (following, self.next_observation))
+        ]
+        return torch.maximum(*shares) * (number.squeeze(-1) > 0)
+
+
+class GuardedEncoder(Encoder):
+    """An encoder whose statistics also hold the misfits, and that believes nothing of whom it finds unfamiliar.
+
+    `threshold` is the unfamiliarity above which a task is left untold; None: never.
+    """
+
+    def __init__(self, encoder: Encoder, familiarity: Familiarity, threshold: float | None) -> None:
+        super().__init__()
+        self.encoder, self.familiarity, self.threshold = encoder, familiarity, threshold
+
+    def statistics(self, context: Tensor) -> Tensor:
+        """Those of the encoder and the misfits `[..., n, S + size]`."""
+        return torch.cat([self.encoder.statistics(context), self.familiarity.misfits(context)], -1)
+
+    def split(self, statistics: Tensor) -> tuple[Tensor, Tensor]:
+        """The encoder's statistics and the misfits."""
+        return statistics[..., : -self.familiarity.size], statistics[..., -self.familiarity.size :]
+
+    def belief(self, statistics: Tensor) -> Belief:
+        """The encoder's belief; that of nothing seen for the unfamiliar."""
+        own, misfits = self.split(statistics)
+        if self.threshold is not None:
+            strange = self.familiarity.unfamiliarity(misfits) > self.threshold
+            own = torch.where(strange.unsqueeze(-1), torch.zeros_like(own), own)
+        return self.encoder.belief(own)
+
+
+def fit_familiarity(layout: RowLayout, rows: Sequence[Tensor], seed: int | str = 0) -> Familiarity:
+    """Learn and calibrate on rows `[N_k, row]` of K >= 2 tasks, each in the order in which they happened."""
+    most = min(MOST_ROWS, _MOST_OF_ALL // len(rows))
+    parts = [_held_out(layout.context(own[-most:])) for own in rows]
+    generator = generator_of(seed, "familiarity")
+    models = _fitted(layout, [learnt for learnt, _ in parts], generator)
+    kept = [held for _, held in parts]
+    with torch.no_grad():
+        own = [models.errors(torch.cat(blocks))[k].abs() for k, blocks in enumerate(kept)]
+        models.noise.copy_(torch.cat(own).median(0).values.clamp_min(_LEAST_NOISE))
+        return Familiarity(models, _calibrated(models, kept))
+
+
+def _held_out(context: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Transitions to learn from, and blocks of others; all of them for both where they are very few."""
+    blocks = [block for block in context.tensor_split(_BLOCKS) if len(block)]
+    held = blocks[_EVERY - 1 :: _EVERY]
+    if not held:
+        return context, [context]
+    return torch.cat([block for place, block in enumerate(blocks) if place % _EVERY != _EVERY - 1]), held
+
+
+def _fitted(layout: RowLayout, contexts: Sequence[Tensor], generator: torch.Generator) -> TaskModels:
+    tasks, everything = len(contexts), torch.cat([*contexts])
+    sizes = [layout.pair_size, *_HIDDEN, 1 + layout.observation_size]
+    models = TaskModels(layout, StackedMLP(tasks, sizes, generator=generator, initialisation="torch"))
+    observation, action, following, reward = layout.split_context(everything)
+    models.seen.fit(torch.cat([observation, action], -1))
+    models.wanted.fit(torch.cat([reward, following - observation], -1))
+    lengths = torch.tensor([len(context) for context in contexts]).unsqueeze(1)
+    starts = lengths.cumsum(0) - lengths
+    optimiser = adam(models.network.parameters(), _RATE)
+    for done in range(_STEPS):
+        optimiser.param_groups[0]["lr"] = _RATE * (1 - done / _STEPS)
+        drawn = (torch.rand(tasks, _BATCH, generator=generator) * lengths).long().clamp_max(lengths - 1)
+        step(optimiser, models.errors(everything[starts + drawn]).square().mean((1, 2)).sum())
+    models.network.requires_grad_(False)
+    return models
+
+
+def _calibrated(models: TaskModels, kept: Sequence[Sequence[Tensor]]) -> Calibration:
+    """Quantiles over all tasks' held-out stretches of their best fit to another task."""
+    tasks = len(kept)
+    misfits = []
+    for k, blocks in enumerate(kept):
+        foreign = [models.misfits(block)[:, :-1].unflatten(1, (2, tasks)) for block in blocks]
+        misfits += [torch.cat([part[..., :k], part[..., k + 1 :]], -1) for part in foreign]
+    levels, lengths = torch.linspace(0, 1, _QUANTILES), []
+    lines: list[list[list[float]]] = []
+    for length in _LENGTHS:
+        stretches = [part[: len(part) // length * length].unflatten(0, (-1, length)) for part in misfits]
+        best = torch.cat([part.mean(1).amin(-1) for part in stretches if len(part)] or [torch.empty(0, 2)])
+        if length > 1 and len(best) < _LEAST_STRETCHES:
+            break
+        lengths.append(length)
+        lines.append(best.quantile(levels, 0).T.tolist())
+    reward, following = ([line[part] for line in lines] for part in (0, 1))
+    return Calibration(lengths, reward, following)
