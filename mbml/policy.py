@@ -20,6 +20,11 @@ class PolicyError(ValueError):
     """A file that holds no policy, or input that a policy cannot take; the message says what would be right."""
 
 
+def in_short(error: Exception) -> str:
+    """What an error says, on one line of at most 200 characters."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:200].rstrip(" .:")
+
+
 class _Nowhere(torch.Generator):
     """What a network is made with whose weights come from a file: nothing is drawn and no memory is taken."""
 
@@ -82,7 +87,7 @@ class ContextPolicy(nn.Module):
         try:
             tree = load_tree(path)
         except (SerialiseError, RecursionError) as error:
-            raise PolicyError(f"{path} holds no policy: {error}") from None
+            raise PolicyError(f"{path} holds no policy: {in_short(error)}.") from None
         kind = tree.get("kind") if isinstance(tree, dict) else None
         found = ContextPolicy.kinds.get(kind) if isinstance(kind, str) else None
         if found is None or not issubclass(found, cls):
@@ -91,8 +96,7 @@ class ContextPolicy(nn.Module):
         try:
             policy = found._built(tree)
         except Exception as error:  # whatever a stranger's file brings about: nothing of it was run
-            reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".:")
-            raise PolicyError(f"{path} is damaged and makes no {kind} policy: {reason}.") from None
+            raise PolicyError(f"{path} is damaged and makes no {kind} policy: {in_short(error)}.") from None
         if any(w.dtype != torch.float32 or not bool(w.isfinite().all()) for w in policy.state_dict().values()):
             raise PolicyError(f"{path} is damaged: it has weights that are no finite float32 numbers.")
         return policy

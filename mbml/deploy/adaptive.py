@@ -14,7 +14,7 @@ from mbml.deploy.description import Affine, Description
 from mbml.deploy.familiarity import Familiarity, GuardedEncoder
 from mbml.deploy.folder import read_folder
 from mbml.encoders import Mixture
-from mbml.policy import ContextAgent, ContextPolicy, PolicyError
+from mbml.policy import ContextAgent, ContextPolicy, PolicyError, in_short
 from mbml.seeding import seed_of
 
 Which = Sequence[int] | np.ndarray | None
@@ -248,8 +248,7 @@ class AdaptivePolicy:
         except PolicyError:
             raise
         except Exception as error:  # whatever a stranger's state brings about: nothing of it was run
-            reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".:")
-            raise PolicyError(f"The state is damaged: {reason}.") from None
+            raise PolicyError(f"The state is damaged: {in_short(error)}.") from None
         if len(sizes) > 1 or not finite:
             raise PolicyError("The state is damaged: its lists should be finite, and have an entry for each entity.")
         return numbers, entities
@@ -295,7 +294,9 @@ class AdaptivePolicy:
         try:
             array = np.asarray(value)
         except Exception as error:  # lists of unequal length, tensors on another device
-            raise PolicyError(f"{name} is no array of numbers ({error}); its shape should be {wanted}.") from None
+            raise PolicyError(
+                f"{name} is no array of numbers ({in_short(error)}); its shape should be {wanted}."
+            ) from None
         if array.dtype.kind not in "fiub":
             raise PolicyError(f"{name} is of type {array.dtype}; it should be real numbers of shape {wanted}.")
         if array.shape != wanted:

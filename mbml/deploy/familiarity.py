@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mbml.deploy.description import Calibration
 from mbml.encoders import Belief, Encoder
 from mbml.nets import StackedMLP, Standardiser, adam, step
-from mbml.policy import PolicyError
+from mbml.policy import PolicyError, in_short
 from mbml.rows import RowLayout
 from mbml.seeding import generator_of
 from mbml.serialise import load_tree, save_tree
@@ -83,8 +83,7 @@ class TaskModels(nn.Module):
             sound = unknown == [] and not any(not name.startswith("network.") for name in missing) and sizes == wanted
             models.misfits(torch.zeros(1, layout.context_size))
         except Exception as error:  # whatever a stranger's file brings about: nothing of it was run
-            reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".:")
-            raise PolicyError(f"{path} is damaged: {reason}.") from None
+            raise PolicyError(f"{path} is damaged: {in_short(error)}.") from None
         state = models.state_dict().values()
         if not sound or not all(bool(value.isfinite().all()) for value in state) or bool((models.noise <= 0).any()):
             raise PolicyError(f"{path} is damaged: it holds no finite networks of {tasks} tasks for this policy.")

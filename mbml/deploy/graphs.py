@@ -130,7 +130,7 @@ def _write(path: Path, module: nn.Module, inputs: dict[str, Tensor], outputs: li
     number = torch.export.Dim("n", min=1)
     dynamic: list[Any] = [{0: number} for _ in inputs]
     if isinstance(module, _Act):
-        dynamic = [*dynamic[:2], tuple(dynamic[2:])]
+        dynamic = [*dynamic[:2], tuple(dynamic[2:])] if dynamic[2:] else dynamic
     found = module.eval()(*inputs.values())
     with _quiet():
         torch.onnx.export(

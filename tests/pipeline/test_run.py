@@ -133,7 +133,7 @@ def test_the_policy_that_is_best_on_the_training_tasks_is_handed_over(everything
     assert chosen["score"] == pytest.approx(max(means.values()))
     trained = next(r for r in jobs.runs if (r.variant.label, r.seed) == (chosen["method"], chosen["seed"]))
     snapshot = snapshot_of(store.fetch(*trained.trained), 20)
-    assert (tmp_path / "policy.safetensors").read_bytes() == snapshot.read_bytes()
+    assert (tmp_path / "policy" / "policy.safetensors").read_bytes() == snapshot.read_bytes()
 
 
 def test_nothing_in_the_store_is_a_pickle(everything):
