@@ -181,12 +181,10 @@ class AdaptivePolicy:
     @property
     def belief(self) -> Belief:
         """What is believed now, from everything observed since `reset`; z follows it when it is formed anew."""
-        statistics = self._agent.statistics()
-        mean, variance = self._agent.belief()
-        own = statistics[:, : self.description.inference.statistics_size]
-        weighs = isinstance(self._policy.encoder, Mixture)
+        encoder, own = self._policy.encoder, self._agent.statistics()[:, : self.description.inference.statistics_size]
         with torch.no_grad():
-            tasks = self._policy.encoder.weights(own) if weighs else None  # pyright: ignore[reportCallIssue]
+            mean, variance = encoder.belief(own)
+            tasks = encoder.weights(own) if isinstance(encoder, Mixture) else None
         parts = [None if part is None else part.numpy().copy() for part in (mean, variance, tasks)]
         found = parts if not self._single else [None if part is None else part[0] for part in parts]
         return Belief(*found)  # pyright: ignore[reportArgumentType]

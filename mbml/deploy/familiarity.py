@@ -1,8 +1,9 @@
 """Whether what an entity shows fits any training task: an unfamiliarity from 0 to 1, for every kind of encoder.
 
-A small network per training task predicts reward and next observation from (s, a). How badly a transition fits a task
-is the Cauchy error log(1 + (error / noise)^2), which adds up over transitions and lets no single one decide; the noise
-is the size of the errors on rows that the networks did not learn from. The best fit of any task, as a mean over
+A few small networks per training task predict reward and next observation from (s, a). How badly a transition fits a
+task is the Cauchy error log(1 + error^2 / (noise^2 + spread^2)), which adds up over transitions and lets no single one
+decide; the noise is the size of the errors on rows that the networks did not learn from, and the spread is theirs, so
+that a place where a task has few rows speaks neither for nor against it. The best fit of any task, as a mean over
 everything seen, is compared with the same of stretches of such rows under the best *other* task: so a task between
 the training tasks is as familiar as they are to each other, and the score is the share of those stretches that fit
 better. Reward and next observation are judged apart, and the higher share counts.
@@ -25,8 +26,8 @@ from mbml.rows import RowLayout
 from mbml.seeding import generator_of
 from mbml.serialise import load_tree, save_tree
 
-_HIDDEN = (64, 64)
-_STEPS, _BATCH, _RATE = 1_500, 128, 2e-3
+_MEMBERS, _HIDDEN = 3, (64, 64)
+_STEPS, _BATCH, _RATE = 1_000, 128, 3e-3
 MOST_ROWS, _MOST_OF_ALL = 20_000, 1_000_000
 """Rows of a task that are looked at, its last ones, and of all tasks together."""
 _BLOCKS, _EVERY = 20, 4
@@ -34,11 +35,11 @@ _BLOCKS, _EVERY = 20, 4
 _LENGTHS = (1, 3, 10, 30, 100, 300, 1_000)
 _LEAST_STRETCHES = 20
 _QUANTILES = 201
-_LEAST_NOISE, _MOST_ERROR = 1e-3, 1e6
+_LEAST_NOISE, _MOST_ERROR = 1e-3, 1e12
 
 
 class TaskModels(nn.Module):
-    """A network for each of K tasks from (s, a) to reward and change of the observation, all standardised."""
+    """Networks for each of K tasks from (s, a) to reward and change of the observation, all standardised."""
 
     noise: Tensor
 
@@ -49,19 +50,26 @@ class TaskModels(nn.Module):
         self.seen, self.wanted = Standardiser(layout.pair_size, here), Standardiser(outputs, here)
         self.register_buffer("noise", torch.ones(outputs))
 
+    @property
+    def tasks(self) -> int:
+        """K."""
+        return self.network.stack // _MEMBERS
+
     def errors(self, context: Tensor) -> Tensor:
-        """Errors `[K, n, 1 + d_s]` on transitions `[n or K n, d_c]`; with K n, each task sees its own."""
+        """Errors `[K, members, n, 1 + d_s]` on transitions `[1, n, d_c]`, or on each task's own `[K, n, d_c]`."""
         observation, action, following, reward = self.layout.split_context(context)
         pair = self.seen(torch.cat([observation, action], -1))
         wanted = self.wanted(torch.cat([reward, following - observation], -1))
-        if context.dim() == 2:
-            pair, wanted = pair.unsqueeze(0), wanted.unsqueeze(0)
-        return self.network(pair) - wanted
+        if len(pair) > 1:
+            pair = pair.repeat_interleave(_MEMBERS, 0)
+        return self.network(pair).unflatten(0, (-1, _MEMBERS)) - wanted.unsqueeze(1)
 
     def misfits(self, context: Tensor) -> Tensor:
         """Of transitions `[n, d_c]` those of reward and of next observation to every task, and 1: `[n, 2 K + 1]`."""
-        errors = (self.errors(context) / self.noise).clamp(-_MOST_ERROR, _MOST_ERROR).square().log1p()
-        reward, following = errors[..., 0].T, errors[..., 1:].mean(-1).T
+        errors = self.errors(context.unsqueeze(0))
+        variance = self.noise.square() + errors.var(1)
+        misfits = (errors.mean(1).square() / variance).clamp_max(_MOST_ERROR).log1p()
+        reward, following = misfits[..., 0].T, misfits[..., 1:].mean(-1).T
         return torch.cat([reward, following, torch.ones_like(reward[:, :1])], -1)
 
     def save(self, path: Path) -> None:
@@ -78,7 +86,7 @@ class TaskModels(nn.Module):
             tree = load_tree(path)
             models = cls(layout, StackedMLP.load(tree["network"]).requires_grad_(False))
             missing, unknown = models.load_state_dict(tree["state"], strict=False)
-            sizes = models.network.stack, models.network.sizes[0], models.network.sizes[-1]
+            sizes = models.network.stack / _MEMBERS, models.network.sizes[0], models.network.sizes[-1]
             wanted = tasks, layout.pair_size, 1 + layout.observation_size
             sound = unknown == [] and not any(not name.startswith("network.") for name in missing) and sizes == wanted
             models.misfits(torch.zeros(1, layout.context_size))
@@ -106,7 +114,7 @@ class Familiarity(nn.Module):
     @property
     def size(self) -> int:
         """Width of misfits."""
-        return 2 * self.models.network.stack + 1
+        return 2 * self.models.tasks + 1
 
     def misfits(self, context: Tensor) -> Tensor:
         """Misfits `[..., size]` of transitions `[..., d_c]`; those of a set are their sum."""
@@ -159,7 +167,7 @@ def fit_familiarity(layout: RowLayout, rows: Sequence[Tensor], seed: int | str =
     models = _fitted(layout, [learnt for learnt, _ in parts], generator)
     kept = [held for _, held in parts]
     with torch.no_grad():
-        own = [models.errors(torch.cat(blocks))[k].abs() for k, blocks in enumerate(kept)]
+        own = [models.errors(torch.cat(blocks).unsqueeze(0))[k].mean(0).abs() for k, blocks in enumerate(kept)]
         models.noise.copy_(torch.cat(own).median(0).values.clamp_min(_LEAST_NOISE))
         return Familiarity(models, _calibrated(models, kept))
 
@@ -176,7 +184,7 @@ def _held_out(context: Tensor) -> tuple[Tensor, list[Tensor]]:
 def _fitted(layout: RowLayout, contexts: Sequence[Tensor], generator: torch.Generator) -> TaskModels:
     tasks, everything = len(contexts), torch.cat([*contexts])
     sizes = [layout.pair_size, *_HIDDEN, 1 + layout.observation_size]
-    models = TaskModels(layout, StackedMLP(tasks, sizes, generator=generator, initialisation="torch"))
+    models = TaskModels(layout, StackedMLP(tasks * _MEMBERS, sizes, generator=generator, initialisation="torch"))
     observation, action, following, reward = layout.split_context(everything)
     models.seen.fit(torch.cat([observation, action], -1))
     models.wanted.fit(torch.cat([reward, following - observation], -1))
@@ -186,7 +194,7 @@ def _fitted(layout: RowLayout, contexts: Sequence[Tensor], generator: torch.Gene
     for done in range(_STEPS):
         optimiser.param_groups[0]["lr"] = _RATE * (1 - done / _STEPS)
         drawn = (torch.rand(tasks, _BATCH, generator=generator) * lengths).long().clamp_max(lengths - 1)
-        step(optimiser, models.errors(everything[starts + drawn]).square().mean((1, 2)).sum())
+        step(optimiser, models.errors(everything[starts + drawn]).square().mean((2, 3)).sum())
     models.network.requires_grad_(False)
     return models
 

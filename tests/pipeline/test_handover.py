@@ -27,7 +27,7 @@ def finished(tmp_path_factory, embedded_ray):
     """A smoke run of one method of every kind of policy: its plan and store."""
     store = tmp_path_factory.mktemp("store")
     jobs = plan(replace(preset(ENV, "smoke"), methods=METHODS))
-    outcome = execute(jobs.jobs.values(), str(store), log=lambda line: None)
+    outcome = execute(list(jobs.jobs.values()), str(store), log=lambda line: None)
     assert not outcome.failed
     return jobs, Store(store)
 

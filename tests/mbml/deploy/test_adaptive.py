@@ -85,7 +85,7 @@ def test_entities_may_act_and_observe_one_by_one(folders):
         together.observe(s, a, r, following, ended)
         for i in (1, 0):
             np.testing.assert_allclose(apart.act(s[i : i + 1], [i])[0], actions[i], atol=1e-6)
-            apart.observe(s[i : i + 1], a[i : i + 1], r[i : i + 1], following[i : i + 1], ended[i : i + 1], [i])
+            apart.observe(s[i : i + 1], a[i : i + 1], r[i : i + 1], following[i : i + 1], ended[i : i + 1], which=[i])
     np.testing.assert_allclose(apart.belief.tasks, together.belief.tasks, atol=1e-5)
 
 

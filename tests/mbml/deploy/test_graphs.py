@@ -11,7 +11,7 @@ import pytest
 from mbml import AdaptivePolicy, PolicyError
 from mbml.deploy.graphs import graphs_possible
 from tests.mbml.deploy.small import EVERY, make_policy, transitions, user_units, write
-from tests.mbml.toys import random_rows
+from tests.mbml.toys import random_rows, seeded
 
 needed = pytest.mark.skipif(not graphs_possible(), reason="needs onnx and onnxscript")
 
@@ -42,7 +42,7 @@ def test_a_graph_acts_as_the_policy_over_whole_episodes(tmp_path, kind):
     graphs = json.loads((folder / "policy.json").read_text())["onnx"]
     update, act = (runtime.InferenceSession(folder / f"{name}.onnx") for name in ("update", "act"))
     policy = AdaptivePolicy.load(folder, entities=number, deterministic=True, renewed_every=every)
-    fixed = policy._agent._noise.expand(number, *make_policy(kind).noise_shape).numpy()  # of a deterministic policy
+    fixed = make_policy(kind).noise(1, seeded(0)).repeat_interleave(number, 0).numpy()  # as a deterministic one has it
     statistics = np.zeros((number, graphs["update"]["inputs"]["statistics"][1][1]), np.float32)
     streams = [transitions(60, seed, units) for seed in range(number)]
     for step, parts in enumerate(zip(*streams, strict=True)):
@@ -60,7 +60,7 @@ def test_a_graph_acts_as_the_policy_over_whole_episodes(tmp_path, kind):
         )
         statistics, unfamiliarity = update.run(None, seen)
         np.testing.assert_allclose(unfamiliarity, policy.unfamiliarity, atol=0.02)  # a step is 1/201
-    np.testing.assert_allclose(statistics, policy._agent.statistics().numpy(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(statistics, policy.state()["entities"]["statistics"], rtol=1e-4, atol=1e-4)
 
 
 @needed
