@@ -197,10 +197,12 @@ class ContextAgent:
         active: Tensor | None = None,
         *,
         which: Tensor | None = None,
+        paid: Tensor | None = None,
     ) -> None:
         """Remember one transition of every task (reward `[n]`); `active` `[n]` marks the tasks that really moved.
 
-        Or one of each task at `which` `[k]`, whose arrays have k rows. Raises PolicyError for other shapes or values.
+        Or one of each task at `which` `[k]`, whose arrays have k rows. `paid` `[n or k]` is what returns are counted
+        in, where that is not the reward. Raises PolicyError for other shapes or values.
         """
         layout = self.policy.layout
         self._check_shape("observation", observation, which, layout.observation_size)
@@ -209,7 +211,7 @@ class ContextAgent:
         self._check_shape("reward", reward, which)
         context = torch.cat([observation, action, next_observation, reward.unsqueeze(-1)], -1)
         self._check_finite("transition", context)
-        played = torch.stack([reward, torch.ones_like(reward)], 1)
+        played = torch.stack([reward if paid is None else paid, torch.ones_like(reward)], 1)
         if which is not None:
             with torch.no_grad():
                 added = self.encoder.statistics(context)

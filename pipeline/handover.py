@@ -23,7 +23,6 @@ from mbml.envs import Family
 from mbml.methods import METHODS
 from mbml.policy import ContextPolicy
 from mbml.rows import MappedRows, gather_rows
-from pipeline.config import ConfigError
 from pipeline.plan import Plan, Trained
 from pipeline.report import tables
 from pipeline.results import SPLITS, Results
@@ -98,10 +97,7 @@ def _described(
 def _observed(family: Family) -> Space:
     """What the family's environments show, as the network takes it."""
     env = family.environment(family.tasks("train")[0])
-    ends = [
-        np.broadcast_to(end, env.observation_space.shape)
-        for end in (env.observation_space.low, env.observation_space.high)
-    ]
+    ends = env.observation_space.low, env.observation_space.high
     env.close()
     low, high = ([float(v) if np.isfinite(v) else None for v in end] for end in ends)
     return replace(identity(family.observation_size), low=low, high=high)
@@ -124,10 +120,3 @@ def _last_rows(dataset: Dataset, task: int) -> Tensor:
     mapped = MappedRows([dataset.shards(task)])
     number = mapped.shape[1]
     return gather_rows(mapped, torch.arange(max(0, number - MOST_ROWS), number).unsqueeze(0))[0]
-
-
-def no_policy(config: Any) -> ConfigError:
-    """What to say of a run that has no policy to hand over."""
-    return ConfigError(
-        f"{', '.join(config.methods)} of {config.env} left no policy that adapts; give another --method."
-    )

@@ -13,7 +13,7 @@ from mbml.deploy.folder import check_replaceable
 from mbml.settings import check_fields
 from pipeline.cluster import connect
 from pipeline.config import ConfigError, Place, RunConfig
-from pipeline.handover import POLICY, hand_over, no_policy, write_policy
+from pipeline.handover import POLICY, hand_over, write_policy
 from pipeline.plan import Plan, plan, plan_warmstart
 from pipeline.publish import Log, make_folder, publish, say_failures
 from pipeline.report import tables
@@ -104,7 +104,7 @@ def export_policy(config: RunConfig, place: Place, folder: Path, log: Log, *, gr
     check_replaceable(folder)
     jobs, store, results = _finished(config, place)
     if (chosen := tables.best_policy(results)) is None:
-        raise no_policy(config)
+        raise ConfigError(f"{', '.join(config.methods)} left no policy that adapts; name another --method.")
     description = write_policy(jobs, store, results, chosen, folder, graphs=graphs)
     log(f"{description.title}, seed {chosen['seed']}, step {chosen['step']}. Policy: {folder}")
     return 0

@@ -147,7 +147,8 @@ class AdaptivePolicy:
             self._taken("reward", reward, number, about.reward.affine),
         )
         ends = self._flags("terminated", terminated, number) | self._flags("truncated", truncated, number)
-        self._agent.observe(*batch, which=index)
+        paid = np.asarray(reward, np.float32).reshape(number)  # episodes are compared as the user pays them
+        self._agent.observe(*batch, which=index, paid=torch.from_numpy(paid))
         if ends.any():
             self._begin(index[ends])
 

@@ -263,3 +263,21 @@ def test_the_belief_weighs_the_tasks_that_the_description_names(folders):
     assert AdaptivePolicy.load(folders["pearl"]).belief.tasks is None
     assert describe(make_policy(PATH)).inference.encoder == "mixture"
     assert policy.description.observation.size == LAYOUT.observation_size
+
+
+def test_an_arbitrated_policy_compares_episodes_by_the_user_s_rewards(tmp_path):
+    """First untold, then told, then as has earned more; an offset of the rewards must not decide it."""
+    units = user_units()
+    policy = AdaptivePolicy.load(write(tmp_path / "policy", "acting mixture arbitrated", **units))
+    total, told = 0.0, []
+    for step, (s, a, r, following, _) in enumerate(transitions(15, 2, units)):
+        policy.act(s)
+        told.append(policy.state()["entities"]["told"][0])
+        if step < 5:
+            total += r
+        policy.observe(s, a, r, following, truncated=step in (4, 6))
+    assert told[:5] == [False] * 5
+    assert told[5:7] == [True] * 2
+    untold, other = policy.state()["entities"]["earned"][0]
+    assert untold == pytest.approx([total, 1], rel=1e-5)
+    assert told[7] == (other[0] >= untold[0])
