@@ -86,15 +86,19 @@ class TaskModels(nn.Module):
             tree = load_tree(path)
             models = cls(layout, StackedMLP.load(tree["network"]).requires_grad_(False))
             missing, unknown = models.load_state_dict(tree["state"], strict=False)
-            sizes = models.network.stack / _MEMBERS, models.network.sizes[0], models.network.sizes[-1]
-            wanted = tasks, layout.pair_size, 1 + layout.observation_size
-            sound = unknown == [] and not any(not name.startswith("network.") for name in missing) and sizes == wanted
+            if unknown or any(not name.startswith("network.") for name in missing):
+                raise ValueError("its scales are others")
+            sizes = models.network.stack, models.network.sizes[0], models.network.sizes[-1]
+            if sizes != (tasks * _MEMBERS, layout.pair_size, 1 + layout.observation_size):
+                raise ValueError(f"it holds no networks of {tasks} tasks for this policy")
             models.misfits(torch.zeros(1, layout.context_size))
         except Exception as error:  # whatever a stranger's file brings about: nothing of it was run
             raise PolicyError(f"{path} is damaged: {in_short(error)}.") from None
-        state = models.state_dict().values()
-        if not sound or not all(bool(value.isfinite().all()) for value in state) or bool((models.noise <= 0).any()):
-            raise PolicyError(f"{path} is damaged: it holds no finite networks of {tasks} tasks for this policy.")
+        finite = all(bool(value.isfinite().all()) for value in models.state_dict().values())
+        if not finite or not all(
+            bool((part > 0).all()) for part in (models.noise, models.seen.scale, models.wanted.scale)
+        ):
+            raise PolicyError(f"{path} is damaged: its numbers should be finite, and its scales above 0.")
         return models
 
 

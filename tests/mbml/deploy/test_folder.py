@@ -15,7 +15,8 @@ from mbml.serialise import sha256_of
 from tests.mbml.deploy.small import describe, make_policy, user_units, write
 from tests.mbml.toys import random_rows
 
-FUZZED = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+_SLOW = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]  # a busy machine is no fault of the strategy
+FUZZED = settings(max_examples=150, deadline=None, suppress_health_check=_SLOW)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +144,7 @@ def edited(folder, change):
         (lambda tree: tree["observation"].update(scale=[1.0]), "observation: its lists have 1, 3 entries"),
         (lambda tree: tree["observation"].update(offset=[float("nan")] * 3), "observation.offset.0"),
         (lambda tree: tree["familiarity"].update(lengths=[2]), "lengths should rise from 1"),
-        (lambda tree: tree["tasks"].pop(), "holds no finite networks of 2 tasks"),
+        (lambda tree: tree["tasks"].pop(), "holds no networks of 2 tasks"),
         (lambda tree: tree["inference"].update(renewed_every=7), "differ in renewed_every"),
         (lambda tree: tree.update(action=tree["observation"]), "of (3, 3) numbers, policy.safetensors of (3, 2)"),
     ],
