@@ -118,5 +118,5 @@ def _score(results: Results, chosen: dict[str, Any], split: str) -> Score | None
 def _last_rows(dataset: Dataset, task: int) -> Tensor:
     """The last rows of a task `[N, row]`, as many as are looked at."""
     mapped = MappedRows([dataset.shards(task)])
-    number = mapped.shape[1]
+    number = mapped.lengths.each[0]
     return gather_rows(mapped, torch.arange(max(0, number - MOST_ROWS), number).unsqueeze(0))[0]
