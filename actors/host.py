@@ -112,7 +112,8 @@ class Host:
         return "idle host" if self._job is None else self._job.name
 
 
-_REMOTE: Any = ray.remote(concurrency_groups={"progress": 1})(Host)  # one class: Ray sends each to every machine
+_OPTIONS: dict[str, Any] = {"concurrency_groups": {"progress": 1}}
+_REMOTE: Any = ray.remote(**_OPTIONS)(Host)  # one class for all, because Ray sends each to every machine
 
 
 def remote(store_url: str, num_cpus: float, num_gpus: float = 0.0) -> Any:

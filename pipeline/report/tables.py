@@ -175,7 +175,8 @@ def cost(results: Results) -> pd.DataFrame:
     its processes; reused jobs count with what they took when they were made, but for the wall time."""
     columns = ["stage", "jobs", "reused", "wall_seconds", "work_seconds", "peak_memory_mb"]
     frame = pd.DataFrame(results.run["cost"], columns=columns).set_index("stage").rename_axis(None)
-    frame["wall time"] = frame.pop("wall_seconds").map(lambda seconds: duration(seconds) if seconds else ABSENT)
+    wall = frame.pop("wall_seconds")
+    frame["wall time"] = wall.map(duration).mask(wall == 0, ABSENT)
     frame["all jobs"] = frame.pop("work_seconds").map(duration)
     frame["peak memory"] = frame.pop("peak_memory_mb").map(lambda size: f"{size:,.0f} MB" if size else ABSENT)
     return frame.astype(str)
