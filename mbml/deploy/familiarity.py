@@ -67,8 +67,9 @@ class TaskModels(nn.Module):
     def misfits(self, context: Tensor) -> Tensor:
         """Of transitions `[n, d_c]` those of reward and of next observation to every task, and 1: `[n, 2 K + 1]`."""
         errors = self.errors(context.unsqueeze(0))
-        variance = self.noise.square() + errors.var(1)
-        misfits = (errors.mean(1).square() / variance).clamp_max(_MOST_ERROR).log1p()
+        mean = errors.mean(1, keepdim=True)
+        spread = (errors - mean).square().sum(1) / (_MEMBERS - 1)  # var() warns where there is no transition
+        misfits = (mean.squeeze(1).square() / (self.noise.square() + spread)).clamp_max(_MOST_ERROR).log1p()
         reward, following = misfits[..., 0].T, misfits[..., 1:].mean(-1).T
         return torch.cat([reward, following, torch.ones_like(reward[:, :1])], -1)
 

@@ -133,7 +133,7 @@ def _write(path: Path, module: nn.Module, inputs: dict[str, Tensor], outputs: li
         dynamic = [*dynamic[:2], tuple(dynamic[2:])] if dynamic[2:] else dynamic
     found = module.eval()(*inputs.values())
     with _quiet():
-        torch.onnx.export(
+        program = torch.onnx.export(
             module,
             tuple(inputs.values()),
             path,
@@ -145,6 +145,10 @@ def _write(path: Path, module: nn.Module, inputs: dict[str, Tensor], outputs: li
             opset_version=_OPSET,
             verbose=False,
         )
+    assert program is not None
+    if fixed := [value.name for value in program.model.graph.inputs if isinstance(value.shape[0], int)]:
+        # An operation that the exporter knows for one number of rows alone makes it do so without a word.
+        raise PolicyError(f"{path.name} cannot be written: the exporter fixes the number of entities in {fixed[0]}.")
     made = [found] if isinstance(found, Tensor) else list(found)
     return Graph(*({n: _about(t) for n, t in part} for part in (inputs.items(), zip(outputs, made, strict=True))))
 

@@ -62,7 +62,9 @@ def perturbed(action: Tensor, perturbation: Tensor) -> Tensor:
 def best_actions(actions: Tensor, values: Tensor, candidates: int) -> Tensor:
     """Of every `candidates` actions in a row `[T, n * candidates, d_a]` the one of highest value, `[T, n, d_a]`."""
     best = values.unflatten(1, (-1, candidates)).argmax(2, keepdim=True)
-    return actions.unflatten(1, (-1, candidates)).take_along_dim(best, 2).squeeze(2)
+    # Not take_along_dim, which an exported graph can only do for one number of rows.
+    grouped = actions.unflatten(1, (-1, candidates))
+    return grouped.gather(2, best.expand(-1, -1, -1, actions.shape[-1])).squeeze(2)
 
 
 class CandidateNetworks(NamedTuple):

@@ -30,6 +30,13 @@ def columns(*streams):
     return [tuple(np.stack(part) for part in zip(*step, strict=True)) for step in zip(*streams, strict=True)]
 
 
+def weights(policy):
+    """What a policy believes of the training tasks, which it must weigh."""
+    tasks = policy.belief.tasks
+    assert tasks is not None
+    return tasks
+
+
 def test_loading_and_acting_brings_in_no_simulator_no_ray_and_no_pandas(folders):
     program = f"""
 import sys
@@ -86,7 +93,7 @@ def test_entities_may_act_and_observe_one_by_one(folders):
         for i in (1, 0):
             np.testing.assert_allclose(apart.act(s[i : i + 1], [i])[0], actions[i], atol=1e-6)
             apart.observe(s[i : i + 1], a[i : i + 1], r[i : i + 1], following[i : i + 1], ended[i : i + 1], which=[i])
-    np.testing.assert_allclose(apart.belief.tasks, together.belief.tasks, atol=1e-5)
+    np.testing.assert_allclose(weights(apart), weights(together), atol=1e-5)
 
 
 def test_entities_come_go_and_are_forgotten(folders):
@@ -96,15 +103,15 @@ def test_entities_come_go_and_are_forgotten(folders):
     for s, a, r, following, _ in columns(*(transitions(5, seed) for seed in (1, 2, 3))):
         policy.act(s)
         policy.observe(s, a, r, following)
-    known = policy.belief
+    known = weights(policy)
     policy.reset([1])
-    assert policy.belief.tasks[1].tolist() == [0.0] * TASKS + [1.0]
-    assert policy.belief.tasks[[0, 2]].tolist() == known.tasks[[0, 2]].tolist()
+    assert weights(policy)[1].tolist() == [0.0] * TASKS + [1.0]
+    assert weights(policy)[[0, 2]].tolist() == known[[0, 2]].tolist()
     moved = policy.state([2])
     policy.remove([0, 2])
     assert policy.entities == 1
     assert policy.add(state=moved) == [1]
-    assert policy.belief.tasks[1].tolist() == known.tasks[2].tolist()
+    assert weights(policy)[1].tolist() == known[2].tolist()
 
 
 @pytest.mark.parametrize("kind", EVERY)
@@ -225,7 +232,7 @@ def test_it_works_in_the_user_s_units(folders):
         assert (action <= 15).all()
         mine.observe(*here)
         plain.observe(*there)
-    np.testing.assert_allclose(mine.belief.tasks, plain.belief.tasks, atol=1e-4)
+    np.testing.assert_allclose(weights(mine), weights(plain), atol=1e-4)
 
 
 def test_z_is_formed_anew_as_often_as_the_setting_says(folders):
@@ -253,10 +260,10 @@ def test_acting_is_drawn_unless_it_is_to_be_deterministic(folders):
 
 def test_the_belief_weighs_the_tasks_that_the_description_names(folders):
     policy = AdaptivePolicy.load(folders[PATH])
-    assert policy.belief.tasks.tolist() == [0.0] * TASKS + [1.0]
+    assert weights(policy).tolist() == [0.0] * TASKS + [1.0]
     for s, a, r, following, _ in transitions(5, 1):
         policy.observe(s, a, r, following)
-    tasks = policy.belief.tasks
+    tasks = weights(policy)
     assert tasks.shape == (len(policy.description.tasks) + 1,)
     assert tasks[-1] == 0
     assert tasks.sum() == pytest.approx(1.0)
