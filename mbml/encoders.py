@@ -192,7 +192,10 @@ class Mixture(NetworkEncoder):
     def __init__(self, layout: RowLayout, config: EncoderConfig, generator: torch.Generator) -> None:
         super().__init__(layout, config, generator)
         shape = config.anchors + 1, config.embedding_size
-        self.embeddings = nn.Parameter(torch.randn(shape, generator=generator, device=generator.device))
+        drawn = torch.empty(shape, device=generator.device)
+        if not drawn.is_meta:  # there is nothing to fill there, and torch would import its compiler for it
+            drawn.normal_(generator=generator)
+        self.embeddings = nn.Parameter(drawn)
 
     @property
     def outputs(self) -> int:
