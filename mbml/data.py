@@ -11,13 +11,19 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NotRequired,  # pydantic takes those of typing from Python 3.12 on
+)
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field, TypeAdapter, ValidationError
-from typing_extensions import TypedDict  # pydantic takes that of typing from Python 3.12 on
+from typing_extensions import TypedDict
 
+from mbml.scaling import Scaling, ScalingMeta
 from mbml.serialise import json_of, replacing, sha256_of
 from mbml.settings import Count, Whole
 from mbml.transitions import DTYPES, VECTORS, DatasetError, TransitionBatch, check_episodes, check_finite, concatenate
@@ -47,7 +53,8 @@ class TaskMeta(TypedDict):
 
 
 class Meta(TypedDict):
-    """meta.json. `horizon` is the time limit in steps; `collection` says how the data came about."""
+    """meta.json. `horizon` is the time limit in steps; `collection` says how the data came about; `scaling`, of logged
+    data, what their own scale was."""
 
     schema_version: Literal[1]
     environment: str
@@ -55,6 +62,7 @@ class Meta(TypedDict):
     action_size: Count
     horizon: Count
     collection: dict[str, Any]
+    scaling: NotRequired[ScalingMeta]
     tasks: list[TaskMeta]
     totals: dict[str, int]
 
@@ -76,6 +84,8 @@ class DatasetWriter(AbstractContextManager):
     """The time limit in steps."""
     collection: Mapping[str, Any]
     """How the data came about, as JSON."""
+    scaling: Scaling | None = None
+    """Of rows that are not in the scale that they were logged in."""
 
     def __post_init__(self) -> None:
         for name in ("observation_size", "action_size", "horizon"):
@@ -121,6 +131,8 @@ class DatasetWriter(AbstractContextManager):
         tasks = [self._tasks[index] for index in sorted(self._tasks)]
         same = {name: getattr(self, name) for name in _SAME}
         meta = Meta(schema_version=1, **same, collection=dict(self.collection), tasks=tasks, totals=_totals(tasks))
+        if self.scaling is not None:
+            meta["scaling"] = self.scaling.meta
         with replacing(self._root / "meta.json") as path:
             path.write_text(json_of(meta, "meta.json", DatasetError))
 
@@ -137,6 +149,8 @@ class Dataset:
     """What all directories share: `environment`, `observation_size`, `action_size` and `horizon`."""
     _tasks: Mapping[int, tuple[Path, TaskMeta]]
     """Directory and entry in meta.json of each task."""
+    scaling: Scaling | None = None
+    """How to get back to the scale that the rows were logged in; None where they are in it."""
 
     @classmethod
     def open(cls, *roots: str | Path) -> "Dataset":
@@ -151,16 +165,19 @@ class Dataset:
         metas = [(path, _read_meta(path)) for path in map(Path, roots)]
         first, meta = metas[0]
         header: dict[str, Any] = {name: meta[name] for name in _SAME}
+        scaling = meta.get("scaling")
         tasks: dict[int, tuple[Path, TaskMeta]] = {}
         for path, meta in metas:
             for name, wanted in header.items():
                 if meta[name] != wanted:
                     raise DatasetError(f"{path} has {name} {meta[name]}, but {first} has {wanted}.")
+            if meta.get("scaling") != scaling:
+                raise DatasetError(f"{path} is scaled otherwise than {first}; import their logs together.")
             for task in meta["tasks"]:
                 if (index := task["index"]) in tasks:
                     raise DatasetError(f"Task {index} is in both {tasks[index][0]} and {path}; keep one.")
                 tasks[index] = path, task
-        return cls(header, tasks)
+        return cls(header, tasks, None if scaling is None else Scaling(scaling))
 
     @property
     def task_indices(self) -> tuple[int, ...]:
@@ -274,6 +291,10 @@ def _read_meta(root: Path) -> Meta:
                 raise DatasetError(f"{root / shard['file']} is missing, but meta.json lists it.")
         if task["rows"] != sum(shard["rows"] for shard in task["shards"]):
             raise DatasetError(f"{path} gives task {task['index']} {task['rows']} rows, its shards another number.")
+    if (scaling := meta.get("scaling")) is not None:
+        for part, size in zip(("observation", "action"), (meta["observation_size"], meta["action_size"]), strict=True):
+            if {len(scaling[part][name]) for name in ("offset", "scale", "names")} != {size}:
+                raise DatasetError(f"{path} has a scaling of another size than its {part}.")
     if len({task["index"] for task in meta["tasks"]}) != len(meta["tasks"]):
         raise DatasetError(f"{path} lists a task twice.")
     if meta["totals"] != _totals(meta["tasks"]):
