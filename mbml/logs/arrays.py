@@ -1,0 +1,101 @@
+"""Files of arrays, one a task: HDF5 in the layout of D4RL, and NumPy's .npz (never anything pickled)."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mbml.logs import tables
+from mbml.logs.columns import ColumnMap, raw_of
+from mbml.logs.contract import Raw, Source
+from mbml.transitions import DatasetError
+
+_DAMAGED = (OSError, ValueError, EOFError, KeyError, NotImplementedError, SyntaxError, zipfile.BadZipFile, zlib.error)
+ENDINGS = {"hdf5": (".hdf5", ".h5", ".hdf"), "npz": (".npz",)}
+
+
+def holds_hdf5(path: str) -> bool:
+    """A file that ends like HDF5, or a folder of them that is no Minari dataset."""
+    return _holds(path, ENDINGS["hdf5"])
+
+
+def holds_npz(path: str) -> bool:
+    """A file that ends in .npz, or a folder of them."""
+    return _holds(path, ENDINGS["npz"])
+
+
+def _holds(path: str, endings: Sequence[str]) -> bool:
+    return Path(path).suffix in endings or (
+        Path(path).is_dir() and any(f.suffix in endings for f in Path(path).iterdir())
+    )
+
+
+def hdf5_files(paths: Sequence[str]) -> list[str]:
+    """The files of a source."""
+    return tables.files(paths, ENDINGS["hdf5"])
+
+
+def npz_files(paths: Sequence[str]) -> list[str]:
+    """The files of a source."""
+    return tables.files(paths, ENDINGS["npz"])
+
+
+def read_hdf5(source: Source) -> Iterator[Raw]:
+    """The task of every file; `infos/...` and other groups are there by their path, if the column map names them."""
+    try:
+        import h5py  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise DatasetError("HDF5 needs the package h5py; install it with pip install h5py.") from None
+    names = hdf5_files(source.paths)
+    for name, task in zip(names, tables.task_names(names), strict=True):
+        try:
+            with h5py.File(name, "r") as file:
+                paths: list[str] = []
+                file.visit(paths.append)
+                arrays = {path: file[path] for path in paths if hasattr(file[path], "shape")}
+                raw = _raw(arrays, task, name, source.columns)
+            yield raw
+        except (OSError, RuntimeError, KeyError, TypeError) as error:
+            raise DatasetError(f"{name} is not readable as HDF5 ({' '.join(str(error).split())[:200]}).") from None
+
+
+def read_npz(source: Source) -> Iterator[Raw]:
+    """The task of every file."""
+    names = npz_files(source.paths)
+    for name, task in zip(names, tables.task_names(names), strict=True):
+        try:
+            with np.load(name, allow_pickle=False) as file:
+                if not isinstance(file, np.lib.npyio.NpzFile):
+                    raise DatasetError(f"{name} is a single array; an .npz file of named arrays is needed.")
+                raw = _raw(file, task, name, source.columns)
+            yield raw
+        except DatasetError:
+            raise
+        except _DAMAGED as error:
+            raise DatasetError(f"{name} is not readable as .npz ({' '.join(str(error).split())[:200]}).") from None
+
+
+def _raw(arrays: Mapping[str, Any], task: str, name: str, given: ColumnMap) -> Raw:
+    columns = given.columns(list(arrays), name)
+
+    def get(column: str) -> np.ndarray:
+        array = np.asarray(arrays[column])
+        array = array.astype(str) if array.dtype.kind == "S" else array
+        if array.ndim == 0:
+            raise DatasetError(f"{name}: {column} is a single value; it needs a row for every transition.")
+        return array
+
+    if "task" in columns:
+        raise DatasetError(f"{name}: a file of arrays is one task; leave `task` out, or bring a table.")
+    raw = raw_of(task, name, columns, get, given)
+    action = arrays[columns["action"][0]]
+    if len(columns["action"]) == 1 and len(action.shape) == 1 and action.dtype.kind in "iu":
+        raise DatasetError(
+            f"{name}: {columns['action'][0]} is one whole number a row; discrete actions are not supported."
+        )
+    return raw

@@ -1,0 +1,250 @@
+"""Every format gives the same transitions of the same fleet; what a file lacks is said with the file's name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from mbml.logs import FORMATS, ColumnMap, LoggedTask, Source, format_of, transitions
+from mbml.logs.tables import task_names
+from mbml.transitions import DTYPES, DatasetError
+from tests.mbml.logs.fleet import MAPS, NEEDS, WRITERS, fleet, listed, machine, write_csv_folder, write_lerobot
+
+
+def read(paths: list[str], columns: dict[str, Any] | None = None, kind: str | None = None) -> list[LoggedTask]:
+    entry = FORMATS[kind] if kind else format_of(paths)
+    return [transitions(raw) for raw in entry.make(Source(tuple(paths), ColumnMap.of(columns or {})))]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_format_gives_the_same_transitions(name, tmp_path):
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
+    machines = fleet()
+    tasks = read(WRITERS[name](tmp_path, machines), MAPS.get(name))
+    assert [task.name for task in tasks] == list(machines)
+    for task, columns in zip(tasks, machines.values(), strict=True):
+        assert task.counts == (len(columns["reward"]), int(columns["episode"][-1]) + 1, 0, 0, 0)
+        for role in DTYPES:
+            found = getattr(task.batch, role)
+            np.testing.assert_allclose(found, columns[role], rtol=1e-6, err_msg=role)
+            assert found.ndim == columns[role].ndim
+
+
+def test_minari_datasets_are_a_task_each_or_name_their_tasks(tmp_path):
+    minari = pytest.importorskip("minari")
+    gymnasium = pytest.importorskip("gymnasium")
+    from minari.data_collector import EpisodeBuffer  # pyright: ignore[reportMissingImports]
+
+    machines = fleet()
+
+    def buffers(columns):
+        for number in range(int(columns["episode"][-1]) + 1):
+            own = {role: column[columns["episode"] == number] for role, column in columns.items()}
+            seen = [*own["observation"], own["next_observation"][-1]]
+            yield EpisodeBuffer(
+                observations=[row.astype(np.float32) for row in seen],
+                actions=[row.astype(np.float32) for row in own["action"]],
+                rewards=own["reward"].tolist(),
+                terminations=own["terminated"].tolist(),
+                truncations=own["truncated"].tolist(),
+            )
+
+    box = gymnasium.spaces.Box
+    spaces: Any = {
+        "observation_space": box(-np.inf, np.inf, (3,)),
+        "action_space": box(np.array([0.0, -np.inf]), np.array([40.0, np.inf]), dtype=np.float32),
+    }
+    import os
+
+    os.environ["MINARI_DATASETS_PATH"] = str(tmp_path)
+    try:
+        for name, columns in machines.items():
+            minari.create_dataset_from_buffers(f"fleet/{name}-v0", buffer=list(buffers(columns)), **spaces)
+        both = [b for columns in machines.values() for b in buffers(columns)]
+        whole = minari.create_dataset_from_buffers("fleet/all-v0", buffer=both, **spaces)
+        places = [name for name, columns in machines.items() for _ in range(int(columns["episode"][-1]) + 1)]
+        metadata = [{"machine": place} for place in places]
+        whole.storage.update_episode_metadata(metadata)
+        by_id = read([f"fleet/{name}-v0" for name in machines], kind="minari")
+        by_folder = read([str(tmp_path / f"fleet/{name}-v0") for name in machines])
+        in_one = read(["fleet/all-v0"], {"task": "machine"}, "minari")
+        with pytest.raises(DatasetError, match="the metadata of episode 0 have no place; they have "):
+            read(["fleet/all-v0"], {"task": "place"}, "minari")
+        with pytest.raises(DatasetError, match="fleet/none-v0 is neither the folder nor the id of a local Minari"):
+            read(["fleet/none-v0"], kind="minari")
+    finally:
+        del os.environ["MINARI_DATASETS_PATH"]
+    assert [task.name for task in by_id] == [f"fleet/{name}-v0" for name in machines]
+    assert [task.name for task in in_one] == list(machines)
+    assert by_id[0].raw.bounds == {"action[0]": (0.0, 40.0)}
+    for tasks in (by_id, by_folder, in_one):
+        for task, columns in zip(tasks, machines.values(), strict=True):
+            for role in DTYPES:
+                np.testing.assert_allclose(getattr(task.batch, role), columns[role], rtol=1e-6, err_msg=role)
+
+
+def test_a_column_map_names_what_no_default_finds(tmp_path):
+    columns = machine((6,), ends=(True,))
+    table = {
+        "Zulauf [K]": columns["observation"][:, 0], "Ablauf [K]": columns["observation"][:, 1],
+        "ventil 10": columns["action"][:, 1], "ventil 2": columns["action"][:, 0], "kosten": columns["reward"],
+        "ende": columns["terminated"].astype(int), "u": np.full(6, 0.7),
+    }  # fmt: skip
+    pa.parquet.write_table(pa.table({name: pa.array(c) for name, c in table.items()}), tmp_path / "a.parquet")
+    given = {
+        "observation": ["Zulauf [K]", "Ablauf [K]"], "action": "ventil *", "reward": "kosten", "terminated": "ende",
+        "truncated": "ende", "parameter": "u", "bounds": {"ventil 2": [0, None]},
+    }  # fmt: skip
+    (tmp_path / "map.yaml").write_text(json.dumps(given))  # JSON is YAML
+    source = Source((str(tmp_path / "a.parquet"),), ColumnMap.load(tmp_path / "map.yaml"))
+    [raw] = FORMATS["table"].make(source)
+    assert raw.names["observation"] == ["Zulauf [K]", "Ablauf [K]"]
+    assert raw.names["action"] == ["ventil 2", "ventil 10"]  # in natural order
+    assert raw.parameter == [0.7]
+    assert raw.bounds == {"ventil 2": (0, None)}
+    assert np.array_equal(raw.columns["action"], columns["action"])
+
+
+def test_tables_of_machines_may_mix_their_rows_and_their_files(tmp_path):
+    machines = fleet()
+    generator = np.random.default_rng(0)
+    rows = [(name, i) for name, columns in machines.items() for i in range(len(columns["reward"]))]
+    order = generator.permutation(len(rows))
+    parts = {role: np.concatenate([columns[role] for columns in machines.values()])[order] for role in machines["a"]}
+    names = np.array([name for name, _ in rows])[order]
+    for number, part in enumerate(np.array_split(np.arange(len(rows)), 3)):
+        table = pa.table({"task": pa.array(names[part]), **listed({r: c[part] for r, c in parts.items()})})
+        pa.parquet.write_table(table, tmp_path / f"{number}.parquet")
+    found = {task.name: task for task in read([str(tmp_path)])}
+    assert found.keys() == machines.keys()
+    for name, columns in machines.items():
+        batch = found[name].batch
+        assert batch.episode.max() == columns["episode"].max()
+        # Episodes are numbered as they appear; each of them is whole and in order.
+        expected = {tuple(row) for row in np.concatenate([columns["observation"], columns["next_observation"]], 1)}
+        assert {tuple(row) for row in np.concatenate([batch.observation, batch.next_observation], 1)} == expected
+
+
+def test_files_are_named_so_that_they_differ():
+    assert task_names(["/a/x.csv", "/a/y.csv"]) == ["x", "y"]
+    assert task_names(["/a/x/log.csv", "/a/y/log.csv"]) == ["x/log", "y/log"]
+
+
+def test_lerobot_names_tasks_and_dimensions(tmp_path):
+    machines = {name: columns for name, columns in fleet().items() if name != "b"}  # whose one row nothing follows
+    tasks = read(write_lerobot(tmp_path, machines))
+    assert [task.name for task in tasks] == ["a", "c"]
+    assert tasks[0].raw.names["observation"] == ["x", "y", "z"]
+    assert tasks[0].raw.names["action"] == ["left", "right"]
+    assert not tasks[0].batch.terminated.any()  # next.done only says that a recording ends
+
+
+def parquet(**columns: Any):
+    def write(root: Path) -> list[str]:
+        table = {**listed(machine((3, 2))), **columns}
+        pa.parquet.write_table(pa.table({n: c for n, c in table.items() if c is not None}), root / "log.parquet")
+        return [str(root / "log.parquet")]
+
+    return write
+
+
+def text(name: str, content: str):
+    def write(root: Path) -> list[str]:
+        (root / name).write_text(content)
+        return [str(root / name)]
+
+    return write
+
+
+def lerobot(**changes: Any):
+    def write(root: Path) -> list[str]:
+        paths = write_lerobot(root, fleet())
+        info = json.loads((root / "meta/info.json").read_text())
+        (root / "meta/info.json").write_text(json.dumps(info | changes))
+        return paths
+
+    return write
+
+
+def npz(name: str = "log.npz", **columns: Any):
+    def write(root: Path) -> list[str]:
+        arrays = {n: c for n, c in {**machine((3, 2)), **columns}.items() if c is not None}
+        np.savez(root / name, **arrays)  # pyright: ignore[reportArgumentType]
+        return [str(root / name)]
+
+    return write
+
+
+DONE = {"terminated": None, "truncated": None, "done": pa.array([False, False, True, False, True])}
+REFUSED = {
+    "no action": (parquet(action=None), {}, r"log\.parquet has no action: no column is named action or .* `action: n"),
+    "wrong name": (
+        parquet(),
+        {"reward": "cost"},
+        r"log\.parquet has no column cost, which the column map names as rew",
+    ),
+    "pattern": (parquet(), {"observation": "x_*"}, r"has no column x_\*, which the column map names as observation"),
+    "twice": (parquet(), {"action": ["action", "act*"]}, "names a column twice as action: action, action"),
+    "two rewards": (parquet(), {"reward": "*a*"}, "reward must be one column, not "),
+    "bounds": (parquet(), {"bounds": {"valve": [0, 1]}}, "gives bounds of valve, which is no action of .*log.parquet"),
+    "done": (parquet(**DONE), {}, r"log\.parquet has done, which does not say whether the process ended or only the r"),
+    "text": (parquet(observation=pa.array(["a"] * 5)), {}, "column observation holds text .* it must hold numbers"),
+    "ragged": (parquet(action=pa.array([[1.0], [1.0, 2.0], [1.0], [1.0], [1.0]])), {}, "action holds lists of differ"),
+    "image": (parquet(observation=pa.array([b"png"] * 5)), {}, "column observation is of type binary; images and"),
+    "nested": (parquet(observation=pa.array([[[1.0]]] * 5)), {}, "observation holds lists of lists; images are not"),
+    "no task": (parquet(task=pa.array(["a", None, "a", "a", "a"])), {}, "task must name a task in every row"),
+    "parameter": (parquet(), {"parameter": "reward"}, "task log: reward is a parameter, but it is not one finite numb"),
+    "no parquet": (text("log.parquet", "PAR1 and no more"), {}, r"log\.parquet is not readable as parquet"),
+    "no csv": (text("log.csv", ""), {}, r"log\.csv is not readable as csv"),
+    "uneven csv": (text("log.csv", "obs_0,action,reward\n1,2.5,3\n1,2\n"), {}, r"log\.csv is not readable as csv"),
+    "no npz": (text("log.npz", "none"), {}, r"log\.npz is not readable as \.npz"),
+    "pickled": (npz(observation=np.array([{}] * 5, dtype=object)), {}, r"log\.npz is not readable as \.npz .*pickle"),
+    "image in npz": (npz(observation=np.zeros((5, 4, 4, 3), np.uint8)), {}, r"shape \(5, 4, 4, 3\); images and other"),
+    "discrete": (npz(action=np.array([3, 55, 7, 1, 20])), {}, "action is one whole number a row; discrete actions are"),
+    "scalar": (npz(reward=np.array(1.0)), {}, r"log\.npz: reward is a single value; it needs a row for every"),
+    "task in npz": (npz(task=np.array(["a"] * 5)), {}, "a file of arrays is one task; leave `task` out"),
+    "old lerobot": (lerobot(codebase_version="v2.1"), {}, "is a LeRobot dataset of version v2.1; convert it to v3.0"),
+    "no rewards": (lerobot(features={"action": {}, "observation.state": {}}), {}, "next.reward, which the column map"),
+    "features": (lerobot(features=[1]), {}, "info.json is damaged"),
+    "nothing": (text("log.txt", "1 2 3"), {}, "log.txt look like no format that is known .* say which with --format"),
+}
+
+
+@pytest.mark.parametrize(("write", "columns", "words"), REFUSED.values(), ids=REFUSED)
+def test_what_is_wrong_is_said_in_a_sentence(write, columns, words, tmp_path):
+    with pytest.raises(DatasetError, match=words):
+        read(write(tmp_path), columns)
+
+
+MAPS_REFUSED = {
+    "reward: [": "map.yaml is no readable YAML file",
+    "- reward": "map.yaml holds no map; it should say, line by line",
+    "rewards: r": r"In .*map\.yaml there is no field 'rewards'; did you mean reward\?",
+    "reward: 3": r"In .*map\.yaml reward is 3; it should be string",
+    "shifted: [observation]": r"In .*map\.yaml shifted \(entry 0\) is 'observation'; it should be 'action', 'reward'",
+    "bounds: {a: [2, 1]}": r"the bounds of a are 2.0 to 1.0; the first must be less",
+}
+
+
+@pytest.mark.parametrize(("content", "words"), MAPS_REFUSED.items(), ids=MAPS_REFUSED)
+def test_what_is_wrong_with_a_map_is_said_in_a_sentence(content, words, tmp_path):
+    (tmp_path / "map.yaml").write_text(content)
+    with pytest.raises(DatasetError, match=words):
+        ColumnMap.load(tmp_path / "map.yaml")
+
+
+def test_what_is_not_there_is_said(tmp_path):
+    with pytest.raises(DatasetError, match=r"none\.csv does not exist"):
+        format_of([str(tmp_path / "none.csv")])
+    with pytest.raises(DatasetError, match="no readable YAML"):
+        ColumnMap.load(tmp_path / "none.yaml")
+    paths = write_csv_folder(tmp_path, fleet())
+    with pytest.raises(DatasetError, match=r"holds no file that ends in \.npz"):
+        read(paths, kind="npz")
