@@ -9,6 +9,7 @@ examples:
   python -m pipeline sweep --sweep my_sweep.yaml --env umaze_goal --distill-seeds 0 1 2 3 4
   python -m pipeline warmstart --env umaze_goal --distill-seeds 0 1 2
   python -m pipeline export-policy --env umaze_goal --out policy
+  python -m pipeline import --data logs/ --out dataset --columns columns.yaml
   python -m pipeline validate path/to/dataset
 
 MBML_TRACEBACK=1 shows where in the code an error comes from.
@@ -27,6 +28,8 @@ import tyro
 from mbml import envs
 from mbml.data import Dataset, DatasetError, validate
 from mbml.export import export_parquet
+from mbml.logs import ColumnMap
+from mbml.logs.importing import import_logs
 from pipeline.config import Method, Place, RunConfig
 from pipeline.presets import preset
 from pipeline.sweep_config import load_sweep, runnable, sweep_defaults
@@ -155,6 +158,28 @@ class ExportPolicy(_Experiment):
 
 
 @dataclass(frozen=True)
+class Import:
+    """Write logs of your own as a dataset, in the scale that learners take (docs/own-data.md)."""
+
+    data: tuple[str, ...]
+    """Files, folders, or ids of Minari datasets."""
+    out: str
+    """The dataset's folder, which must not be there, or be this very dataset."""
+    format: str | None = None
+    """One of dataset, lerobot, minari, table, hdf5, npz; found out without it."""
+    columns: str | None = None
+    """A YAML file that says which column is what."""
+    drop_bad_rows: bool = False
+    """Leave out rows with numbers that are not finite, and cut their episodes there."""
+
+    def __call__(self, log: Log) -> int:
+        columns = ColumnMap.load(self.columns) if self.columns else None
+        how: dict[str, Any] = {"kind": self.format, "drop_bad_rows": self.drop_bad_rows, "log": log}
+        import_logs(self.data, self.out, columns, **how)
+        return 0
+
+
+@dataclass(frozen=True)
 class Validate:
     """Check a dataset folder: schema, checksums, episodes."""
 
@@ -201,6 +226,7 @@ COMMANDS: dict[str, type] = {
     "figures": Figures,
     "report": Report,
     "export-policy": ExportPolicy,
+    "import": Import,
     "validate": Validate,
     "export": Export,
 }

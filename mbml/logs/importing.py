@@ -1,0 +1,206 @@
+"""Logs of any known format into one dataset directory: read twice, once for the scale and once to write."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mbml.data import DatasetWriter
+from mbml.logs import FORMATS, ColumnMap, Counts, LoggedTask, Source, format_of, transitions
+from mbml.scaling import Scaling, Statistics
+from mbml.serialise import sha256_of
+from mbml.transitions import DatasetError
+
+_VERSION = 1
+"""Part of the key; raised when the same logs would make other rows."""
+_PATIENCE = 10.0
+"""Seconds between two words about how far it is."""
+
+Log = Callable[[str], None]
+
+
+def import_logs(
+    data: Sequence[str],
+    out: str | Path,
+    columns: ColumnMap | None = None,
+    *,
+    kind: str | None = None,
+    drop_bad_rows: bool = False,
+    held_out: Collection[str] = (),
+    log: Log = print,
+) -> None:
+    """Write the tasks at `data` as a dataset of environment "logged" to the folder `out`, in the scale of learners.
+
+    `kind` names the format, which is guessed without it. Tasks that are `held_out` are written too, but have no part in
+    the scale. A second call for the same content finds the folder there.
+
+    Raises:
+        DatasetError: a file, column or row is wrong, or `out` holds something else. Nothing is written then.
+    """
+    try:
+        _import(_Logs.of(data, columns or ColumnMap(), kind, drop_bad_rows, log), Path(out), held_out)
+    except DatasetError as error:  # names of columns, which it repeats, may hold anything
+        raise DatasetError(" ".join(str(error).split())) from None
+
+
+def _import(logs: _Logs, out: Path, held_out: Collection[str]) -> None:
+    key, log = logs.key(held_out), logs.log
+    if _there(out, key):
+        return log(f"{out} is there already, made of the same logs.")
+    scaling, horizon, counts = _survey(logs, held_out)
+    for line in scaling.lines():
+        log(line)
+    temporary = out.absolute().with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        _write(logs, temporary, scaling, horizon, {**logs.described(), "key": key, "counts": counts._asdict()})
+        if out.is_dir():
+            out.rmdir()  # empty, which _there has seen
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    log(_summary(out, len(logs.names), counts))
+
+
+@dataclass
+class _Logs:
+    """What is read, how, and what was seen of it."""
+
+    format: str
+    source: Source
+    drop_bad_rows: bool
+    log: Log
+    names: list[str] = field(default_factory=list)
+    """Of the tasks."""
+
+    @classmethod
+    def of(cls, data: Sequence[str], columns: ColumnMap, kind: str | None, drop_bad_rows: bool, log: Log) -> _Logs:
+        if not data:
+            raise DatasetError("Say where the logs are: files, folders or ids of datasets.")
+        entry = FORMATS[kind] if kind else format_of(data)
+        return cls(entry.name, Source(tuple(data), columns), drop_bad_rows, log)
+
+    def described(self) -> dict[str, Any]:
+        """How the data came about, as JSON."""
+        names = [Path(path).name for path in self.source.paths]
+        said = {"columns": self.source.columns.described(), "drop_bad_rows": self.drop_bad_rows}
+        return {"method": "import", "format": self.format, "of": names, **said}
+
+    def key(self, held_out: Collection[str]) -> str:
+        """A hash of the content of all files and of how they are read."""
+        files = FORMATS[self.format].files(self.source.paths)
+        progress = _Progress(self.log, "Looking at the files", len(files), "files")
+        seen = []
+        for done, file in enumerate(files):
+            progress(done, 0)
+            try:
+                seen.append((Path(file).name, sha256_of(Path(file))))
+            except OSError as error:
+                raise DatasetError(f"{file} is not readable ({error}).") from None
+        said = [_VERSION, {**self.described(), "of": seen}, sorted(held_out)]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+
+    def tasks(self, doing: str) -> Iterator[LoggedTask]:
+        """The tasks as transitions, one after the other; what is done with each is in the progress."""
+        progress, rows = _Progress(self.log, doing, len(self.names), "tasks"), 0
+        for number, raw in enumerate(FORMATS[self.format].make(self.source)):
+            task = transitions(raw, self.drop_bad_rows)
+            yield task
+            rows += len(task.batch)
+            progress(number + 1, rows)
+
+
+def _there(out: Path, key: str) -> bool:
+    """Whether the folder holds this very dataset; raises DatasetError where it holds anything else."""
+    try:
+        made = json.loads((out / "meta.json").read_text())["collection"]["key"] if out.exists() else None
+    except (OSError, ValueError, KeyError, TypeError):
+        made = None
+    if made != key and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        what = "made of other logs or by other rules" if made else "which is no imported dataset"
+        raise DatasetError(f"{out} is there already, {what}; choose another --out, or delete it.")
+    return made == key
+
+
+def _survey(logs: _Logs, held_out: Collection[str]) -> tuple[Scaling, int, Counts]:
+    """Read all once: the scale, the longest episode, and what became of the rows."""
+    statistics: Statistics | None = None
+    first: LoggedTask | None = None
+    counts, horizon, fitted = Counts(), 0, 0
+    for task in logs.tasks("Reading"):
+        if first is None or statistics is None:
+            first, names = task, {part: task.raw.names[part] for part in ("observation", "action")}
+            statistics = Statistics(names, task.raw.bounds, logs.source.columns.units)
+        _refuse_other_columns(first, task)
+        logs.names.append(task.name)
+        counts, horizon = counts.plus(task.counts), max(horizon, int(task.batch.step.max()) + 1)
+        if task.name not in held_out:
+            statistics.add(task.batch)
+            fitted += 1
+    if statistics is None:
+        raise DatasetError(f"{' and '.join(logs.source.paths)} hold no task.")
+    if strangers := set(held_out) - set(logs.names):
+        raise DatasetError(f"There is no task {min(strangers)} to hold out; there are {', '.join(logs.names[:20])}.")
+    if not fitted:
+        raise DatasetError("All tasks are held out; at least one must be there to learn from.")
+    return statistics.scaling(), horizon, counts
+
+
+def _refuse_other_columns(first: LoggedTask, task: LoggedTask) -> None:
+    for part in ("observation", "action"):
+        mine, others = task.raw.names[part], first.raw.names[part]
+        if mine != others:
+            raise DatasetError(
+                f"{task.raw.where}, task {task.name} has the {part} {', '.join(mine)}, but task {first.name} has "
+                f"{', '.join(others)}; all tasks need the same columns."
+            )
+
+
+def _write(logs: _Logs, folder: Path, scaling: Scaling, horizon: int, about: dict[str, Any]) -> None:
+    meta = scaling.meta
+    sizes = {f"{part}_size": len(meta[part]["names"]) for part in ("observation", "action")}
+    kept = {"collection": about, "scaling": scaling, "horizon": horizon}
+    with DatasetWriter(folder, environment="logged", **sizes, **kept) as writer:
+        for index, task in enumerate(logs.tasks("Writing")):
+            batch = scaling.scaled(task.batch)
+            # The longest episode ends at the time limit, which is its own length, however it ended.
+            batch = replace(batch, truncated=batch.truncated | (batch.step == horizon - 1))
+            writer.add_task(index, batch, parameter=task.raw.parameter, label=task.name)
+
+
+@dataclass
+class _Progress:
+    """Says how far it is and how fast, every ten seconds; nothing about what is done by then."""
+
+    log: Log
+    doing: str
+    total: int
+    unit: str
+    _started: float = field(default_factory=time.monotonic)
+    _said: float = 0.0
+
+    def __call__(self, done: int, rows: int) -> None:
+        spent = time.monotonic() - self._started
+        if spent - self._said < _PATIENCE:
+            return
+        self._said = spent
+        total = f" of {self.total}" if self.total else ""
+        rate = f", {rows:,} rows, {rows / spent:,.0f} rows/s" if rows else ""
+        self.log(f"{self.doing}: {done}{total} {self.unit}{rate}")
+
+
+def _summary(out: Path, tasks: int, counts: Counts) -> str:
+    dropped = {
+        "with numbers that are not finite": counts.bad,
+        "last in their episode, for nothing says what they led to": counts.unfollowed,
+    }
+    said = [f"{number:,} {why}" for why, number in dropped.items() if number]
+    lost = f"; {counts.bad + counts.unfollowed:,} rows dropped ({', '.join(said)})" if said else "; no row dropped"
+    cuts = f"; {counts.cuts:,} cuts where rows are missing" if counts.cuts else ""
+    return f"{out}: {tasks} tasks, {counts.rows:,} rows, {counts.episodes:,} episodes{lost}{cuts}."
