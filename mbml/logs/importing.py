@@ -149,7 +149,10 @@ def _survey(logs: _Logs, held_out: Collection[str]) -> tuple[Scaling, int, Count
         raise DatasetError(f"There is no task {min(strangers)} to hold out; there are {', '.join(logs.names[:20])}.")
     if not fitted:
         raise DatasetError("All tasks are held out; at least one must be there to learn from.")
-    return statistics.scaling(), horizon, counts
+    try:
+        return statistics.scaling(), horizon, counts
+    except DatasetError as error:
+        raise DatasetError(f"{' and '.join(logs.source.paths)}: {error}") from None
 
 
 def _refuse_other_columns(first: LoggedTask, task: LoggedTask) -> None:

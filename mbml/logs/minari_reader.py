@@ -57,7 +57,7 @@ def read(source: Source) -> Iterator[Raw]:
             except ImportError:
                 raise DatasetError(_NEEDED) from None
             dataset = MinariDataset(folder)
-            tasks = _tasks(dataset, source.columns.task, path)
+            tasks = _tasks(dataset, source.columns.task)
             bounds = _bounds(dataset.action_space)
         for name, indices in tasks.items():
             with _refusing(path):
@@ -69,33 +69,33 @@ def _refusing(path: str) -> Iterator[None]:
     """What goes wrong inside the package is a fault of the data."""
     try:
         yield
-    except DatasetError:
-        raise
+    except DatasetError as error:
+        raise DatasetError(f"{path}: {error}") from None
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise DatasetError(f"{path} is not readable as a Minari dataset ({reason}).") from None
 
 
-def _tasks(dataset: Any, key: str | None, path: str) -> dict[str, list[int]]:
+def _tasks(dataset: Any, key: str | None) -> dict[str, list[int]]:
     """Which episodes are of which task, in the order in which they first appear."""
     found: dict[str, list[int]] = {}
     indices = [int(index) for index in dataset.episode_indices]
     for index, metadata in zip(indices, dataset.storage.get_episode_metadata(indices), strict=True):
         name = metadata.get(key or "task")
         if name is None and key is not None:
-            raise DatasetError(f"{path}: the metadata of episode {index} have no {key}; they have {list(metadata)}.")
+            raise DatasetError(f"the metadata of episode {index} have no {key}; they have {', '.join(metadata)}.")
         if isinstance(name, np.ndarray | np.generic):
             name = name.tolist()
         found.setdefault(dataset.id if name is None else str(name), []).append(index)
     if not found:
-        raise DatasetError(f"{path} has no episodes.")
+        raise DatasetError("it has no episodes.")
     return found
 
 
 def _bounds(space: Any) -> list[Bounds]:
     """Bounds of a box; raises DatasetError for other actions."""
     if not hasattr(space, "low"):
-        raise DatasetError(f"Its actions are {space}; discrete actions are not supported, only boxes of numbers.")
+        raise DatasetError(f"its actions are {space}; discrete actions are not supported, only boxes of numbers.")
     sides = [np.asarray(side, float).reshape(-1) for side in (space.low, space.high)]
     limits = [[float(value) if np.isfinite(value) else None for value in side] for side in sides]
     return list(zip(*limits, strict=True))
@@ -105,13 +105,13 @@ def _raw(episodes: Iterable[Any], name: str, path: str, given: ColumnMap, bounds
     """One task; an episode of T steps has T + 1 observations, so nothing has to be derived."""
     columns: dict[str, list[np.ndarray]] = {}
     for number, episode in enumerate(episodes):
-        seen, action = _part(episode.observations, given.observation, path), _part(episode.actions, given.action, path)
+        seen, action = _part(episode.observations, given.observation), _part(episode.actions, given.action)
         length = len(action)
         parts = {"observation": seen[:length], "next_observation": seen[1 : length + 1], "action": action}
         parts |= {"reward": episode.rewards, "terminated": episode.terminations, "truncated": episode.truncations}
         parts |= {"episode": np.full(length, number), "step": np.arange(length)}
         if len(seen) != length + 1:
-            raise DatasetError(f"Episode {episode.id} has {length} actions and {len(seen)} observations, not one more.")
+            raise DatasetError(f"episode {episode.id} has {length} actions and {len(seen)} observations, not one more.")
         for role, part in parts.items():
             columns.setdefault(role, []).append(np.asarray(part))
     arrays = {role: np.concatenate(parts) for role, parts in columns.items()}
@@ -120,16 +120,20 @@ def _raw(episodes: Iterable[Any], name: str, path: str, given: ColumnMap, bounds
     return Raw(name, path, arrays, names, bounds={**known, **given.bounds})
 
 
-def _part(values: Any, chosen: Any, path: str) -> np.ndarray:
+def _part(values: Any, chosen: Any) -> np.ndarray:
     """Vectors `[n, d]` of a box, or of the chosen entries of a dictionary of boxes."""
     if isinstance(values, dict):
         wanted = (chosen,) if isinstance(chosen, str) else chosen
         if not wanted or any(key not in values for key in wanted):
             raise DatasetError(
-                f"Its observations or actions are a dictionary of {', '.join(values)}; say which entries to take in a "
+                f"its observations or actions are a dictionary of {', '.join(values)}; say which entries to take in a "
                 f"column map, such as `observation: [{', '.join(values)}]`."
             )
-        return np.concatenate([_part(values[key], None, path) for key in wanted], 1)
+        return np.concatenate([_part(values[key], None) for key in wanted], 1)
     if not isinstance(values, np.ndarray):
-        raise DatasetError("Its observations or actions are tuples or text; only boxes of numbers are supported.")
-    return as_matrix(values, "observations", path)
+        raise DatasetError("its observations or actions are tuples or text; only boxes of numbers are supported.")
+    if values.ndim > 2:
+        raise DatasetError(
+            f"its observations or actions are arrays of shape {values.shape[1:]}; images are not supported."
+        )
+    return as_matrix(values, "observations or actions", "it")

@@ -109,7 +109,7 @@ def test_bad_rows_are_refused_or_dropped_and_counted(tmp_path, capsys):
     )
     assert not out.exists()
     assert main([*command, "--drop-bad-rows"]) == 0
-    # Beside the two bad rows, what led to the bad observation of c is lost, and the last row of every truncated episode.
+    # Beside the two bad rows: what led to the bad observation of c, and the last row of every truncated episode.
     said = capsys.readouterr().out.splitlines()[-1]
     assert "3 tasks, 49 rows, 8 episodes; 6 rows dropped (2 with numbers that are not finite, 4 last in their" in said
     assert said.endswith("episode, for nothing says what they led to); 2 cuts where rows are missing.")
@@ -139,6 +139,12 @@ def test_tasks_with_other_columns_are_refused(tmp_path):
     with pytest.raises(DatasetError, match=words):
         imported(write_npz(tmp_path, machines), tmp_path / "out/set")
     assert not (tmp_path / "out").exists()
+
+
+def test_actions_beyond_known_bounds_are_refused_with_the_file(tmp_path):
+    paths = write_parquet(tmp_path, fleet())
+    with pytest.raises(DatasetError, match=r"all\.parquet: action\[0\] goes from .* beyond its bounds of 0 to 1; give"):
+        imported(paths, tmp_path / "set", {"bounds": {"action[0]": [0, 1]}})
 
 
 def test_a_task_of_a_million_rows_beside_one_of_fifty(tmp_path):

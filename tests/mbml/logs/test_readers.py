@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
@@ -14,7 +16,7 @@ import pytest
 from mbml.logs import FORMATS, ColumnMap, LoggedTask, Source, format_of, transitions
 from mbml.logs.tables import task_names
 from mbml.transitions import DTYPES, DatasetError
-from tests.mbml.logs.fleet import MAPS, NEEDS, WRITERS, fleet, listed, machine, write_csv_folder, write_lerobot
+from tests.mbml.logs.fleet import MAPS, NEEDS, WRITERS, Columns, fleet, listed, machine, write_csv_folder, write_lerobot
 
 
 def read(paths: list[str], columns: dict[str, Any] | None = None, kind: str | None = None) -> list[LoggedTask]:
@@ -37,50 +39,55 @@ def test_every_format_gives_the_same_transitions(name, tmp_path):
             assert found.ndim == columns[role].ndim
 
 
-def test_minari_datasets_are_a_task_each_or_name_their_tasks(tmp_path):
-    minari = pytest.importorskip("minari")
-    gymnasium = pytest.importorskip("gymnasium")
+@pytest.fixture
+def minari_home(tmp_path, monkeypatch):
+    pytest.importorskip("minari")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    return tmp_path
+
+
+def make_minari(name: str, columns: list[Columns], **spaces: Any) -> Any:
+    """A dataset made by the package's own tools, of the episodes of several machines."""
+    import minari  # pyright: ignore[reportMissingImports]
     from minari.data_collector import EpisodeBuffer  # pyright: ignore[reportMissingImports]
 
-    machines = fleet()
-
-    def buffers(columns):
-        for number in range(int(columns["episode"][-1]) + 1):
-            own = {role: column[columns["episode"] == number] for role, column in columns.items()}
-            seen = [*own["observation"], own["next_observation"][-1]]
-            yield EpisodeBuffer(
-                observations=[row.astype(np.float32) for row in seen],
-                actions=[row.astype(np.float32) for row in own["action"]],
-                rewards=own["reward"].tolist(),
-                terminations=own["terminated"].tolist(),
-                truncations=own["truncated"].tolist(),
-            )
-
+    buffers = []
+    for machine_columns in columns:
+        for number in range(int(machine_columns["episode"][-1]) + 1):
+            own = {role: column[machine_columns["episode"] == number] for role, column in machine_columns.items()}
+            parts: dict[str, Any] = {
+                "observations": [
+                    *own["observation"].astype(np.float32),
+                    own["next_observation"][-1].astype(np.float32),
+                ],
+                "actions": list(own["action"].astype(np.float32)),
+                "rewards": own["reward"].tolist(),
+                "terminations": own["terminated"].tolist(),
+                "truncations": own["truncated"].tolist(),
+            }
+            parts |= {part: change(parts[part]) for part, (_, change) in spaces.items()}
+            buffers.append(EpisodeBuffer(**parts))
     box = gymnasium.spaces.Box
-    spaces: Any = {
+    made: dict[str, Any] = {
         "observation_space": box(-np.inf, np.inf, (3,)),
-        "action_space": box(np.array([0.0, -np.inf]), np.array([40.0, np.inf]), dtype=np.float32),
+        "action_space": box(np.array([0, -np.inf], np.float32), np.array([40, np.inf], np.float32)),
     }
-    import os
+    made |= {f"{part[:-1]}_space": space for part, (space, _) in spaces.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it recommends metadata
+        return minari.create_dataset_from_buffers(name, buffer=buffers, **made)
 
-    os.environ["MINARI_DATASETS_PATH"] = str(tmp_path)
-    try:
-        for name, columns in machines.items():
-            minari.create_dataset_from_buffers(f"fleet/{name}-v0", buffer=list(buffers(columns)), **spaces)
-        both = [b for columns in machines.values() for b in buffers(columns)]
-        whole = minari.create_dataset_from_buffers("fleet/all-v0", buffer=both, **spaces)
-        places = [name for name, columns in machines.items() for _ in range(int(columns["episode"][-1]) + 1)]
-        metadata = [{"machine": place} for place in places]
-        whole.storage.update_episode_metadata(metadata)
-        by_id = read([f"fleet/{name}-v0" for name in machines], kind="minari")
-        by_folder = read([str(tmp_path / f"fleet/{name}-v0") for name in machines])
-        in_one = read(["fleet/all-v0"], {"task": "machine"}, "minari")
-        with pytest.raises(DatasetError, match="the metadata of episode 0 have no place; they have "):
-            read(["fleet/all-v0"], {"task": "place"}, "minari")
-        with pytest.raises(DatasetError, match="fleet/none-v0 is neither the folder nor the id of a local Minari"):
-            read(["fleet/none-v0"], kind="minari")
-    finally:
-        del os.environ["MINARI_DATASETS_PATH"]
+
+def test_minari_datasets_are_a_task_each_or_name_their_tasks(minari_home):
+    machines = fleet()
+    for name, columns in machines.items():
+        make_minari(f"fleet/{name}-v0", [columns])
+    whole = make_minari("fleet/all-v0", list(machines.values()))
+    places = [name for name, columns in machines.items() for _ in range(int(columns["episode"][-1]) + 1)]
+    whole.storage.update_episode_metadata([{"machine": place} for place in places])
+    by_id = read([f"fleet/{name}-v0" for name in machines], kind="minari")
+    by_folder = read([str(minari_home / f"fleet/{name}-v0") for name in machines])
+    in_one = read(["fleet/all-v0"], {"task": "machine"}, "minari")
     assert [task.name for task in by_id] == [f"fleet/{name}-v0" for name in machines]
     assert [task.name for task in in_one] == list(machines)
     assert by_id[0].raw.bounds == {"action[0]": (0.0, 40.0)}
@@ -88,6 +95,30 @@ def test_minari_datasets_are_a_task_each_or_name_their_tasks(tmp_path):
         for task, columns in zip(tasks, machines.values(), strict=True):
             for role in DTYPES:
                 np.testing.assert_allclose(getattr(task.batch, role), columns[role], rtol=1e-6, err_msg=role)
+
+
+def test_minari_dictionaries_need_a_choice_and_other_spaces_are_refused(minari_home):
+    spaces = gymnasium.spaces
+    box, columns = spaces.Box(-np.inf, np.inf, (3,)), [machine((4,))]
+    both = spaces.Dict({"seen": box, "goal": box})
+    make_minari("goal/a-v0", columns, observations=(both, lambda rows: {"seen": rows, "goal": rows}))
+    make_minari("choice/a-v0", columns, actions=(spaces.Discrete(2), lambda rows: [int(row[0] > 20) for row in rows]))
+    picture = spaces.Box(0, 1, (2, 2), dtype=np.float32)
+    make_minari(
+        "image/a-v0", columns, observations=(picture, lambda rows: [np.zeros((2, 2), np.float32) for _ in rows])
+    )
+    [task] = read(["goal/a-v0"], {"observation": "seen"}, "minari")
+    np.testing.assert_allclose(task.batch.observation, columns[0]["observation"], rtol=1e-6)
+    for name, words in {
+        "goal/a-v0": r"goal/a-v0: its observations or actions are a dictionary of .* `observation: \[",
+        "choice/a-v0": r"choice/a-v0: its actions are Discrete\(2\); discrete actions are not supported",
+        "image/a-v0": r"image/a-v0: its observations or actions are arrays of shape \(2, 2\); images are not",
+        "none/a-v0": "none/a-v0 is neither the folder nor the id of a local Minari dataset",
+    }.items():
+        with pytest.raises(DatasetError, match=words):
+            read([name], kind="minari")
+    with pytest.raises(DatasetError, match="goal/a-v0: the metadata of episode 0 have no place; they have "):
+        read(["goal/a-v0"], {"task": "place"}, "minari")
 
 
 def test_a_column_map_names_what_no_default_finds(tmp_path):
