@@ -9,7 +9,7 @@ The columns and the rules for rows are those of `mbml.transitions`. Only Arrow a
 import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import (
     Annotated,
@@ -84,8 +84,8 @@ class DatasetWriter(AbstractContextManager):
     """The time limit in steps."""
     collection: Mapping[str, Any]
     """How the data came about, as JSON."""
-    scaling: Scaling | None = None
-    """Of rows that are not in the scale that they were logged in."""
+    scaling: Scaling | None = field(default=None, init=False)
+    """Of rows that are not in the scale that they were logged in; to be set before the end."""
 
     def __post_init__(self) -> None:
         for name in ("observation_size", "action_size", "horizon"):

@@ -183,7 +183,9 @@ def as_matrix(column: np.ndarray, name: str, where: str) -> np.ndarray:
             f"{where}: column {name} has shape {column.shape}; images and other arrays are not supported, only vectors "
             f"of numbers."
         )
-    return column.reshape(len(column), -1) if column.ndim else column.reshape(1, 1)
+    if column.ndim == 2 and column.shape[1] == 0:
+        raise DatasetError(f"{where}: column {name} holds empty lists; it must hold numbers.")
+    return column if column.ndim == 2 else column.reshape(-1, 1)
 
 
 def _kind(column: np.ndarray) -> str:

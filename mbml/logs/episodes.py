@@ -177,8 +177,6 @@ def _checked(raw: Raw) -> dict[str, np.ndarray]:
             )
     if number == 0:
         raise DatasetError(f"{place} has no rows.")
-    if columns["observation"].shape[1] == 0 or columns["action"].shape[1] == 0:
-        raise DatasetError(f"{place}: observations and actions need at least one number.")
     _refuse_choices(raw, place)
     for role in VECTORS:
         if role in columns:

@@ -168,8 +168,8 @@ def _refuse_other_columns(first: LoggedTask, task: LoggedTask) -> None:
 def _write(logs: _Logs, folder: Path, scaling: Scaling, horizon: int, about: dict[str, Any]) -> None:
     meta = scaling.meta
     sizes = {f"{part}_size": len(meta[part]["names"]) for part in ("observation", "action")}
-    kept = {"collection": about, "scaling": scaling, "horizon": horizon}
-    with DatasetWriter(folder, environment="logged", **sizes, **kept) as writer:
+    with DatasetWriter(folder, environment="logged", horizon=horizon, collection=about, **sizes) as writer:
+        writer.scaling = scaling
         for index, task in enumerate(logs.tasks("Writing")):
             batch = scaling.scaled(task.batch)
             # The longest episode ends at the time limit, which is its own length, however it ended.

@@ -156,7 +156,7 @@ def to_numpy(column: pa.ChunkedArray, name: str, where: str) -> np.ndarray:
 
 def _lists(array: pa.Array, name: str, where: str) -> np.ndarray:
     if not len(array):
-        return np.zeros((0, 0))
+        return np.zeros((0, 1))
     lengths = {array.type.list_size} if pa.types.is_fixed_size_list(array.type) else {*np.diff(array.offsets).tolist()}
     if array.null_count or len(lengths) > 1:
         raise DatasetError(f"{where}: column {name} holds lists of different lengths; every row needs the same number.")

@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.feather
-import pyarrow.parquet
+from pyarrow import csv, feather, parquet
 
 Columns = dict[str, np.ndarray]
 Fleet = dict[str, Columns]
@@ -72,14 +70,14 @@ def joined(machines: Fleet) -> Columns:
 
 
 def write_parquet(root: Path, machines: Fleet) -> list[str]:
-    pa.parquet.write_table(pa.table(listed(joined(machines))), root / "all.parquet")
+    parquet.write_table(pa.table(listed(joined(machines))), root / "all.parquet")
     return [str(root / "all.parquet")]
 
 
 def write_csv_folder(root: Path, machines: Fleet) -> list[str]:
     short = {"observation": "obs", "next_observation": "next_obs"}
     for name, columns in machines.items():
-        pa.csv.write_csv(pa.table(spread(columns, short)), root / f"{name}.csv")
+        csv.write_csv(pa.table(spread(columns, short)), root / f"{name}.csv")
     return [str(root)]
 
 
@@ -87,7 +85,7 @@ def write_feather(root: Path, machines: Fleet) -> list[str]:
     files = []
     for name, columns in machines.items():
         files.append(str(root / f"{name}.feather"))
-        pa.feather.write_feather(pa.table(spread(columns, {})), files[-1])
+        feather.write_feather(pa.table(spread(columns, {})), files[-1])
     return files
 
 
@@ -132,9 +130,9 @@ def write_lerobot(root: Path, machines: Fleet) -> list[str]:
     (root / "data/chunk-000").mkdir(parents=True)
     (root / "meta").mkdir()
     for file, table in enumerate(tables):
-        pa.parquet.write_table(table, root / f"data/chunk-000/file-{file:03d}.parquet")
+        parquet.write_table(table, root / f"data/chunk-000/file-{file:03d}.parquet")
     tasks = {"task_index": pa.array(range(len(machines))), "__index_level_0__": pa.array(list(machines))}
-    pa.parquet.write_table(pa.table(tasks), root / "meta/tasks.parquet")
+    parquet.write_table(pa.table(tasks), root / "meta/tasks.parquet")
     features = {name: {"dtype": "float32", "shape": [1], "names": None} for name in tables[0].column_names}
     features["observation.state"]["names"] = ["x", "y", "z"]
     features["action"]["names"] = {"motors": ["left", "right"]}

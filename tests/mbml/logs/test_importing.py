@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from mbml.data import Dataset, validate
 from mbml.logs import ColumnMap
@@ -151,9 +151,9 @@ def test_a_task_of_a_million_rows_beside_one_of_fifty(tmp_path):
     number = 1_000_000
     step = np.arange(number, dtype=np.int32)
     table = {"obs_0": np.sin(step / 50), "action": np.cos(step / 50), "reward": np.cos(step / 99), "step": step}
-    pa.parquet.write_table(pa.table({name: pa.array(c) for name, c in table.items()}), tmp_path / "big.parquet")
+    parquet.write_table(pa.table({name: pa.array(c) for name, c in table.items()}), tmp_path / "big.parquet")
     small = pa.table({name: pa.array(c[:50]) for name, c in table.items()})
-    pa.parquet.write_table(small, tmp_path / "small.parquet")
+    parquet.write_table(small, tmp_path / "small.parquet")
     files = [str(tmp_path / "big.parquet"), str(tmp_path / "small.parquet")]
     lines = imported(files, tmp_path / "set")
     assert lines[-1].startswith(f"{tmp_path / 'set'}: 2 tasks, 1,000,048 rows, 2 episodes; 2 rows dropped")
@@ -317,7 +317,12 @@ def test_whatever_a_file_holds_it_is_a_dataset_or_a_sentence(name, tmp_path_fact
     write, number = SPOILT[name]
     root = tmp_path_factory.mktemp("spoilt")
 
-    @settings(max_examples=number, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=number,
+        deadline=None,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
     @given(data=st.data())
     def try_one(data: st.DataObject) -> None:
         shutil.rmtree(root)

@@ -10,8 +10,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
 import pytest
+from pyarrow import parquet
 
 from mbml.logs import FORMATS, ColumnMap, LoggedTask, Source, format_of, transitions
 from mbml.logs.tables import task_names
@@ -128,7 +128,7 @@ def test_a_column_map_names_what_no_default_finds(tmp_path):
         "ventil 10": columns["action"][:, 1], "ventil 2": columns["action"][:, 0], "kosten": columns["reward"],
         "ende": columns["terminated"].astype(int), "u": np.full(6, 0.7),
     }  # fmt: skip
-    pa.parquet.write_table(pa.table({name: pa.array(c) for name, c in table.items()}), tmp_path / "a.parquet")
+    parquet.write_table(pa.table({name: pa.array(c) for name, c in table.items()}), tmp_path / "a.parquet")
     given = {
         "observation": ["Zulauf [K]", "Ablauf [K]"], "action": "ventil *", "reward": "kosten", "terminated": "ende",
         "truncated": "ende", "parameter": "u", "bounds": {"ventil 2": [0, None]},
@@ -152,7 +152,7 @@ def test_tables_of_machines_may_mix_their_rows_and_their_files(tmp_path):
     names = np.array([name for name, _ in rows])[order]
     for number, part in enumerate(np.array_split(np.arange(len(rows)), 3)):
         table = pa.table({"task": pa.array(names[part]), **listed({r: c[part] for r, c in parts.items()})})
-        pa.parquet.write_table(table, tmp_path / f"{number}.parquet")
+        parquet.write_table(table, tmp_path / f"{number}.parquet")
     found = {task.name: task for task in read([str(tmp_path)])}
     assert found.keys() == machines.keys()
     for name, columns in machines.items():
@@ -177,10 +177,10 @@ def test_lerobot_names_tasks_and_dimensions(tmp_path):
     assert not tasks[0].batch.terminated.any()  # next.done only says that a recording ends
 
 
-def parquet(**columns: Any):
+def a_table(**columns: Any):
     def write(root: Path) -> list[str]:
         table = {**listed(machine((3, 2))), **columns}
-        pa.parquet.write_table(pa.table({n: c for n, c in table.items() if c is not None}), root / "log.parquet")
+        parquet.write_table(pa.table({n: c for n, c in table.items() if c is not None}), root / "log.parquet")
         return [str(root / "log.parquet")]
 
     return write
@@ -215,23 +215,23 @@ def npz(name: str = "log.npz", **columns: Any):
 
 DONE = {"terminated": None, "truncated": None, "done": pa.array([False, False, True, False, True])}
 REFUSED = {
-    "no action": (parquet(action=None), {}, r"log\.parquet has no action: no column is named action or .* `action: n"),
+    "no action": (a_table(action=None), {}, r"log\.parquet has no action: no column is named action or .* `action: n"),
     "wrong name": (
-        parquet(),
+        a_table(),
         {"reward": "cost"},
         r"log\.parquet has no column cost, which the column map names as rew",
     ),
-    "pattern": (parquet(), {"observation": "x_*"}, r"has no column x_\*, which the column map names as observation"),
-    "twice": (parquet(), {"action": ["action", "act*"]}, "names a column twice as action: action, action"),
-    "two rewards": (parquet(), {"reward": "*a*"}, "reward must be one column, not "),
-    "bounds": (parquet(), {"bounds": {"valve": [0, 1]}}, "gives bounds of valve, which is no action of .*log.parquet"),
-    "done": (parquet(**DONE), {}, r"log\.parquet has done, which does not say whether the process ended or only the r"),
-    "text": (parquet(observation=pa.array(["a"] * 5)), {}, "column observation holds text .* it must hold numbers"),
-    "ragged": (parquet(action=pa.array([[1.0], [1.0, 2.0], [1.0], [1.0], [1.0]])), {}, "action holds lists of differ"),
-    "image": (parquet(observation=pa.array([b"png"] * 5)), {}, "column observation is of type binary; images and"),
-    "nested": (parquet(observation=pa.array([[[1.0]]] * 5)), {}, "observation holds lists of lists; images are not"),
-    "no task": (parquet(task=pa.array(["a", None, "a", "a", "a"])), {}, "task must name a task in every row"),
-    "parameter": (parquet(), {"parameter": "reward"}, "task log: reward is a parameter, but it is not one finite numb"),
+    "pattern": (a_table(), {"observation": "x_*"}, r"has no column x_\*, which the column map names as observation"),
+    "twice": (a_table(), {"action": ["action", "act*"]}, "names a column twice as action: action, action"),
+    "two rewards": (a_table(), {"reward": "*a*"}, "reward must be one column, not "),
+    "bounds": (a_table(), {"bounds": {"valve": [0, 1]}}, "gives bounds of valve, which is no action of .*log.parquet"),
+    "done": (a_table(**DONE), {}, r"log\.parquet has done, which does not say whether the process ended or only the r"),
+    "text": (a_table(observation=pa.array(["a"] * 5)), {}, "column observation holds text .* it must hold numbers"),
+    "ragged": (a_table(action=pa.array([[1.0], [1.0, 2.0], [1.0], [1.0], [1.0]])), {}, "action holds lists of differ"),
+    "image": (a_table(observation=pa.array([b"png"] * 5)), {}, "column observation is of type binary; images and"),
+    "nested": (a_table(observation=pa.array([[[1.0]]] * 5)), {}, "observation holds lists of lists; images are not"),
+    "no task": (a_table(task=pa.array(["a", None, "a", "a", "a"])), {}, "task must name a task in every row"),
+    "parameter": (a_table(), {"parameter": "reward"}, "task log: reward is a parameter, but it is not one finite numb"),
     "no parquet": (text("log.parquet", "PAR1 and no more"), {}, r"log\.parquet is not readable as parquet"),
     "no csv": (text("log.csv", ""), {}, r"log\.csv is not readable as csv"),
     "uneven csv": (text("log.csv", "obs_0,action,reward\n1,2.5,3\n1,2\n"), {}, r"log\.csv is not readable as csv"),
