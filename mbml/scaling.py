@@ -28,7 +28,9 @@ _Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _MARGIN = 0.05
 """Of the range of the data, on each side where a bound of an action is estimated."""
 _CONSTANT = 1e-12
-"""Standard deviation, in parts of the mean, below which rounding is all that varies."""
+"""Spread, in parts of the size, below which rounding is all that varies."""
+_LEAST = 1e-30
+"""Spread below which nothing varies, for what is divided by it would not fit."""
 _OVER = 1e-6
 """Parts of its range by which an action may exceed a known bound, for rounding."""
 
@@ -126,7 +128,7 @@ class Statistics:
     def scaling(self) -> Scaling:
         """The map; raises DatasetError for an action outside its known bounds."""
         mean, deviation = self._pooled("observation")
-        constant = deviation <= _CONSTANT * np.abs(mean)
+        constant = _same(deviation, mean)
         seen = self._vector("observation", mean, np.where(constant, 1.0, deviation))
         seen["about"] = ["is constant" if same else "" for same in constant]
         limits = list(map(self._limits, self.names["action"], np.min(self._low, 0), np.max(self._high, 0)))
@@ -148,8 +150,8 @@ class Statistics:
     def _reward(self) -> RewardScaling:
         mean, deviation = self._pooled("reward")
         size = float(np.hypot(mean, deviation)) if self._ends else float(deviation)
-        same = size <= _CONSTANT * abs(float(mean))
-        return RewardScaling(offset=0.0 if self._ends else float(mean), scale=1.0 if same else size)
+        scale = 1.0 if _same(size, mean) else size
+        return RewardScaling(offset=0.0 if self._ends else float(mean), scale=scale)
 
     def _limits(self, name: str, least: float, most: float) -> tuple[float, float, str]:
         """What becomes -1 and 1 of one action, and how that was found."""
@@ -165,10 +167,16 @@ class Statistics:
             return low, high, f"from {low:g} to {high:g}, as given"
         if low is high is None and least >= -1 and most <= 1 and most - least > 1:
             return -1.0, 1.0, f"taken to go from -1 to 1, for it goes from {least:g} to {most:g}"
-        margin = _MARGIN * span if span > _CONSTANT * max(abs(least), abs(most)) else 1.0
+        size = max(abs(least), abs(most))
+        margin = max(1.0, _MARGIN * size) if _same(span, size) else _MARGIN * span
         found = (least - margin if low is None else low), (most + margin if high is None else high)
         sides = " and ".join(side for side, known in (("least", low), ("largest", high)) if known is None)
         return *found, f"taken to go from {found[0]:g} to {found[1]:g}, the {sides} value estimated"
+
+
+def _same(spread: Any, size: Any) -> Any:
+    """Whether values of that size and spread are constant."""
+    return spread <= np.maximum(_CONSTANT * np.abs(size), _LEAST)
 
 
 def _word(bound: float | None) -> str:

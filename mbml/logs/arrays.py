@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,9 @@ import numpy as np
 
 from mbml.logs import tables
 from mbml.logs.columns import ColumnMap, raw_of
-from mbml.logs.contract import Raw, Source
+from mbml.logs.contract import Raw, Source, readable
 from mbml.transitions import DatasetError
 
-_DAMAGED = (OSError, ValueError, EOFError, KeyError, NotImplementedError, SyntaxError, zipfile.BadZipFile, zlib.error)
 ENDINGS = {"hdf5": (".hdf5", ".h5", ".hdf"), "npz": (".npz",)}
 
 
@@ -53,31 +50,23 @@ def read_hdf5(source: Source) -> Iterator[Raw]:
         raise DatasetError("HDF5 needs the package h5py; install it with pip install h5py.") from None
     names = hdf5_files(source.paths)
     for name, task in zip(names, tables.task_names(names), strict=True):
-        try:
-            with h5py.File(name, "r") as file:
-                paths: list[str] = []
-                file.visit(paths.append)
-                arrays = {path: file[path] for path in paths if hasattr(file[path], "shape")}
-                raw = _raw(arrays, task, name, source.columns)
-            yield raw
-        except (OSError, RuntimeError, KeyError, TypeError) as error:
-            raise DatasetError(f"{name} is not readable as HDF5 ({' '.join(str(error).split())[:200]}).") from None
+        with readable(name, "HDF5"), h5py.File(name, "r") as file:
+            paths: list[str] = []
+            file.visit(paths.append)
+            arrays = {path: file[path] for path in paths if hasattr(file[path], "shape")}
+            raw = _raw(arrays, task, name, source.columns)
+        yield raw
 
 
 def read_npz(source: Source) -> Iterator[Raw]:
     """The task of every file."""
     names = npz_files(source.paths)
     for name, task in zip(names, tables.task_names(names), strict=True):
-        try:
-            with np.load(name, allow_pickle=False) as file:
-                if not isinstance(file, np.lib.npyio.NpzFile):
-                    raise DatasetError(f"{name} is a single array; an .npz file of named arrays is needed.")
-                raw = _raw(file, task, name, source.columns)
-            yield raw
-        except DatasetError:
-            raise
-        except _DAMAGED as error:
-            raise DatasetError(f"{name} is not readable as .npz ({' '.join(str(error).split())[:200]}).") from None
+        with readable(name, ".npz"), np.load(name, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise DatasetError(f"{name} is a single array; an .npz file of named arrays is needed.")
+            raw = _raw(file, task, name, source.columns)
+        yield raw
 
 
 def _raw(arrays: Mapping[str, Any], task: str, name: str, given: ColumnMap) -> Raw:

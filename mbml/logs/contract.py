@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from mbml.registry import Entry
-from mbml.transitions import TransitionBatch
+from mbml.transitions import DatasetError, TransitionBatch
 
 if TYPE_CHECKING:
     from mbml.logs.columns import ColumnMap
@@ -37,6 +38,18 @@ class Raw:
     """Least and largest value of actions by name, where known; None where one side is not."""
     shifted: tuple[str, ...] = ()
     """Roles that stand one row late, beside the observation that the step led to."""
+
+
+@contextmanager
+def readable(name: str, what: str) -> Iterator[None]:
+    """Whatever a library says of a file that it cannot read becomes a DatasetError with the file's name."""
+    try:
+        yield
+    except DatasetError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise DatasetError(f"{name} is not readable as {what} ({reason}).") from None
 
 
 class Counts(NamedTuple):

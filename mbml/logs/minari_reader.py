@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mbml.logs.columns import ColumnMap, as_matrix
-from mbml.logs.contract import Bounds, Raw, Source
+from mbml.logs.contract import Bounds, Raw, Source, readable
 from mbml.transitions import DatasetError
 
 
@@ -66,14 +66,12 @@ def read(source: Source) -> Iterator[Raw]:
 
 @contextmanager
 def _refusing(path: str) -> Iterator[None]:
-    """What goes wrong inside the package is a fault of the data."""
-    try:
-        yield
-    except DatasetError as error:
-        raise DatasetError(f"{path}: {error}") from None
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise DatasetError(f"{path} is not readable as a Minari dataset ({reason}).") from None
+    """What goes wrong inside the package is a fault of the data, whose path every sentence begins with."""
+    with readable(path, "a Minari dataset"):
+        try:
+            yield
+        except DatasetError as error:
+            raise DatasetError(f"{path}: {error}") from None
 
 
 def _tasks(dataset: Any, key: str | None) -> dict[str, list[int]]:

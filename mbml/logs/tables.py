@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from mbml.logs.columns import ColumnMap, natural, raw_of
-from mbml.logs.contract import Raw, Source
+from mbml.logs.contract import Raw, Source, readable
 from mbml.transitions import DatasetError
 
 ENDINGS = {
@@ -89,10 +89,8 @@ def by_task(table: pa.Table, columns: dict[str, list[str]], where: str, given: C
 def load(names: Sequence[str], columns: dict[str, list[str]]) -> pa.Table:
     """The columns wanted of all files; raises DatasetError, naming the file."""
     parts = [opened(file, columns=sorted(set(_flat(columns)))) for file in names]
-    try:
+    with readable(f"{names[0]} and {len(names) - 1} more", "one table"):
         return pa.concat_tables(parts, promote_options="permissive")
-    except pa.ArrowException as error:
-        raise DatasetError(f"{names[0]} and {len(names) - 1} more differ in their columns ({_line(error)}).") from None
 
 
 def _task(table: pa.Table, name: str, file: str, source: Source) -> Raw:
@@ -112,10 +110,8 @@ def _flat(columns: dict[str, list[str]]) -> list[str]:
 
 
 def _schema(file: str) -> list[str]:
-    try:
+    with readable(file, _format(file)):
         names = ds.dataset(file, format=_format(file)).schema.names
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{file} is not readable as {_format(file)} ({_line(error)}).") from None
     if twice := {name for name in names if names.count(name) > 1}:
         raise DatasetError(f"{file} has two columns named {min(twice)}.")
     return names
@@ -123,18 +119,12 @@ def _schema(file: str) -> list[str]:
 
 def opened(file: str, columns: list[str] | None = None) -> pa.Table:
     """Columns of a file, all of them by default; raises DatasetError."""
-    try:
+    with readable(file, _format(file)):
         return ds.dataset(file, format=_format(file)).to_table(columns=columns)
-    except (pa.ArrowException, OSError, UnicodeDecodeError, ValueError) as error:
-        raise DatasetError(f"{file} is not readable as {_format(file)} ({_line(error)}).") from None
 
 
 def _format(file: str) -> str:
     return ENDINGS.get(Path(file).suffix, "parquet")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 def to_numpy(column: pa.ChunkedArray, name: str, where: str) -> np.ndarray:

@@ -92,6 +92,7 @@ def test_bounds_of_actions_are_those_given_or_estimated_with_a_margin():
     assert limits([-0.9, 0.8])[:2] == (-1, 1)
     assert limits([0.01, 0.02])[:2] == pytest.approx((0.0095, 0.0205))
     assert limits([4.0, 4.0])[:2] == (3, 5)
+    assert limits([9e15, 9e15])[:2] == pytest.approx((8.55e15, 9.45e15))
     assert limits([10.0 + 1e-6, 0.0], 0, 10)[:2] == (0, 10)
     with pytest.raises(
         DatasetError, match="left goes from -3 to 12, beyond its bounds of 0 to no bound; give the right"
