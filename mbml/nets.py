@@ -83,15 +83,16 @@ class StackedMLP(nn.Module):
             x = x.expand(stack, -1, -1)
         elif len(x) < stack:
             x = x.repeat(stack // len(x), 1, 1)
+        alone = stack == 1
+        if alone:
+            # Squeezed, because the gradient of an index is a tensor of zeros with the part copied into it; and for all
+            # layers, because that of a ReLU in the place of a view is copied three times.
+            x = x.squeeze(0)
         for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-            if stack == 1:
-                # Squeezed, because the gradient of an index is a tensor of zeros with the part copied into it.
-                x = torch.addmm(bias.squeeze(0), x.squeeze(0), weight.squeeze(0)).unsqueeze(0)
-            else:
-                x = torch.baddbmm(bias, x, weight)
+            x = torch.addmm(bias.squeeze(0), x, weight.squeeze(0)) if alone else torch.baddbmm(bias, x, weight)
             if layer < len(weights) - 1:
                 x = torch.relu_(x)
-        return x
+        return x.unsqueeze(0) if alone else x
 
     def trace(self, x: Tensor) -> tuple[Tensor, Trace]:
         """The outputs of `forward` without a graph, and what the two methods below need for the gradients."""
