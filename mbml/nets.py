@@ -84,10 +84,9 @@ class StackedMLP(nn.Module):
         elif len(x) < stack:
             x = x.repeat(stack // len(x), 1, 1)
         alone = stack == 1
-        if alone:
-            # Squeezed, because the gradient of an index is a tensor of zeros with the part copied into it; and for all
-            # layers, because that of a ReLU in the place of a view is copied three times.
-            x = x.squeeze(0)
+        # Squeezed, because the gradient of an index is a tensor of zeros with the part copied into it; and for all
+        # layers, because that of a ReLU in the place of a view is copied three times.
+        x = x.squeeze(0) if alone else x
         for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
             x = torch.addmm(bias.squeeze(0), x, weight.squeeze(0)) if alone else torch.baddbmm(bias, x, weight)
             if layer < len(weights) - 1:
