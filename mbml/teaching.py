@@ -1,4 +1,7 @@
-"""Training of a stack of teachers, of which every task keeps the best checkpoint, as in the paper."""
+"""Training of a stack of teachers, of which every task keeps the best checkpoint, as in the paper.
+
+Without a simulator there is no best one to be seen, and the last is kept.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +36,7 @@ class TeachingConfig:
 
 
 class Teaching(Training[TeacherLearner]):
-    """The training of T teachers of one kind on their batches `[T, N, row]`."""
+    """The training of T teachers of one kind on the rows of their tasks."""
 
     def __init__(
         self,
@@ -42,7 +45,7 @@ class Teaching(Training[TeacherLearner]):
         config: TeachingConfig,
         layout: RowLayout,
         rows: Rows,
-        make_envs: Callable[[int], EnvStack],
+        make_envs: Callable[[int], EnvStack] | None,
         tasks: Sequence[int],
         seed: int,
         device: torch.device | str = "cpu",
@@ -50,7 +53,7 @@ class Teaching(Training[TeacherLearner]):
         cuda_graphs: bool = False,
     ) -> None:
         """`teacher` is a name in TEACHERS and `learner` its configuration; `make_envs(copies)` builds `copies`
-        environments of each task, task by task; `tasks` are their indices.
+        environments of each task, task by task, or is None where there are none; `tasks` are their indices.
 
         The learner and `rows` are on `device`; with `cuda_graphs` an update there is one captured graph.
         """
@@ -60,15 +63,15 @@ class Teaching(Training[TeacherLearner]):
         schedule = config.iterations, config.evaluation_every, self._evaluated
         draw = batches(rows, learner.batch_size, generator)
         super().__init__(made, draw, *schedule, cuda_graphs=cuda_graphs, unit="iterations")
-        self.envs = make_envs(config.evaluation_episodes)
+        self.envs = make_envs(config.evaluation_episodes) if make_envs else None
         self.best = made.teachers()
         self.selected: list[dict[str, float]] = [{"task": t, "iteration": 0, "return": -np.inf} for t in self.tasks]
-        """Iteration and return of every task's best checkpoint."""
+        """Iteration and return of every task's best checkpoint; without a simulator of the last, with no return."""
 
     def advance(self) -> Mapping[str, float | Tensor]:
         """Some iterations; where an evaluation is due, every task keeps the teacher that is its best."""
         super().advance()
-        return {"best_return": self.best_return} if self.curve else {}
+        return {"best_return": self.best_return} if self.curve and self.envs else self._latest
 
     @property
     def best_return(self) -> float:
@@ -76,9 +79,14 @@ class Teaching(Training[TeacherLearner]):
         return float(np.mean([selected["return"] for selected in self.selected]))
 
     def _evaluated(self, iteration: int, losses: dict[str, Tensor]) -> list[dict[str, float]]:
-        returns = self.evaluate()
-        self._select(returns)
-        columns = {"return": returns.tolist(), **{name: value.tolist() for name, value in losses.items()}}
+        columns = {name: value.tolist() for name, value in losses.items()}
+        if self.envs is None:
+            self.best = self.learner.teachers()
+            self.selected = [{"task": task, "iteration": iteration} for task in self.tasks]
+        else:
+            returns = self.evaluate()
+            self._select(returns)
+            columns = {"return": returns.tolist(), **columns}
         return [
             {"task": task, "iteration": iteration, **{name: values[i] for name, values in columns.items()}}
             for i, task in enumerate(self.tasks)
@@ -88,6 +96,7 @@ class Teaching(Training[TeacherLearner]):
         """Mean return `[T]` of the current policies; its random numbers depend on the iteration alone."""
         copies = range(self.config.evaluation_episodes)
         places = [(task, self.done, copy) for task in self.tasks for copy in copies]
+        assert self.envs is not None
         self.envs.seed([seed_of(self.seed, self.teacher, "evaluation", *place) for place in places])
         generator = generator_of(self.seed, self.teacher, "acting", self.done, *self.tasks, device=self.device)
         return mean_returns(self.envs, len(self.tasks), partial(self.learner.teachers().act, generator=generator))
