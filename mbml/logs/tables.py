@@ -120,7 +120,9 @@ def _schema(file: str) -> list[str]:
 def opened(file: str, columns: list[str] | None = None) -> pa.Table:
     """Columns of a file, all of them by default; raises DatasetError."""
     with readable(file, _format(file)):
-        return ds.dataset(file, format=_format(file)).to_table(columns=columns)
+        table = ds.dataset(file, format=_format(file)).to_table(columns=columns)
+        table.validate(full=True)  # text that is none, and lists that end before they begin
+    return table
 
 
 def _format(file: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from tests.mbml.logs.fleet import (
     write_npz,
     write_parquet,
 )
+from tests.mbml.logs.test_readers import make_minari
 
 
 def imported(paths: list[str], out: Path, columns: Any = None, **how: Any) -> list[str]:
@@ -272,14 +275,39 @@ def spoilt_own(root: Path, data: st.DataObject) -> list[str]:
     return [str(root / "set")]
 
 
-def _own(made: list[Path] = []) -> Path:  # noqa: B006
-    if not made:
-        import tempfile
+@functools.cache
+def _own() -> Path:
+    root = Path(tempfile.mkdtemp())
+    imported(write_parquet(root, {"a": machine((2, 1))}), root / "set")
+    return root / "set"
 
-        root = Path(tempfile.mkdtemp())
-        imported(write_parquet(root, {"a": machine((2, 1))}), root / "set")
-        made.append(root / "set")
-    return made[0]
+
+def spoilt_minari(root: Path, data: st.DataObject) -> list[str]:
+    """A good dataset, some bytes of one of whose files are others, or which lacks one."""
+    shutil.copytree(_minari(), root / "set")
+    file = data.draw(st.sampled_from(sorted(f for f in (root / "set").rglob("*") if f.is_file())))
+    if data.draw(st.booleans()):
+        file.unlink()
+    else:
+        spoil(file, data)
+    return [str(root / "set")]
+
+
+@functools.cache
+def _minari() -> Path:
+    root = Path(tempfile.mkdtemp())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(root))
+        make_minari("fleet/a-v0", [machine((2, 1))])
+    return root / "fleet/a-v0"
+
+
+def spoil(file: Path, data: st.DataObject) -> None:
+    """Change some bytes of a file, and perhaps cut it."""
+    content = bytearray(file.read_bytes())
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=4)):
+        content[place] = data.draw(st.integers(0, 255))
+    file.write_bytes(content[: data.draw(st.integers(0, len(content)))] if data.draw(st.booleans()) else content)
 
 
 def spoilt_bytes(kind: str):
@@ -288,10 +316,7 @@ def spoilt_bytes(kind: str):
     def write(root: Path, data: st.DataObject) -> list[str]:
         [path] = WRITERS[kind](root, {"a": machine((2, 1))})
         file = Path(path) if Path(path).is_file() else next(f for f in sorted(Path(path).iterdir()) if f.is_file())
-        content = bytearray(file.read_bytes())
-        for place in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=4)):
-            content[place] = data.draw(st.integers(0, 255))
-        file.write_bytes(content[: data.draw(st.integers(0, len(content)))] if data.draw(st.booleans()) else content)
+        spoil(file, data)
         return [path]
 
     return write
@@ -303,6 +328,7 @@ SPOILT = {
     "npz": (spoilt_npz, 200),
     "lerobot": (spoilt_lerobot, 100),
     "dataset": (spoilt_own, 100),
+    "bytes of minari": (spoilt_minari, 60),
     "bytes of parquet": (spoilt_bytes("parquet"), 80),
     "bytes of npz": (spoilt_bytes("npz"), 80),
     "bytes of hdf5": (spoilt_bytes("hdf5"), 60),
@@ -312,8 +338,9 @@ SPOILT = {
 
 @pytest.mark.parametrize("name", SPOILT)
 def test_whatever_a_file_holds_it_is_a_dataset_or_a_sentence(name, tmp_path_factory):
-    if "hdf5" in name:
-        pytest.importorskip("h5py")
+    for kind, package in {**NEEDS, "minari": "minari"}.items():
+        if kind in name:
+            pytest.importorskip(package)
     write, number = SPOILT[name]
     root = tmp_path_factory.mktemp("spoilt")
 
