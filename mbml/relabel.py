@@ -99,8 +99,9 @@ class RelabelTables:
         return {name: value for name, value in named.items() if value is not None}
 
     def to(self, device: torch.device | str) -> RelabelTables:
-        """The same tables on `device`."""
-        return RelabelTables(**{name: value.to(device) for name, value in self.tensors().items()})
+        """The same tables on `device`; their sizes, which are read back, stay where they are."""
+        moved = {name: value if name == "sizes" else value.to(device) for name, value in self.tensors().items()}
+        return RelabelTables(**moved)
 
 
 def pool_indices(tasks: int, available: int, pool: int, generator: torch.Generator) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.fx.experimental._config as fx_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -47,8 +48,11 @@ from mbml.settings import changed
 from mbml.teachers import TEACHERS
 from mbml.training import Training, batches, run
 from tests.mbml import test_evidence
+from tests.mbml.meta import MetaGenerator, assert_updates, fused_adam_on_meta
 from tests.mbml.small_distill import ABLATIONS, K, ablated, teachers
 from tests.mbml.toys import LAYOUT, UMAZE, assert_same_bits, on_disk, random_rows, seeded, small_student, through_disk
+
+__all__ = ["fused_adam_on_meta"]
 
 EACH = (5, 400, 1, 37)
 """Rows of K tasks."""
@@ -263,6 +267,21 @@ def test_every_multi_task_learner_learns(make, tmp_path):
         assert any(not torch.equal(old, new) for old, new in zip(before, learner.policy.parameters(), strict=True))
         found.append(learner.state_dict())
     assert_same_bits(*found)
+
+
+@pytest.mark.usefixtures("fused_adam_on_meta")
+@pytest.mark.filterwarnings("ignore:.*to a meta parameter in the current model, which is a no-op")
+def test_flat_rows_and_tables_are_drawn_from_where_they_are():
+    """On the stand-in for a GPU: nothing is read back, and nothing comes from the CPU."""
+    rows = resident(FlatRows(torch.cat(own_rows()), Lengths(EACH)), "meta")
+    needed: Any = {"teachers": teachers().to("meta"), "tables": uneven_tables()[0].to("meta")}
+    assert lengths_of(rows).starts.is_meta
+    assert needed["tables"].pools.starts.is_meta
+    sample_rows(rows, 1, MetaGenerator())  # what is computed once on the device
+    needed["tables"].pools.sample(1, MetaGenerator())
+    learner = MultiTaskLearner(ablated("full"), LAYOUT, rows, MetaGenerator(), MetaGenerator(), **needed)
+    with fx_config.patch(meta_nonzero_assume_all_nonzero=True):  # pyright: ignore[reportAttributeAccessIssue]
+        assert_updates(learner)
 
 
 @pytest.mark.parametrize("kind", TEACHERS)
