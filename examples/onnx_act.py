@@ -29,13 +29,14 @@ class Policy:
         self.steps += 1
         noise = self.random.standard_normal((1, *self.shapes.get("noise", [])), np.float32)
         values = {"statistics": self.told, "observation": observation[None], "z_noise": self.z_noise, "noise": noise}
-        return self.decide.run(None, {name: values[name] for name in self.shapes})[0][0]
+        (action,) = self.decide.run(None, {name: values[name] for name in self.shapes})
+        return np.asarray(action)[0]
 
     def observe(self, observation, action, reward, next_observation):
         row = {"observation": observation, "action": action, "reward": reward, "next_observation": next_observation}
         given = {name: np.asarray(value, np.float64)[None] for name, value in row.items()}
         self.statistics, *score = self.update.run(None, {"statistics": self.statistics, **given})
-        self.unfamiliarity = score[0].item() if score else None
+        self.unfamiliarity = float(np.asarray(score[0])[0]) if score else None
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from mbml.deploy.description import (
     read_description,
 )
 from mbml.deploy.familiarity import Familiarity, TaskModels, fit_familiarity
+from mbml.deploy.graphs import check_possible, write_graphs
 from mbml.encoders import Mixture, NetworkEncoder
 from mbml.policy import ContextPolicy, PolicyError
 from mbml.serialise import sha256_of
@@ -106,6 +107,8 @@ def write_folder(
     Raises PolicyError where the folder holds something else, or for what cannot be written.
     """
     check_replaceable(folder)
+    if graphs:
+        check_possible()
     policy = ContextPolicy.load(weights)
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
@@ -117,8 +120,6 @@ def write_folder(
             familiarity.models.save(made / FAMILIARITY)
             description = replace(description, familiarity=familiarity.calibration)
         if graphs:
-            from mbml.deploy.graphs import write_graphs
-
             description = replace(description, onnx=write_graphs(made, policy, description, familiarity))
         files = {file.name: sha256_of(file) for file in sorted(made.iterdir())}
         description = replace(description, files=files)

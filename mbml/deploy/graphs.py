@@ -94,14 +94,18 @@ def graphs_possible() -> bool:
     return all(find_spec(name) is not None for name in ("onnx", "onnxscript"))
 
 
+def check_possible() -> None:
+    """Raise PolicyError, naming the packages, where they are not."""
+    if not graphs_possible():
+        remedy = "pip install onnx onnxscript, or write the policy without them (--no-onnx)"
+        raise PolicyError(f"ONNX graphs need the packages onnx and onnxscript, which are not here: {remedy}.")
+
+
 @torch.no_grad()
 def write_graphs(
     folder: Path, policy: ContextPolicy, about: Description, familiarity: Familiarity | None
 ) -> dict[Literal["update", "act"], Graph]:
-    """Write update.onnx and act.onnx; their inputs and outputs. Raises PolicyError where a package is missing."""
-    if not graphs_possible():
-        remedy = "pip install onnx onnxscript, or write the policy without them (--no-onnx)"
-        raise PolicyError(f"ONNX graphs need the packages onnx and onnxscript, which are not here: {remedy}.")
+    """Write update.onnx and act.onnx; their inputs and outputs. Raises PolicyError for what cannot be written."""
     encoder = policy.encoder if familiarity is None else GuardedEncoder(policy.encoder, familiarity, None)
     sizes, number = policy.layout, 2  # rows that are traced; in the graphs it is n
     statistics = _nothing(encoder, policy).repeat(number, 1)
@@ -146,7 +150,7 @@ def _write(path: Path, module: nn.Module, inputs: dict[str, Tensor], outputs: li
             verbose=False,
         )
     assert program is not None
-    if fixed := [value.name for value in program.model.graph.inputs if isinstance(value.shape[0], int)]:
+    if fixed := [v.name for v in program.model.graph.inputs if v.shape is not None and isinstance(v.shape[0], int)]:
         # An operation that the exporter knows for one number of rows alone makes it do so without a word.
         raise PolicyError(f"{path.name} cannot be written: the exporter fixes the number of entities in {fixed[0]}.")
     made = [found] if isinstance(found, Tensor) else list(found)
