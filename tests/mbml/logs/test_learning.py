@@ -12,7 +12,7 @@ from mbml.data import Dataset
 from mbml.distill import MultiTaskLearner
 from mbml.logs.importing import import_logs
 from mbml.models import EnsembleConfig, EnsembleTraining
-from mbml.policy import AdaptivePolicy, ContextPolicy
+from mbml.policy import ContextAgent, ContextPolicy
 from mbml.relabel import RelabelConfig, pools_of, relabel
 from mbml.rows import MappedRows, RowLayout
 from mbml.settings import changed
@@ -74,7 +74,7 @@ def test_logs_become_a_policy(rows, tmp_path: Path):
     training = Training(learner, tuple, 20, 10)
     run(training)
     learner.policy.save(tmp_path / "policy.safetensors")
-    agent = AdaptivePolicy(ContextPolicy.load(tmp_path / "policy.safetensors"), seeded(), tasks=5)
+    agent = ContextAgent(ContextPolicy.load(tmp_path / "policy.safetensors"), seeded(), tasks=5)
     action = agent.act(torch.zeros(5, 3))
     assert action.shape == (5, 2)
     assert np.isfinite(action.numpy()).all()
