@@ -97,7 +97,11 @@ def _start(num_cpus: int | None, dashboard: bool) -> str:
     os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.update(_PATIENT)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "object_store_memory": _OBJECT_STORE_BYTES}
-    context = ray.init("local", num_cpus=num_cpus, include_dashboard=dashboard, **quiet)
+    try:
+        context = ray.init("local", num_cpus=num_cpus, include_dashboard=dashboard, **quiet)
+    except Exception as error:  # of many types, after minutes on a machine that is too busy
+        causes = "the machine is too busy, or the temporary folder (TMPDIR) has no room or a name that is too long"
+        raise ClusterError(f"Ray did not start ({str(error).splitlines()[0]}): as a rule {causes}.") from error
     where = f"Ray inside this process, {ray.cluster_resources().get('CPU', 0):g} CPUs"
     if dashboard:
         where += f"; dashboard at http://{context.dashboard_url}, token {os.environ['RAY_AUTH_TOKEN']}"

@@ -32,6 +32,19 @@ def test_a_port_that_is_open_but_not_rays_is_given_up(monkeypatch):
             pass
 
 
+def test_a_ray_that_does_not_start_is_one_sentence(tmp_path):
+    folder = tmp_path / ("long" * 20)  # more than the name of a socket may have
+    folder.mkdir()
+    command = [sys.executable, "-m", "pipeline", "run", "--env", "umaze_goal", "--preset", "smoke"]
+    places = ["--store", str(tmp_path / "store"), "--out", str(tmp_path / "out")]
+    environment = os.environ | {"TMPDIR": str(folder), "RAY_TMPDIR": str(folder)}
+    environment.pop("RAY_ADDRESS", None)
+    found = subprocess.run([*command, *places], env=environment, capture_output=True, text=True, timeout=120)
+    assert found.returncode == 2
+    assert found.stderr.startswith("error: Ray did not start (")
+    assert len(found.stderr.splitlines()) == 1
+
+
 @contextmanager
 def machines(*cpus: int) -> Iterator[tuple[subprocess.Popen, dict[str, str]]]:
     """A cluster of machines, as a process, and the environment of a program that joins it."""
