@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import platform
 import shutil
-import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -35,7 +34,7 @@ from mbml.deploy.familiarity import Familiarity, TaskModels, fit_familiarity
 from mbml.deploy.graphs import check_possible, write_graphs
 from mbml.encoders import Mixture, NetworkEncoder
 from mbml.policy import ContextPolicy, PolicyError
-from mbml.serialise import sha256_of
+from mbml.serialise import replacing_folder, sha256_of
 
 _FILES = {POLICY, DESCRIPTION, FAMILIARITY, UPDATE, ACT, CARD}
 
@@ -110,10 +109,7 @@ def write_folder(
     if graphs:
         check_possible()
     policy = ContextPolicy.load(weights)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
-    made.mkdir()
-    try:
+    with replacing_folder(folder) as made:
         shutil.copyfile(weights, made / POLICY)
         familiarity = fit_familiarity(policy.layout, rows) if len(rows) > 1 else None
         if familiarity is not None:
@@ -126,13 +122,6 @@ def write_folder(
         description.write(made / DESCRIPTION)
         (made / CARD).write_text(card(description), encoding="utf-8")
         read_folder(made)  # what cannot be read is not handed over
-        old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.old")
-        if folder.exists():
-            folder.rename(old)
-        made.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
     return description
 
 

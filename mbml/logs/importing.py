@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
-import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any
 from mbml.data import DatasetWriter
 from mbml.logs import FORMATS, ColumnMap, Counts, LoggedTask, Source, format_of, transitions
 from mbml.scaling import Scaling, Statistics
-from mbml.serialise import sha256_of
+from mbml.serialise import replacing_folder, sha256_of
 from mbml.transitions import DatasetError
 
 _VERSION = 1
@@ -57,14 +55,10 @@ def _import(logs: _Logs, out: Path, held_out: Collection[str]) -> None:
     scaling, horizon, counts = _survey(logs, held_out)
     for line in scaling.lines():
         log(line)
-    temporary = out.absolute().with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
-    try:
+    with replacing_folder(out) as temporary:
         _write(logs, temporary, scaling, horizon, {**logs.described(), "key": key, "counts": counts._asdict()})
         if out.is_dir():
-            out.rmdir()  # empty, which _there has seen
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            out.rmdir()  # empty, which _there has seen; what has come since is never replaced
     log(_summary(out, len(logs.names), counts))
 
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from mbml.serialise import SerialiseError, load_tree, replacing, save_tree
+from mbml.serialise import SerialiseError, load_tree, replacing, replacing_folder, save_tree
 
 DTYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.complex64,
@@ -205,3 +205,17 @@ def test_files_have_the_usual_mode_and_the_same_bytes(tmp_path: Path):
     (tmp_path / "plain").touch()
     assert (tmp_path / "one").stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_replacing_a_folder_keeps_the_old_one_when_the_writer_fails(tmp_path: Path):
+    folder = tmp_path / "new" / "folder"
+    with replacing_folder(folder) as made:
+        (made / "first").touch()
+    with pytest.raises(ZeroDivisionError), replacing_folder(folder) as made:
+        (made / "second").touch()
+        raise ZeroDivisionError
+    assert [file.name for file in folder.iterdir()] == ["first"]
+    with replacing_folder(folder) as made:
+        (made / "third").touch()
+    assert [file.name for file in folder.iterdir()] == ["third"]
+    assert list(folder.parent.iterdir()) == [folder]
