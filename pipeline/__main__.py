@@ -28,14 +28,13 @@ import tyro
 from mbml import envs
 from mbml.data import Dataset, DatasetError, validate
 from mbml.export import export_parquet
-from mbml.logs import ColumnMap
-from mbml.logs.importing import import_logs
 from pipeline.config import Method, Place, RunConfig
 from pipeline.presets import preset
 from pipeline.sweep_config import load_sweep, runnable, sweep_defaults
 from pipeline.sweep_config import names as sweep_names
 
-# Modules that import Ray, which takes seconds, wait until the input is known to be good.
+# Modules that import Ray, which takes seconds, wait until the input is known to be good; readers of logs wait until
+# they are asked for.
 
 Log = Callable[[str], None]
 
@@ -173,6 +172,9 @@ class Import:
     """Leave out rows with numbers that are not finite, and cut their episodes there."""
 
     def __call__(self, log: Log) -> int:
+        from mbml.logs import ColumnMap
+        from mbml.logs.importing import import_logs
+
         columns = ColumnMap.load(self.columns) if self.columns else None
         how: dict[str, Any] = {"kind": self.format, "drop_bad_rows": self.drop_bad_rows, "log": log}
         import_logs(self.data, self.out, columns, **how)
