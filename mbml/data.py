@@ -11,17 +11,12 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    NotRequired,  # pydantic takes those of typing from Python 3.12 on
-)
+from typing import Annotated, Any, Literal, NotRequired
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field, TypeAdapter, ValidationError
-from typing_extensions import TypedDict
+from typing_extensions import TypedDict  # pydantic takes that of typing from Python 3.12 on
 
 from mbml.scaling import Scaling, ScalingMeta
 from mbml.serialise import json_of, replacing, sha256_of

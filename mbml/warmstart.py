@@ -150,8 +150,7 @@ def believed(student: Student, layout: RowLayout, rows: Tensor, z: Tensor, gener
     """Rows `[T, N, row]` with the actions that the multi-task policy would take there under embeddings `[T, Z]`."""
     batch, each = layout.split(rows), z.unsqueeze(1).expand(-1, rows.shape[1], -1)
     actions = student.act(batch.observation.flatten(0, 1), each.flatten(0, 1), generator).view_as(batch.action)
-    size = layout.observation_size
-    return torch.cat([batch.observation, actions, rows[..., size + layout.action_size :]], -1)
+    return torch.cat([batch.observation, actions, rows[..., layout.pair_size :]], -1)
 
 
 class TwoBatchSAC(SAC):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from actors.artefacts import snapshot_of
@@ -22,7 +21,7 @@ from mbml.deploy.graphs import graphs_possible
 from mbml.envs import Family
 from mbml.methods import METHODS
 from mbml.policy import ContextPolicy
-from mbml.rows import MappedRows, gather_rows
+from mbml.rows import MappedRows, rows_of
 from pipeline.plan import Plan, Trained
 from pipeline.report import tables
 from pipeline.results import SPLITS, Results
@@ -117,6 +116,4 @@ def _score(results: Results, chosen: dict[str, Any], split: str) -> Score | None
 
 def _last_rows(dataset: Dataset, task: int) -> Tensor:
     """The last rows of a task `[N, row]`, as many as are looked at."""
-    mapped = MappedRows([dataset.shards(task)])
-    number = mapped.lengths.each[0]
-    return gather_rows(mapped, torch.arange(max(0, number - MOST_ROWS), number).unsqueeze(0))[0]
+    return rows_of(MappedRows([dataset.shards(task)]), 0, -MOST_ROWS)
