@@ -211,9 +211,8 @@ def test_replacing_a_folder_keeps_the_old_one_when_the_writer_fails(tmp_path: Pa
     folder = tmp_path / "new" / "folder"
     with replacing_folder(folder) as made:
         (made / "first").touch()
-    with pytest.raises(ZeroDivisionError), replacing_folder(folder) as made:
-        (made / "second").touch()
-        raise ZeroDivisionError
+    with pytest.raises(FileNotFoundError), replacing_folder(folder) as made:
+        (made / "absent" / "second").touch()
     assert [file.name for file in folder.iterdir()] == ["first"]
     with replacing_folder(folder) as made:
         (made / "third").touch()
