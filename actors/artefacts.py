@@ -56,7 +56,7 @@ def _read(path: Path, parts: Callable[[str], list[str]]) -> list[Any]:
     try:
         return [json.loads(text) for text in parts(path.read_text())]
     except (OSError, ValueError) as error:
-        remedy = "delete that artefact's folder and run again, which makes it anew"
+        remedy = "the same command with --repair makes it anew"
         raise ArtefactError(f"{path} is missing or damaged ({error}); {remedy}.") from None
 
 

@@ -1,6 +1,6 @@
 """The artefact store: one directory for each (stage, key), complete when its manifest.json is there.
 
-    <url>/<stage>/<key>/            the files of a complete artefact and its manifest.json
+    <url>/<stage>/<key>/            the files of a complete artefact and its manifest.json, which has their checksums
     <url>/<stage>/<key>.partial/    work that is not complete, kept so that the next try can resume
 
 A plain path is used in place. For a URL that fsspec knows (s3://, gs://, file://) work goes on in a local scratch
@@ -20,6 +20,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,8 @@ from mbml.serialise import json_of, sha256_of
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=+-]*")
 _MANIFEST = "manifest.json"
+_CHECKSUM = "checksum"  # of the rest of the manifest
+_REMEDY = "the same command with --repair makes it anew"
 _ABSENT = (FileNotFoundError, NotADirectoryError)
 
 
@@ -87,25 +90,38 @@ class Store:
         """A local directory with the files of a complete artefact; do not write into it.
 
         From a URL it is downloaded once per machine and version of the artefact; processes that do so at the
-        same time do not disturb one another. Raises StoreError where it is absent, incomplete or damaged.
+        same time do not disturb one another. Raises StoreError where it is absent, incomplete or damaged, naming the
+        file, what it should be and what it is: every file is checked once, and again when it has changed.
         """
         manifest, text = self._read_manifest(stage, key)
         if self._folder is not None:
-            return self._folder / stage / key
+            return self._whole(self._folder / stage / key, manifest, self.uri(stage, key))
         target = self._cached(stage, key, text)
-        if _has_files(target, manifest):
-            return target
-        shutil.rmtree(target, ignore_errors=True)  # something cleared old files out of the cache
+        with suppress(StoreError):
+            return self._whole(target, manifest, str(target))
+        shutil.rmtree(target, ignore_errors=True)  # something cleared old files out of the cache, or changed one
         with tempfile.TemporaryDirectory(dir=_cache()) as scratch:
             with suppress(FileNotFoundError):
                 for entry in manifest["files"]:
                     self._get(self._place(stage, key, entry["file"]), Path(scratch, entry["file"]))
-            if not _has_files(Path(scratch), manifest):
-                fault = "lacks a file that its manifest lists, or has one that is not as long as its manifest says"
-                raise StoreError(f"{self.uri(stage, key)} {fault}.")
+            self._whole(Path(scratch), manifest, self.uri(stage, key))
             Path(scratch, _MANIFEST).write_bytes(text)
             _rename_unless_there(Path(scratch), target)
         return target
+
+    def damage(self, stage: str, key: str) -> str | None:
+        """What is wrong with a complete artefact, in a sentence, if anything is."""
+        try:
+            self.fetch(stage, key)
+        except StoreError as error:
+            return str(error)
+        return None
+
+    def discard(self, stage: str, key: str) -> None:
+        """Take an artefact out of the store, its manifest first."""
+        with suppress(*_ABSENT):
+            self._fs.rm_file(self._place(stage, key, _MANIFEST))
+            self._fs.rm(f"{self._root}/{_artefact(stage, key)}", recursive=True)
 
     @contextmanager
     def create(self, stage: str, key: str, description: dict[str, Any]) -> Iterator[Output]:
@@ -129,11 +145,14 @@ class Store:
                 yield output
                 if (output.path / _MANIFEST).exists():
                     raise StoreError(f"The job for {uri} wrote {_MANIFEST}, a name that belongs to the store.")
-                files = [{"file": name, "bytes": (output.path / name).stat().st_size} for name in _files(output.path)]
+                made = {name: output.path / name for name in _files(output.path)}
+                files = [{"file": n, "bytes": p.stat().st_size, "sha256": _sum_at(p)} for n, p in made.items()]
                 created = datetime.now(UTC).isoformat(timespec="microseconds")
                 own = {"stage": stage, "key": key, "description": description, "created": created, "files": files}
-                manifest = json_of(output.manifest | own, f"The manifest of {uri}", StoreError)
-                self._publish(stage, key, output.path, manifest.encode())
+                manifest = output.manifest | own
+                json_of(manifest, f"The manifest of {uri}", StoreError)
+                text = json.dumps(manifest | {_CHECKSUM: _checksum(manifest)}, indent=1) + "\n"
+                self._publish(stage, key, output.path, text.encode())
             except Exception as error:
                 try:
                     output.checkpoint()
@@ -160,11 +179,32 @@ class Store:
             manifest = json.loads(text)
             for entry in manifest["files"]:
                 _check_inside(entry["file"])
+            said = manifest.pop(_CHECKSUM, None)
+            summed = any("sha256" in entry for entry in manifest["files"])  # earlier stores have no sums
+            if summed and said != (found := _checksum(manifest)):
+                raise ValueError(f"it has checksum {said}, but its content makes {found}")
         except _ABSENT:
             raise StoreError(f"{uri} is absent or incomplete: it has no {_MANIFEST}.") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{uri}/{_MANIFEST} is damaged ({error}).") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StoreError(f"{uri}/{_MANIFEST} is damaged ({error}); {_REMEDY}.") from error
         return manifest, text
+
+    def _whole(self, directory: Path, manifest: dict[str, Any], uri: str) -> Path:
+        """`directory`, which must hold every file of the manifest as it says; StoreError where one is otherwise."""
+        for entry in manifest["files"]:
+            path = directory / entry["file"]
+            try:
+                found: dict[str, Any] = {"bytes": path.stat().st_size}
+                if "sha256" in entry and found["bytes"] == entry["bytes"]:  # earlier stores have none
+                    found["sha256"] = _sum_at(path)
+            except OSError as error:
+                fault = error.strerror or error
+                raise StoreError(f"{uri}/{entry['file']} cannot be read ({fault}); {_REMEDY}.") from None
+            for name, value in found.items():
+                if value != entry[name]:
+                    fault = f"it has {name} {value}, but its manifest says {entry[name]}"
+                    raise StoreError(f"{uri}/{entry['file']} is damaged: {fault}; {_REMEDY}.")
+        return directory
 
     @contextmanager
     def _partial(self, stage: str, key: str) -> Iterator[Output]:
@@ -256,9 +296,19 @@ def _files(directory: Path) -> list[str]:
     return sorted(name for name in names if name != _MANIFEST)
 
 
-def _has_files(directory: Path, manifest: dict[str, Any]) -> bool:
-    files = {directory / entry["file"]: entry["bytes"] for entry in manifest["files"]}
-    return directory.is_dir() and all(path.is_file() and path.stat().st_size == size for path, size in files.items())
+def _sum_at(path: Path) -> str:
+    """SHA-256 of a file, computed once in this process unless its size, place or time of change is another."""
+    seen = path.stat()
+    return _sum_of(path, seen.st_size, seen.st_ino, seen.st_ctime_ns)
+
+
+@lru_cache(maxsize=10_000)
+def _sum_of(path: Path, *state: int) -> str:
+    return sha256_of(path)
+
+
+def _checksum(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _rename_unless_there(source: Path, target: Path) -> None:

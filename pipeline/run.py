@@ -20,7 +20,7 @@ from pipeline.report import tables
 from pipeline.report.page import Page, run_page
 from pipeline.report.warmstart import warmstart_page
 from pipeline.results import Results, gather, gather_warmstart
-from pipeline.scheduler import Outcome, execute, standing
+from pipeline.scheduler import Outcome, discard_damaged, execute, standing
 
 _POLL_SECONDS = 15.0
 
@@ -35,15 +35,18 @@ def carry_out(
     gathered: Callable[[Store, Outcome], Results],
     page: Callable[[Results, Path], Page] = run_page,
     trials: Callable[[Store], Mapping[str, str]] = lambda store: {},
+    all_jobs: Iterable[Job] = (),
 ) -> int:
     """Make every artefact that is missing, then write the results that are `gathered` from them into `out`.
 
-    `trials` runs what comes after the jobs, inside Ray; it returns what went wrong. Returns the exit code: 2 where
-    jobs failed because of what they were given, 1 where one failed otherwise.
+    `trials` runs what comes after the jobs, inside Ray; it returns what went wrong. `all_jobs` has those as well, for
+    --repair. Returns the exit code: 2 where jobs failed because of what they were given, 1 where one failed otherwise.
     """
     check_fields(place)
     store, jobs = Store(place.store), list(jobs)
     store.check_writable()
+    if place.repair:
+        discard_damaged([*jobs, *all_jobs], store, log)
     make_folder(out)
     (out / "config.json").write_text(json.dumps(asdict(config.resolved()), indent=1) + "\n")
     started = time.monotonic()

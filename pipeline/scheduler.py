@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -102,6 +102,28 @@ def standing(jobs: Iterable[Job], store: Store) -> Outcome:
     return _Run({job.ref: job for job in jobs}, store, lambda line: None, 0, 0.0).outcome()
 
 
+def discard_damaged(jobs: Iterable[Job], store: Store, log: Callable[[str], None]) -> None:
+    """Check every artefact that stands against its checksums; take those that are damaged, and all that were made from
+    them, out of the store."""
+    by_ref = {job.ref: job for job in jobs}
+    with ThreadPoolExecutor(8) as threads:
+        standing = dict(zip(by_ref, threads.map(lambda ref: store.complete(*ref), by_ref), strict=True))
+        damage = threads.map(lambda ref: store.damage(*ref) if standing[ref] else None, by_ref)
+    found, gone = dict(zip(by_ref, damage, strict=True)), set[Ref]()
+    for ref in _ordered(by_ref):
+        if found[ref] or gone.intersection(by_ref[ref].inputs):
+            gone.add(ref)
+            if standing[ref]:
+                log(f"repairs  {by_ref[ref].name}: {found[ref] or 'it was made from what is damaged'}")
+                store.discard(*ref)
+
+
+def _ordered(jobs: Mapping[Ref, Job]) -> list[Ref]:
+    """Every job after those that it needs."""
+    graph = TopologicalSorter({ref: job.inputs for ref, job in jobs.items()})
+    return [ref for ref in graph.static_order() if ref in jobs]
+
+
 Size = tuple[float, float]
 """CPUs and GPUs that an actor is given; jobs that ask for the same share actors."""
 
@@ -139,8 +161,7 @@ class _Run:
         self.cost = {ref.stage: StageCost(ref.stage) for ref in jobs}
         self.begun: dict[str, float] = {}
         """When the first job of a stage was started."""
-        graph = TopologicalSorter({ref: job.inputs for ref, job in jobs.items()})
-        self.order = [ref for ref in graph.static_order() if ref in jobs]
+        self.order = _ordered(jobs)
         """Every job after those that it needs, whatever order they are to start in."""
         self.left = self._plan()
         """Jobs that are not done, in their order."""

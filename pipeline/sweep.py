@@ -38,7 +38,8 @@ def run_sweep(sweep: Sweep, config: RunConfig, place: Place, out: Path, log: Log
     title = f"sweep {sweep.name}, {title_of(config)}, {compared}; before them"
 
     gathered, trials = partial(sweep_results, sweep, jobs), partial(_tune, sweep, jobs, out, log)
-    return carry_out(title, config, jobs.shared(), place, out, log, gathered, trials=trials)
+    then = {"trials": trials, "all_jobs": jobs.jobs.values()}
+    return carry_out(title, config, jobs.shared(), place, out, log, gathered, **then)
 
 
 def finished_runs(jobs: Plan, store: Store) -> list[Trained]:

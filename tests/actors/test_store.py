@@ -1,5 +1,6 @@
 """The store in a real folder and behind a real file:// URL, which is used as any remote one."""
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -72,7 +73,7 @@ def test_publish_describe_fetch(url: str):
     assert manifest.pop("created").endswith("+00:00")
     assert manifest == {
         "stage": "bcq", "key": "k1", "description": {"margin": 1.0}, "metrics": {"return": 3.5},
-        "files": [{"file": "task=000/part.arrow", "bytes": 5}],
+        "files": [{"file": "task=000/part.arrow", "bytes": 5, "sha256": hashlib.sha256(b"hello").hexdigest()}],
     }  # fmt: skip
     fetched = other.fetch("bcq", "k1")
     assert fetched.name == "k1"
@@ -206,10 +207,10 @@ def test_an_artefact_is_downloaded_once_and_again_when_it_was_made_anew(tmp_path
     shutil.rmtree(root / "bcq" / "k1")
     shutil.move(root / "bcq" / "old", root / "bcq" / "k1")
     (first / "weights").unlink()  # a cleaner of temporary files
-    with pytest.raises(StoreError, match="bcq/k1 lacks a file that its manifest lists"):
+    with pytest.raises(StoreError, match="bcq/k1/weights cannot be read"):
         store.fetch("bcq", "k1")
     (root / "bcq" / "k1" / "weights").write_bytes(b"\0" * 9)
-    with pytest.raises(StoreError, match="not as long as its manifest says"):
+    with pytest.raises(StoreError, match="k1/weights is damaged: it has bytes 9, but its manifest says 10"):
         store.fetch("bcq", "k1")
     shutil.rmtree(root)
     publish(store, text="anew")
@@ -269,6 +270,56 @@ def test_damaged_manifests(tmp_path: Path):
             for read in (store.describe, store.fetch):
                 with pytest.raises(StoreError, match=r"bcq/k1/manifest.json is damaged"):
                     read("bcq", "k1")
+
+
+def test_any_byte_that_is_flipped_or_cut_is_noticed_before_use(url: str, cache: Path):
+    store = Store(url)
+    publish(store)
+    root = Path(url.removeprefix("file://")) / "bcq" / "k1"
+    manifest = store.describe("bcq", "k1")
+    tried = 0
+    for path in sorted(root.rglob("*")):
+        if not path.is_file():
+            continue
+        before = path.read_bytes()
+        flipped = (before[:at] + bytes([before[at] ^ 1 << at % 8]) + before[at + 1 :] for at in range(len(before)))
+        cut = (before[:length] for length in range(0, len(before), 7))
+        for changed in [*flipped, *cut, before + b"\0"]:
+            path.write_bytes(changed)
+            shutil.rmtree(cache, ignore_errors=True)
+            tried += 1
+            fault = store.damage("bcq", "k1")
+            if fault is None:  # another white space in the manifest
+                assert path.name == "manifest.json"
+                assert Store(url).describe("bcq", "k1") == manifest
+            else:
+                assert path.relative_to(root).as_posix() in fault
+                assert fault.endswith("the same command with --repair makes it anew.")
+        path.write_bytes(before)
+    assert tried > 500
+    assert store.damage("bcq", "k1") is None
+
+
+def test_a_manifest_without_sums_is_of_an_earlier_store(tmp_path: Path):
+    store = Store(tmp_path)
+    publish(store)
+    path = tmp_path / "bcq" / "k1" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["checksum"]
+    for entry in manifest["files"]:
+        del entry["sha256"]
+    path.write_text(json.dumps(manifest))
+    assert contents(store.fetch("bcq", "k1"))["task=000/part.arrow"] == "hello"
+
+
+def test_what_is_discarded_is_gone_and_can_be_made_again(url: str):
+    store = Store(url)
+    publish(store)
+    store.discard("bcq", "k1")
+    assert not store.complete("bcq", "k1")
+    store.discard("bcq", "k1")
+    publish(store, text="newer")
+    assert contents(store.fetch("bcq", "k1"))["task=000/part.arrow"] == "newer"
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a b", "k1.partial", ".hidden"])

@@ -14,7 +14,7 @@ from actors.stage import Job, Ref
 from actors.store import Store, StoreError
 from pipeline.cluster import ClusterError
 from pipeline.publish import say_failures
-from pipeline.scheduler import execute
+from pipeline.scheduler import discard_damaged, execute
 from tests.pipeline.workers import Add, Count, job
 
 
@@ -137,6 +137,26 @@ class TestExecute:
         assert "/1e+06 steps" in lines[-1]
         assert "value=" in lines[-1]
         assert any(line.startswith("0/1 jobs done, 1 running") for line in lines)
+
+    def test_damage_stops_what_needs_it_and_a_repair_makes_that_and_what_stands_on_it(self, tmp_path):
+        store, lines = str(tmp_path), []
+        a, b, c, d = diamond()
+        alone = job("alone", number=7)
+        execute([a, b, c, d, alone], store, log=lines.append)
+        damaged = tmp_path.joinpath(*b.ref) / "total"
+        damaged.write_text("9")
+        above = job("above", b)
+        outcome = execute([above], store, log=lines.append)
+        assert outcome.refused == ["above"]
+        assert outcome.failed["above"].startswith(f"{damaged} is damaged: it has sha256 ")
+        assert outcome.failed["above"].endswith("the same command with --repair makes it anew.")
+        jobs = [a, b, c, d, alone, above]
+        discard_damaged(jobs, Store(store), lines.append)
+        assert [line.split(":")[0] for line in lines if line.startswith("repairs")] == ["repairs  b", "repairs  d"]
+        repaired = execute(jobs, store, log=lines.append)
+        assert sorted(repaired.reused) == ["a", "alone", "c"]
+        assert sorted(repaired.done) == ["above", "b", "d"]
+        assert total(store, d) == 5
 
     def test_an_input_that_nobody_makes_is_named(self, tmp_path):
         orphan = Job(Add("a", inputs=(Ref("add", "nowhere"),)), "a")

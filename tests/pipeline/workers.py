@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from actors.stage import Job, Ref, Run, stage
+from mbml.serialise import replacing
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ class Counter:
     def advance(self) -> dict[str, Any]:
         time.sleep(self.seconds)
         self.done += 1
-        self.file.write_text(str(self.done))
+        with replacing(self.file) as path:  # it may be killed in here
+            path.write_text(str(self.done))
         return {"value": torch.tensor(float(self.done))}
 
     def state_dict(self) -> dict[str, Any]:
