@@ -13,7 +13,7 @@ import ray
 import torch
 
 import actors.stages  # noqa: F401  (every stage registers itself)
-from actors.stage import Job, Ref, Run
+from actors.stage import CHECKPOINT_SECONDS, Job, Ref, Run
 from actors.store import Store
 
 _NOTHING: Mapping[Ref, Path] = {}
@@ -28,17 +28,25 @@ class Host:
     """Makes one artefact at a time. One process serves all stages, because importing torch takes longer than many a
     job. A job that is run again after a crash goes on from its checkpoint."""
 
-    def __init__(self, store_url: str, num_cpus: float = 1.0, num_gpus: float = 0.0) -> None:
+    def __init__(
+        self,
+        store_url: str,
+        num_cpus: float = 1.0,
+        num_gpus: float = 0.0,
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    ) -> None:
         """Sets this process's torch threads from the CPUs that it was given (at least one).
 
         `device` is the GPU where it was given one, or a share, that torch can use; otherwise the CPU.
         """
-        self.store = Store(store_url)
+        self.store, self.checkpoint_seconds = Store(store_url), checkpoint_seconds
         self.device = "cuda" if num_gpus > 0 and torch.cuda.is_available() else "cpu"
         torch.set_num_threads(max(1, int(num_cpus)))
         with suppress(RuntimeError):  # can be set once only, before torch's first parallel work
             torch.set_num_interop_threads(1)
         self._job: Job | None = None
+        self._waits = False
+        """For another run that makes the same artefact."""
         self._latest: tuple[float, float, str, dict[str, Any]] | None = None
         self._marks: deque[tuple[float, float]] = deque(maxlen=_RATE_MARKS)
 
@@ -55,26 +63,35 @@ class Host:
         Returns the stage's metrics with `seconds` (of this try only) and `peak_memory_mb` (MiB).
         Raises DeviceError for a job of another device, and whatever the stage raises; its partial files are kept.
         """
-        if self.store.complete(*job.ref):
-            return self.store.describe(*job.ref).get("metrics", {})
-        if job.device != self.device:
-            has = f"but this actor has {self.device} (torch {torch.__version__})"
-            advice = "learner_gpus says how much of a GPU each learner gets"
-            raise DeviceError(f"{job.name} is to run on {job.device}, {has}; {advice}.")
         self._job, self._latest = job, None
+        try:
+            with self.store.claim(*job.ref, self._wait):
+                if self.store.complete(*job.ref):
+                    return self.store.describe(*job.ref).get("metrics", {})
+                if job.device != self.device:
+                    has = f"but this actor has {self.device} (torch {torch.__version__})"
+                    advice = "learner_gpus says how much of a GPU each learner gets"
+                    raise DeviceError(f"{job.name} is to run on {job.device}, {has}; {advice}.")
+                self._waits = False
+                return self._make(job, watch, at_hand)
+        finally:
+            self._job, self._waits = None, False
+
+    def _wait(self) -> None:
+        self._waits = True
+
+    def _make(self, job: Job, watch: Callable[[Path], None], at_hand: Mapping[Ref, Path]) -> dict[str, Any]:
         self._marks.clear()
         started = time.monotonic()
         _forget_peak_memory()
-        try:
-            with self.store.create(*job.ref, job.description()) as out:
-                inputs = {ref: at_hand[ref] if ref in at_hand else self.store.fetch(*ref) for ref in job.inputs}
-                run = Run(out.path, inputs, self.device, out.checkpoint, self.report, watch)
-                metrics = job.stage.make(job.spec, run)
-                run.discard()
-                cost = {"seconds": round(time.monotonic() - started, 3), "peak_memory_mb": round(_peak_memory_mb(), 1)}
-                out.manifest["metrics"] = metrics = cost | metrics
-        finally:
-            self._job = None
+        with self.store.create(*job.ref, job.description()) as out:
+            inputs = {ref: at_hand[ref] if ref in at_hand else self.store.fetch(*ref) for ref in job.inputs}
+            hooks = (out.checkpoint, self.report, watch, self.checkpoint_seconds)
+            run = Run(out.path, inputs, self.device, *hooks)
+            metrics = job.stage.make(job.spec, run)
+            run.discard()
+            cost = {"seconds": round(time.monotonic() - started, 3), "peak_memory_mb": round(_peak_memory_mb(), 1)}
+            out.manifest["metrics"] = metrics = cost | metrics
         return metrics
 
     def report(self, done: float, total: float, unit: str, **metrics: Any) -> None:
@@ -95,6 +112,8 @@ class Host:
         None while there is nothing to say. Ray calls this from another thread while `run` is busy.
         """
         job, latest = self._job, self._latest
+        if job is not None and self._waits:
+            return f"waiting  {job.name}: another run is making it"
         if job is None or latest is None:
             return None
         done, total, unit, metrics = latest
@@ -116,7 +135,9 @@ _OPTIONS: dict[str, Any] = {"concurrency_groups": {"progress": 1}}
 _REMOTE: Any = ray.remote(**_OPTIONS)(Host)  # one class for all, because Ray sends each to every machine
 
 
-def remote(store_url: str, num_cpus: float, num_gpus: float = 0.0) -> Any:
+def remote(
+    store_url: str, num_cpus: float, num_gpus: float = 0.0, checkpoint_seconds: float = CHECKPOINT_SECONDS
+) -> Any:
     """Start a host as a Ray actor; it dies with the driver.
 
     Ask for the progress of a busy one with `handle.progress.options(concurrency_group="progress").remote()`.
@@ -125,8 +146,10 @@ def remote(store_url: str, num_cpus: float, num_gpus: float = 0.0) -> Any:
         store_url: where inputs and artefacts live, the same for every node of the cluster.
         num_cpus: CPUs to reserve; also the number of torch threads.
         num_gpus: GPUs to reserve; fractions share one.
+        checkpoint_seconds: how much work a job may lose with its process.
     """
-    return _REMOTE.options(num_cpus=num_cpus, num_gpus=num_gpus).remote(store_url, num_cpus, num_gpus)
+    given = (store_url, num_cpus, num_gpus, checkpoint_seconds)
+    return _REMOTE.options(num_cpus=num_cpus, num_gpus=num_gpus).remote(*given)
 
 
 def duration(seconds: float) -> str:

@@ -14,7 +14,7 @@ from mbml.serialise import load_tree, save_tree
 from mbml.training import Process
 
 CHECKPOINT_SECONDS = 60.0
-_CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT = "checkpoint.safetensors"
 
 
 class Ref(NamedTuple):
@@ -45,12 +45,13 @@ class Run:
         upload: Callable[[], None] = lambda: None,
         report: Callable[..., None] = lambda done, total, unit, **metrics: None,
         watch: Callable[[Path], None] = lambda out: None,
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
     ) -> None:
         """`upload` copies what is in `out` to a remote store; `watch` hears of `out` whenever a process advanced."""
         self.out, self.inputs, self.device, self.report = out, inputs, device, report
-        self.checkpoint_seconds = CHECKPOINT_SECONDS
+        self.checkpoint_seconds = checkpoint_seconds
         self._upload, self._watch = upload, watch
-        self._checkpoint = out / _CHECKPOINT
+        self._checkpoint = out / CHECKPOINT
 
     def paths(self, refs: Iterable[Ref]) -> list[Path]:
         """Local folders of artefacts that the stage reads, in order."""
@@ -62,7 +63,7 @@ class Run:
         return self._checkpoint.exists()
 
     def train(self, process: Process) -> None:
-        """Advance a process to its end, saving its state every minute; from its last state if there is one."""
+        """Advance a process to its end, saving its state every `checkpoint_seconds`; go on from one that is there."""
         if self.resumes:
             process.load_state_dict(load_tree(self._checkpoint))
         self.report(process.done, process.total, process.unit)

@@ -10,19 +10,21 @@ and checkpoint.json, which says which is which and comes last: a checkpoint is w
 Local copies live in $MBML_CACHE, or else in a directory of this user under the system's temporary directory.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import fsspec
 
@@ -32,6 +34,8 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=+-]*")
 _MANIFEST = "manifest.json"
 _CHECKSUM = "checksum"  # of the rest of the manifest
 _REMEDY = "the same command with --repair makes it anew"
+_LOCK = ".lock"
+_LOCK_SECONDS = 0.5
 _ABSENT = (FileNotFoundError, NotADirectoryError)
 
 
@@ -124,6 +128,24 @@ class Store:
             self._fs.rm(f"{self._root}/{_artefact(stage, key)}", recursive=True)
 
     @contextmanager
+    def claim(self, stage: str, key: str, waits: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Be the only process that makes an artefact; call `waits` again and again while another one does.
+
+        Whoever waited finds the artefact complete, or goes on from what the other one left. A claim ends with its
+        process. Behind a URL nobody waits: the work is done twice, and what is published second is dropped.
+        """
+        with ExitStack() as stack:
+            while self._folder is not None and not self.complete(stage, key):
+                partial = self._folder / stage / f"{key}.partial"
+                partial.mkdir(parents=True, exist_ok=True)
+                if (lock := _locked(partial / _LOCK)) is not None:
+                    stack.enter_context(lock)
+                    break
+                waits()
+                time.sleep(_LOCK_SECONDS)
+            yield
+
+    @contextmanager
     def create(self, stage: str, key: str, description: dict[str, Any]) -> Iterator[Output]:
         """Work on an artefact: a normal exit publishes it, an exception keeps its files for the next try.
 
@@ -159,6 +181,14 @@ class Store:
                 except Exception as second:  # the first error is the one to hear about
                     error.add_note(f"Its partial work could not be copied to {uri}.partial: {second}")
                 raise
+
+    def saved(self, stage: str, key: str, file: str) -> str | None:
+        """What changes whenever `file` of an artefact in the making is saved anew; None where it is not there."""
+        if self._folder is None:
+            return self._checkpoint(f"{self._root}/{stage}/{key}.partial").get(file)
+        with suppress(*_ABSENT):
+            return str((self._folder / stage / f"{key}.partial" / file).stat().st_mtime_ns)
+        return None
 
     def check_writable(self) -> None:
         """Write and remove a small file; StoreError with the reason if that fails."""
@@ -247,7 +277,8 @@ class Store:
         if self._folder is not None:
             if not there:
                 shutil.rmtree(self._folder / stage / key, ignore_errors=True)  # without a manifest it is nothing
-            return _rename_unless_there(made, self._folder / stage / key)
+            _rename_unless_there(made, self._folder / stage / key)
+            return (self._folder / stage / key / _LOCK).unlink(missing_ok=True)
         if not there:
             for name in _files(made):
                 self._put(made / name, self._place(stage, key, name))
@@ -291,9 +322,23 @@ def _check_inside(name: str) -> None:
 
 
 def _files(directory: Path) -> list[str]:
-    """All files below `directory` but the store's own manifest, as relative names with forward slashes."""
+    """All files below `directory` but the store's own, as relative names with forward slashes."""
     names = (path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
-    return sorted(name for name in names if name != _MANIFEST)
+    return sorted(name for name in names if name not in (_MANIFEST, _LOCK))
+
+
+def _locked(path: Path) -> IO | None:
+    """The file, opened and locked; None where another process holds it, or its folder has become the artefact."""
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(path.open("w"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                stack.pop_all()
+                return file
+        except (BlockingIOError, FileNotFoundError):
+            pass
+    return None
 
 
 def _sum_at(path: Path) -> str:

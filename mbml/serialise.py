@@ -5,6 +5,7 @@ file; the shape of the tree becomes JSON in its metadata. Nothing is pickled, so
 run code.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -88,7 +89,10 @@ def save_tree(path: str | Path, tree: Any) -> None:
     with replacing(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode
-        save_file(tensors, temporary, metadata={_METADATA_KEY: structure})
+        try:
+            save_file(tensors, temporary, metadata={_METADATA_KEY: structure})
+        except SafetensorError as error:  # a full disk, mostly
+            raise OSError(errno.EIO, f"The tensors cannot be written ({error})", str(path)) from None
         # safetensors makes files that only their owner can read; a store may be shared by several users.
         temporary.chmod(mode)
 

@@ -256,6 +256,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a disk that is full, a folder that is not ours
+        if os.environ.get("MBML_TRACEBACK") or not error.strerror:
+            raise
+        print(f"error: {error.strerror}: {error.filename or 'a file of this run'}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nInterrupted. Finished jobs are kept; the same command continues.", file=sys.stderr)
         return 130

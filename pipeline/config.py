@@ -54,6 +54,8 @@ class Place:
     grows for those."""
     patience: Positive = 1800.0
     """Seconds to wait for a cluster that has no room."""
+    checkpoint_seconds: Positive = 60.0
+    """How much of its work a job may lose with its process or machine."""
     repair: bool = False
     """Check every finished artefact of this run against its checksums first, and make anew those that are damaged and
     all that were made from them."""

@@ -53,7 +53,7 @@ def carry_out(
     log(f"{title}: starting Ray")
     with connect(place.num_cpus, dashboard=place.dashboard) as where:
         log(f"{len(jobs)} jobs on {where}")
-        limits = {"most_pending": place.most_pending, "patience": place.patience}
+        limits = {name: getattr(place, name) for name in ("most_pending", "patience", "checkpoint_seconds")}
         outcome = execute(jobs, store.url, log=log, poll_seconds=_POLL_SECONDS, **limits)
         if not outcome.complete:
             return say_failures(outcome, store.url, log)

@@ -14,12 +14,12 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from actors.host import duration, remote
-from actors.stage import Job, Ref
+from actors.stage import CHECKPOINT, CHECKPOINT_SECONDS, Job, Ref
 from actors.store import Store, StoreError
 from pipeline.cluster import ClusterError, fit, resources
 
 _RETRIES = 2
-"""How often a job whose process or machine was lost is tried again, from its checkpoint."""
+"""How often a job whose process or machine was lost is tried again; from a checkpoint that it saved since, always."""
 _ANSWER_SECONDS = 1.0
 """How long a poll waits for the progress of busy processes."""
 
@@ -69,6 +69,7 @@ def execute(
     poll_seconds: float = 10.0,
     most_pending: int = 8,
     patience: float = 1800.0,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Outcome:
     """Make every artefact that is missing, inside `connect`.
 
@@ -83,12 +84,14 @@ def execute(
         poll_seconds: how often the running jobs are asked for their progress.
         most_pending: how many actors of a size are asked of Ray before it has placed one of them.
         patience: seconds to wait where nothing runs because the cluster has no room.
+        checkpoint_seconds: how much work a job may lose with its process.
 
     Raises:
         StoreError: an unusable store, or an input that no job makes and the store does not hold.
         ClusterError: no room within `patience`, or never on the embedded Ray.
     """
-    run = _Run({job.ref: job for job in jobs}, Store(store_url), log, most_pending, patience)
+    limits = (most_pending, patience, checkpoint_seconds)
+    run = _Run({job.ref: job for job in jobs}, Store(store_url), log, *limits)
     try:
         run.until_done(poll_seconds)
     finally:
@@ -99,7 +102,7 @@ def execute(
 
 def standing(jobs: Iterable[Job], store: Store) -> Outcome:
     """What `execute` would find before it made anything: what is reused and what that took. Needs no Ray."""
-    return _Run({job.ref: job for job in jobs}, store, lambda line: None, 0, 0.0).outcome()
+    return _Run({job.ref: job for job in jobs}, store, lambda line: None).outcome()
 
 
 def discard_damaged(jobs: Iterable[Job], store: Store, log: Callable[[str], None]) -> None:
@@ -145,9 +148,16 @@ class _Run:
     place, which is also what a cluster that grows by demand looks at."""
 
     def __init__(
-        self, jobs: dict[Ref, Job], store: Store, log: Callable[[str], None], most_pending: int, patience: float
+        self,
+        jobs: dict[Ref, Job],
+        store: Store,
+        log: Callable[[str], None],
+        most_pending: int = 0,
+        patience: float = 0.0,
+        checkpoint_seconds: float = 0.0,
     ) -> None:
-        self.jobs, self.store, self.log, self.most_pending, self.patience = jobs, store, log, most_pending, patience
+        self.jobs, self.store, self.log = jobs, store, log
+        self.most_pending, self.patience, self.checkpoint_seconds = most_pending, patience, checkpoint_seconds
         self.result = Outcome()
         self.started = self.moved = time.monotonic()
         self.actors: list[Actor] = []
@@ -158,6 +168,9 @@ class _Run:
         self.waiting: dict[Size, list[tuple[int, Job]]] = {}
         """Heaps of the jobs that could run but for an actor, each with its place in the order in which they start."""
         self.lost: Counter[Ref] = Counter()
+        """How often a job's process was lost since it saved a checkpoint."""
+        self.saved: dict[Ref, str | None] = {}
+        """The checkpoint that it had when its process was lost."""
         self.cost = {ref.stage: StageCost(ref.stage) for ref in jobs}
         self.begun: dict[str, float] = {}
         """When the first job of a stage was started."""
@@ -259,7 +272,7 @@ class _Run:
             for actor in pending[number:]:
                 self.drop(actor)
             for _ in range(number - len(pending)):
-                self.actors.append(actor := Actor(remote(self.store.url, *size), size))
+                self.actors.append(actor := Actor(remote(self.store.url, *size, self.checkpoint_seconds), size))
                 self.calls[actor.handle.__ray_ready__.remote()] = actor
         pending_sizes = {actor.size for actor in self.actors if not actor.answered}
         for actor in self._idle():
@@ -296,6 +309,8 @@ class _Run:
                 return
             # One that never came up was waited for by the first job of its size.
             job = job or heappop(self.waiting[actor.size])[1]
+            if (saved := self.store.saved(*job.ref, CHECKPOINT)) != self.saved.get(job.ref):
+                self.saved[job.ref], self.lost[job.ref] = saved, 0
             self.lost[job.ref] += not getattr(error, "preempted", False)
         if raised or self.lost[job.ref] > _RETRIES:
             self._fail(job, error)
@@ -310,9 +325,9 @@ class _Run:
         reason = self.result.failed[job.name] = sentence(error)
         self.log(f"failed   {job.name}: {reason}")
         cause = error.cause if isinstance(error, RayTaskError) else error
-        if isinstance(cause, ValueError):  # says what is wrong; the rest needs its traceback
+        if isinstance(cause, ValueError):
             self.result.refused.append(job.name)
-        else:
+        elif not isinstance(cause, OSError):  # these say what is wrong; the rest needs its traceback
             self.log(str(error))
         lost = {job.ref}
         for ref in self.order:
@@ -347,4 +362,6 @@ def sentence(error: BaseException) -> str:
         return f"Its process died and could not be restarted (out of memory, or killed): {text}"
     if isinstance(cause, ValueError | RayError) and text:
         return text
+    if isinstance(cause, OSError) and cause.strerror:
+        return f"{cause.strerror}: {cause.filename or 'the store'}"
     return f"{type(cause).__name__}: {text}" if text else type(cause).__name__

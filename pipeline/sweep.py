@@ -37,7 +37,7 @@ def run_sweep(sweep: Sweep, config: RunConfig, place: Place, out: Path, log: Log
     compared = f"{len(jobs.variants)} variants, {len(jobs.runs)} trials"
     title = f"sweep {sweep.name}, {title_of(config)}, {compared}; before them"
 
-    gathered, trials = partial(sweep_results, sweep, jobs), partial(_tune, sweep, jobs, out, log)
+    gathered, trials = partial(sweep_results, sweep, jobs), partial(_tune, sweep, jobs, place, out, log)
     then = {"trials": trials, "all_jobs": jobs.jobs.values()}
     return carry_out(title, config, jobs.shared(), place, out, log, gathered, **then)
 
@@ -62,7 +62,7 @@ def sweep_results(sweep: Sweep, jobs: Plan, store: Store, outcome: Outcome | Non
     return replace(results, run=results.run | about)
 
 
-def _tune(sweep: Sweep, jobs: Plan, out: Path, log: Log, store: Store) -> dict[str, str]:
+def _tune(sweep: Sweep, jobs: Plan, place: Place, out: Path, log: Log, store: Store) -> dict[str, str]:
     """Run the trials; what went wrong by trial."""
     os.environ.update(_QUIET)  # read when ray.tune is imported
     from ray import tune
@@ -79,7 +79,8 @@ def _tune(sweep: Sweep, jobs: Plan, out: Path, log: Log, store: Store) -> dict[s
     work = {(run.variant.label, run.seed): run for run in runs}
     # A trial that asks for more than any machine has would wait for ever.
     cpus, gpus = fit("a trial", jobs.config.distill_cpus, jobs.config.learner_gpus, log)
-    given = {"work": work, "jobs": jobs.jobs, "store_url": store.url, "cpus": int(cpus), "gpus": gpus}
+    host = (store.url, int(cpus), gpus, place.checkpoint_seconds)
+    given = {"work": work, "jobs": jobs.jobs, "host": host}
     trainable = tune.with_resources(tune.with_parameters(run_trial, **given), {"cpu": cpus, "gpu": gpus})
     steps = max(max(run.evaluations) for run in runs)
     judged = {"time_attr": "step", "metric": "train_return", "mode": "max", "max_t": steps, "reduction_factor": 2}

@@ -23,17 +23,15 @@ def run_trial(
     *,
     work: Mapping[tuple[str, int], Trained],
     jobs: Mapping[Ref, Job],
-    store_url: str,
-    cpus: int,
-    gpus: float,
+    host: tuple[str, int, float, float],
 ) -> None:
     """Make the artefacts that the variant and seed of `params["trial"]` still lack; report every evaluation to Tune.
 
-    They are those that `make pipeline` would make. A trial that was stopped continues from the learner's checkpoint;
-    one whose artefacts stand reports them at once.
+    They are those that `make pipeline` would make; `host` is what its `Host` is given. A trial that was stopped
+    continues from the learner's checkpoint; one whose artefacts stand reports them at once.
     """
     learner = work[params["trial"]["variant"], params["trial"]["seed"]]
-    host, player = Host(store_url, cpus, gpus), Host(store_url, cpus)
+    trainer, player = Host(*host), Host(*host[:2])
     pending = sorted(learner.evaluations)
 
     def evaluate(at_hand: Mapping[Ref, Path]) -> None:
@@ -45,9 +43,9 @@ def run_trial(
         while pending and snapshot_of(training, pending[0]).exists():
             evaluate({learner.trained: training})
 
-    while pending and host.store.complete(*learner.evaluations[pending[0]]):
+    while pending and trainer.store.complete(*learner.evaluations[pending[0]]):
         evaluate({})
-    host.run(jobs[learner.trained], watch=evaluate_snapshots)
+    trainer.run(jobs[learner.trained], watch=evaluate_snapshots)
     while pending:  # evaluations of a finished learner that are gone
         evaluate({})
     player.run(jobs[learner.probes])

@@ -89,11 +89,10 @@ def test_it_leaves_a_curve_and_the_policy_whose_return_is_its_last_point(host):
         assert evaluate_actor(policy, stack, 1, seeds).mean() == pytest.approx(metrics["return"], rel=1e-6)
 
 
-def test_an_interrupted_job_continues_where_it_was(host, monkeypatch, tmp_path):
+def test_an_interrupted_job_continues_where_it_was(host, tmp_path):
     whole = host.run(job())["return"]
     curve = (host.store.fetch(*job().ref) / "curves.jsonl").read_bytes()
-    monkeypatch.setattr("actors.stage.CHECKPOINT_SECONDS", 0.0)
-    again, calls = Host(str(tmp_path / "other")), []
+    again, calls = Host(str(tmp_path / "other"), checkpoint_seconds=0.0), []
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "collect").symlink_to(tmp_path / "collect")
 

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -220,6 +221,65 @@ def test_an_artefact_is_downloaded_once_and_again_when_it_was_made_anew(tmp_path
 def fetch_many(url: str, barrier, results) -> None:
     barrier.wait()
     results.put({key: contents(Store(url).fetch("bcq", key)) for key in ("k0", "k1", "k2")})
+
+
+def make_claimed(url: str, entered, seconds: float, die: bool) -> None:
+    """Another process that claims the artefact, works on it for a while, and publishes it or dies."""
+    store = Store(url)
+    with store.claim("bcq", "k1"), store.create("bcq", "k1", {}) as out:
+        (out.path / "text").write_text(f"of {os.getpid()}")
+        entered.set()
+        time.sleep(seconds)
+        if die:
+            os._exit(9)
+
+
+@pytest.mark.parametrize("die", [False, True])
+def test_whoever_comes_second_waits_and_takes_over_only_from_the_dead(tmp_path: Path, die: bool):
+    context = multiprocessing.get_context("spawn")
+    entered, store, waited = context.Event(), Store(tmp_path), []
+    first = context.Process(target=make_claimed, args=(store.url, entered, 1.5, die))
+    first.start()
+    assert entered.wait(60)
+    with store.claim("bcq", "k1", lambda: waited.append(store.complete("bcq", "k1"))):
+        assert waited
+        assert not any(waited)
+        assert store.complete("bcq", "k1") is not die
+        left = "k1.partial" if die else "k1"
+        assert (tmp_path / "bcq" / left / "text").read_text() == f"of {first.pid}"
+        if die:
+            publish(store)
+    first.join(60)
+    assert store.damage("bcq", "k1") is None
+    assert not list(tmp_path.rglob(".lock"))
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def race(url: str, barrier, results) -> None:
+    """Make twenty artefacts, each as slowly as the others; say which were one's own work."""
+    store, own = Store(url), []
+    barrier.wait()
+    for number in range(20):
+        key = f"k{number}"
+        with store.claim("bcq", key):
+            if not store.complete("bcq", key):
+                with store.create("bcq", key, {}) as out:
+                    own.append(key)
+                    (out.path / "text").write_text(str(os.getpid()))
+    results.put(own)
+
+
+def test_of_racing_processes_each_artefact_is_one_s_work(tmp_path: Path):
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(3), context.Queue()
+    racers = [context.Process(target=race, args=(str(tmp_path), barrier, results)) for _ in range(3)]
+    for racer in racers:
+        racer.start()
+    own = [results.get(timeout=60) for _ in racers]
+    for racer in racers:
+        racer.join(60)
+    assert sorted(key for keys in own for key in keys) == sorted(f"k{number}" for number in range(20))
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_processes_that_fetch_at_the_same_time(tmp_path: Path, cache: Path):

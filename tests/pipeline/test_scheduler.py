@@ -91,6 +91,13 @@ class TestExecute:
         assert "process died" in outcome.failed["always"]
         assert sum(line.startswith("started  always") for line in lines) == 3
 
+    def test_a_process_may_die_as_often_as_it_saves_a_checkpoint(self, tmp_path):
+        lines, mortal = [], Job(Count("k", 8, die_every=2), "mortal")
+        outcome = execute([mortal], str(tmp_path), log=lines.append)
+        assert outcome.done == ["mortal"]
+        assert sum(line.startswith("lost     mortal") for line in lines) >= 3
+        assert (Store(tmp_path).fetch(*mortal.ref) / "count").read_text() == "8"
+
     def test_many_small_jobs_share_two_processes(self, tmp_path):
         first = [job(f"first {i}", number=i) for i in range(50)]
         second = [job(f"second {i}", first[i], first[(i + 1) % 50]) for i in range(50)]

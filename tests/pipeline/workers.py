@@ -66,11 +66,15 @@ class Counter:
     total: int
     seconds: float
     file: Any
+    die_every: int = 0
     done: int = 0
     unit: str = "steps"
+    started: int = 0
 
     def advance(self) -> dict[str, Any]:
         time.sleep(self.seconds)
+        if self.die_every and self.done == self.started + self.die_every:
+            os._exit(1)
         self.done += 1
         with replacing(self.file) as path:  # it may be killed in here
             path.write_text(str(self.done))
@@ -80,7 +84,7 @@ class Counter:
         return {"done": self.done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.done = state["done"]
+        self.done = self.started = state["done"]
         self.file.with_name("resumed").write_text(str(self.done))
 
 
@@ -92,13 +96,15 @@ class Count:
     total: int
     seconds: float = 0.05
     device: str = "cpu"
+    die_every: int = 0
+    """Steps after which its process dies, each time anew."""
 
 
 @stage(version=1)
 def count(spec: Count, run: Run) -> dict[str, Any]:
     """Leaves `count`."""
     run.checkpoint_seconds = 0.0
-    counter = Counter(spec.total, spec.seconds, run.out / "count")
+    counter = Counter(spec.total, spec.seconds, run.out / "count", spec.die_every)
     run.train(counter)
     return {"counted": counter.done}
 
