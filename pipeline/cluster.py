@@ -4,10 +4,12 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +21,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 _EXCLUDES = ["runs/", "results/", "benchmarks/.venv-peers/"]  # besides Ray's own and what .gitignore names
 _OBJECT_STORE_BYTES = 128 * 1024**2  # paths and metrics only: Ray's default is a third of the memory
 _ANSWER_SECONDS = 12
+_LONGEST_FOLDER = 24
 # A learner's threads soon fall asleep while they wait for each other: the default spins for so long that an update of
 # two threads takes three to ten times as long beside a busy neighbour. On a quiet machine this costs nothing.
 _PATIENT = {"GOMP_SPINCOUNT": "10000"}
@@ -52,10 +55,11 @@ def connect(num_cpus: int | None = None, *, dashboard: bool = False) -> Iterator
         right = f"host:port of a running one with the same Ray ({ray.__version__}) and token"
         embedded = "unset RAY_ADDRESS to run Ray inside this process"
         raise ClusterError(f"No Ray cluster answers at RAY_ADDRESS={address}: give {right}, or {embedded}.")
+    folder = None if address else _private_folder()
     main = threading.current_thread() is threading.main_thread()  # which alone may set handlers
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT) if main}
     try:
-        where = _join(address) if address else _start(num_cpus, dashboard)
+        where = _join(address) if folder is None else _start(num_cpus, dashboard, folder)
         if handlers:
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # after ray.init, which sets one of its own
         yield where
@@ -63,6 +67,8 @@ def connect(num_cpus: int | None = None, *, dashboard: bool = False) -> Iterator
         if handlers:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cut the cleaning short
         ray.shutdown()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
@@ -89,7 +95,16 @@ def resources() -> str:
     return f"{found.get('CPU', 0):g} CPUs, {found.get('GPU', 0):g} GPUs"
 
 
-def _start(num_cpus: int | None, dashboard: bool) -> str:
+def _private_folder() -> str:
+    """A new folder for the embedded Ray's sockets and logs that only this user can read.
+
+    The name of a socket has at most 107 bytes, of which Ray takes 66; it opens its own folder to everybody.
+    """
+    usual = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    return tempfile.mkdtemp(prefix="mbml-", dir=usual if len(os.fsencode(usual)) <= _LONGEST_FOLDER else "/tmp")
+
+
+def _start(num_cpus: int | None, dashboard: bool, folder: str) -> str:
     # Ray listens on every network interface. Without a mode set it asks for a token from a file in the home
     # directory; a token of this run's own keeps others out and writes nothing there.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -98,9 +113,9 @@ def _start(num_cpus: int | None, dashboard: bool) -> str:
     os.environ.update(_PATIENT)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "object_store_memory": _OBJECT_STORE_BYTES}
     try:
-        context = ray.init("local", num_cpus=num_cpus, include_dashboard=dashboard, **quiet)
+        context = ray.init("local", num_cpus=num_cpus, include_dashboard=dashboard, _temp_dir=f"{folder}/r", **quiet)
     except Exception as error:  # of many types, after minutes on a machine that is too busy
-        causes = "the machine is too busy, or the temporary folder (TMPDIR) has no room or a name that is too long"
+        causes = f"the machine is too busy, or {Path(folder).parent} (TMPDIR) has no room"
         raise ClusterError(f"Ray did not start ({str(error).splitlines()[0]}): as a rule {causes}.") from error
     where = f"Ray inside this process, {ray.cluster_resources().get('CPU', 0):g} CPUs"
     if dashboard:

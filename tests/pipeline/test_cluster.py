@@ -35,14 +35,31 @@ def test_a_port_that_is_open_but_not_rays_is_given_up(monkeypatch):
 def test_a_ray_that_does_not_start_is_one_sentence(tmp_path):
     folder = tmp_path / ("long" * 20)  # more than the name of a socket may have
     folder.mkdir()
-    command = [sys.executable, "-m", "pipeline", "run", "--env", "umaze_goal", "--preset", "smoke"]
-    places = ["--store", str(tmp_path / "store"), "--out", str(tmp_path / "out")]
-    environment = os.environ | {"TMPDIR": str(folder), "RAY_TMPDIR": str(folder)}
-    environment.pop("RAY_ADDRESS", None)
-    found = subprocess.run([*command, *places], env=environment, capture_output=True, text=True, timeout=120)
-    assert found.returncode == 2
-    assert found.stderr.startswith("error: Ray did not start (")
-    assert len(found.stderr.splitlines()) == 1
+    start = f"from pipeline import cluster\ntry: cluster._start(1, False, {str(folder)!r})\n"
+    start += "except cluster.ClusterError as error: print(error)"
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    found = subprocess.run([sys.executable, "-c", start], env=environment, capture_output=True, text=True, timeout=120)
+    assert found.stdout.startswith("Ray did not start (")
+    assert len(found.stdout.splitlines()) == 1
+
+
+def test_the_folder_of_ray_is_private_short_and_gone_afterwards(tmp_path):
+    folder = tmp_path / ("long" * 20)
+    folder.mkdir()
+    look = """
+import os, pathlib, stat
+from pipeline.cluster import connect
+before = set(pathlib.Path("/tmp").glob("mbml-*"))
+with connect(1):
+    (made,) = set(pathlib.Path("/tmp").glob("mbml-*")) - before
+    print(stat.filemode(made.stat().st_mode), any(made.glob("*/session_*")))
+print(made.exists())
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment |= {"TMPDIR": str(folder)}
+    found = subprocess.run([sys.executable, "-c", look], env=environment, capture_output=True, text=True, timeout=240)
+    assert found.stdout.splitlines() == ["drwx------ True", "False"], found.stderr
+    assert not list(folder.iterdir())
 
 
 @contextmanager
