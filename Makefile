@@ -23,7 +23,7 @@ OPTIONS = $(if $(strip $(ENV)),--env '$(ENV)') $(if $(PRESET),--preset $(PRESET)
           $(if $(STORE),--store '$(STORE)') $(if $(SEEDS),--distill-seeds $(SEEDS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline sweep warmstart figures report export bench bench-peers test lint count clean
+.PHONY: help setup pipeline sweep warmstart figures report export bench bench-peers test torture lint count clean
 
 help:
 	@echo "make pipeline ENV=...          collect, learn, relabel, distil, evaluate and report one environment"
@@ -34,6 +34,7 @@ help:
 	@echo "make export ENV=...            write a finished run's policy as a folder of its own, for other programs"
 	@echo "make bench                     speed beside other libraries (those that make bench-peers has installed)"
 	@echo "make test                      pytest (TESTS=tests/mbml chooses a part)"
+	@echo "make torture                   shoot at real runs for at most MINUTES=60 and count what is lost"
 	@echo "make lint                      ruff, pyright, import-linter, count"
 	@echo "make count                     lines of code, which may be at most $(LIMIT)"
 	@echo "make setup                     virtual environment and pinned requirements (the others do it when needed)"
@@ -90,6 +91,9 @@ bench-peers: $(STAMP)
 
 test: $(STAMP)
 	$(RUN) -m pytest $(TESTS)
+
+torture: $(STAMP)
+	@$(RUN) -m tests.torture --minutes $(or $(MINUTES),60) $(ARGS)
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .

@@ -18,7 +18,7 @@ from actors.stage import CHECKPOINT, CHECKPOINT_SECONDS, Job, Ref
 from actors.store import Store, StoreError
 from pipeline.cluster import ClusterError, fit, resources
 
-_RETRIES = 2
+_RETRIES = 4
 """How often a job whose process or machine was lost is tried again; from a checkpoint that it saved since, always."""
 _ANSWER_SECONDS = 1.0
 """How long a poll waits for the progress of busy processes."""

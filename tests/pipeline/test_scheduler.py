@@ -89,7 +89,7 @@ class TestExecute:
         assert sorted(outcome.done) == ["after", "once"]
         assert Store(tmp_path).describe(*once.ref)["metrics"]["tries"] == 2
         assert "process died" in outcome.failed["always"]
-        assert sum(line.startswith("started  always") for line in lines) == 3
+        assert sum(line.startswith("started  always") for line in lines) == 5
 
     def test_a_process_may_die_as_often_as_it_saves_a_checkpoint(self, tmp_path):
         lines, mortal = [], Job(Count("k", 8, die_every=2), "mortal")

@@ -1,0 +1,219 @@
+"""The ordeals: each does something bad to a run, lets it end, and compares."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+Sums = dict[str, dict[str, str]]
+"""Artefact -> file -> SHA-256."""
+Row = dict[str, str | int]
+_DEADLINE = 900.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """A run in a folder of its own."""
+
+    folder: Path
+    env: str
+    pace: float = 60.0
+    """Seconds that a run takes when it is left alone, by which the moments of an ordeal are spread."""
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "store"
+
+    def start(self, *options: str, out: str = "out") -> subprocess.Popen[str]:
+        """The command, as somebody types it; a process group of its own, as a terminal gives."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "pipeline", "run", "--env", self.env, "--preset", "smoke"]
+        places = ["--store", str(self.store), "--out", str(self.folder / out), "--checkpoint-seconds", "0.5"]
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen([*command, *places, *options], env=environment, start_new_session=True, **pipes)
+
+    def run(self, *options: str) -> tuple[int, str]:
+        """Exit code and everything said."""
+        with self.start(*options) as process:
+            said, _ = process.communicate(timeout=_DEADLINE)
+        return process.returncode, said
+
+    def sums(self) -> Sums:
+        """Of every complete artefact."""
+        found = {}
+        for path in self.store.glob("*/*/manifest.json"):
+            manifest = json.loads(path.read_text())
+            found[f"{manifest['stage']}/{manifest['key']}"] = {f["file"]: f["sha256"] for f in manifest["files"]}
+        return found
+
+    def stages(self) -> list[str]:
+        """Of the artefacts that are being made."""
+        return [path.parent.name for path in self.store.glob("*/*.partial")]
+
+
+def reference_run(place: Place) -> Sums:
+    """The sums of a run that is left alone."""
+    code, said = place.run()
+    if code:
+        raise RuntimeError(f"The run that is left alone ended with {code}:\n{said}")
+    return place.sums()
+
+
+def _row(done: str, times: int, came: str, found: Sums, reference: Sums) -> Row:
+    lost = [name for name, files in reference.items() if found.get(name) != files]
+    return {"done": done, "times": times, "came": came, "compared": len(reference), "lost": len(lost)}
+
+
+def workers(place: Place, reference: Sums, rng: random.Random) -> Row:
+    """SIGKILL at random moments to processes that make artefacts."""
+    killed: Counter[str] = Counter()
+    with place.start() as process:
+        family = psutil.Process(process.pid)
+        deadline = time.monotonic() + _DEADLINE
+        lines = _reader(process)
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(rng.expovariate(20.0 / place.pace))
+            with suppress(psutil.Error):
+                making = [child for child in family.children(recursive=True) if _title(child).startswith("ray::Host")]
+                if making and (stages := place.stages()):
+                    victim = rng.choice(making)
+                    victim.kill()
+                    killed[rng.choice(stages) if len(set(stages)) == 1 else "+".join(sorted(set(stages)))] += 1
+        process.kill() if process.poll() is None else None
+    came = f"exit code {process.returncode}; " + ", ".join(f"{name} {n}" for name, n in killed.most_common())
+    raw = [line for line in lines() if line.strip() and not line.startswith("[") and "|" not in line]
+    came += f"; lines that are not ours: {sum('raylet' in line or 'Traceback' in line for line in raw)}"
+    return _row("a worker killed (SIGKILL) at a random moment", sum(killed.values()), came, place.sums(), reference)
+
+
+def drivers(place: Place, reference: Sums, rng: random.Random) -> Row:
+    """The command itself killed, interrupted, hung up at random moments, and typed again."""
+    kinds = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+    sent: Counter[str] = Counter()
+    left, slowest = 0, 0.0
+    for number in range(24):
+        kind = kinds[number % len(kinds)]
+        with place.start() as process:
+            _reader(process)
+            time.sleep(rng.uniform(0.0, 0.5) * place.pace)
+            if process.poll() is not None:
+                break
+            family = psutil.Process(process.pid).children(recursive=True)
+            began = time.monotonic()
+            os.killpg(process.pid, kind) if kind == signal.SIGINT else process.send_signal(kind)
+            sent[kind.name] += 1
+            process.wait(60)
+            _, alive = psutil.wait_procs(family, timeout=30)
+            slowest, left = max(slowest, time.monotonic() - began), left + len(alive)
+    code, _ = place.run()
+    came = f"exit code of the last {code}; " + ", ".join(f"{name} {n}" for name, n in sent.items())
+    came += f"; processes left after 30 s: {left}; slowest end {slowest:.1f} s"
+    return _row("the command stopped at a random moment and typed again", sent.total(), came, place.sums(), reference)
+
+
+def bytes_changed(place: Place, reference: Sums, rng: random.Random) -> Row:
+    """Bytes flipped or cut in files of finished artefacts; the same command, then with --repair."""
+    place.run()
+    said: Counter[str] = Counter()
+    times = 0
+    for _ in range(12):
+        files = [f for f in place.store.rglob("*") if f.is_file() and f.stat().st_size]
+        for path in rng.sample(files, 3):
+            times += 1
+            _damage(path, rng)
+        code, text = place.run()
+        named = "is damaged" in text or "cannot be read" in text
+        said["named, exit code 2" if code == 2 and named else "not read, exit code 0" if code == 0 else text[-200:]] += 1
+        code, text = place.run("--repair")
+        said["repaired" if code == 0 else f"not repaired: {text[-200:]}"] += 1
+    came = ", ".join(f"{name} {n}" for name, n in said.items())
+    return _row("a file of a finished artefact changed or cut", times, came, place.sums(), reference)
+
+
+def _damage(path: Path, rng: random.Random) -> None:
+    content = bytearray(path.read_bytes())
+    at = rng.randrange(len(content))
+    if rng.random() < 0.3:
+        del content[at:]
+    else:
+        content[at] ^= 1 << rng.randrange(8)
+    path.write_bytes(content)
+
+
+def two_at_once(place: Place, reference: Sums, rng: random.Random) -> Row:
+    """Two of the same command on one store, one of which is killed half way."""
+    made: Counter[str] = Counter()
+    for round_ in range(2):
+        with place.start(out="a") as first, place.start(out="b") as second:
+            said = [_reader(first), _reader(second)]
+            if round_ == 0:
+                time.sleep(rng.uniform(0.2, 0.6) * place.pace)
+                first.kill()
+            codes = [process.wait(_DEADLINE) for process in (first, second)]
+        for lines in said:
+            made.update(line.split("finished ")[1].rsplit("   ", 1)[0] for line in lines() if "finished " in line)
+    came = f"exit codes of the last two {codes}; jobs finished more than once: {sum(n > 2 for n in made.values())}"
+    return _row("two runs at once on one store, one killed", 2, came, place.sums(), reference)
+
+
+def full_disk(place: Place, reference: Sums, rng: random.Random) -> Row:
+    """A store on a small file system that fills up, and is then given room (needs the right to mount)."""
+    place.store.mkdir(parents=True)
+    size, said, times = 256, Counter(), 0
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", str(place.store)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        return _row("a disk that is full", 0, "not tried: no right to mount", reference, reference)
+    try:
+        while True:
+            code, text = place.run()
+            if code == 0:
+                break
+            times += 1
+            one = "No space left" in text and "Traceback" not in text
+            said[f"a sentence, exit code {code}" if one else text[-300:]] += 1
+            size *= 2
+            subprocess.run(["mount", "-o", f"remount,size={size}k", str(place.store)], check=True)
+        found = place.sums()
+    finally:
+        subprocess.run(["umount", "-l", str(place.store)], check=False)
+    return _row("a disk that is full", times, ", ".join(f"{k} {n}" for k, n in said.items()), found, reference)
+
+
+def _title(process: psutil.Process) -> str:
+    return " ".join(process.cmdline())
+
+
+def _reader(process: subprocess.Popen[str]) -> Callable[[], list[str]]:
+    """Reads what a process says in the background, so that it never waits for a full pipe; the lines so far."""
+    import threading
+
+    lines: list[str] = []
+    assert process.stdout is not None
+    thread = threading.Thread(target=lambda: lines.extend(iter(process.stdout.readline, "")), daemon=True)
+    thread.start()
+
+    def so_far() -> list[str]:
+        thread.join(5.0)
+        return list(lines)
+
+    return so_far
+
+
+ORDEALS: dict[str, Callable[[Place, Sums, random.Random], Row]] = {
+    "workers": workers,
+    "drivers": drivers,
+    "bytes": bytes_changed,
+    "two": two_at_once,
+    "disk": full_disk,
+}
