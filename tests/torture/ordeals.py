@@ -86,10 +86,10 @@ def workers(place: Place, reference: Sums, rng: random.Random) -> Row:
             time.sleep(rng.expovariate(20.0 / place.pace))
             with suppress(psutil.Error):
                 making = [child for child in family.children(recursive=True) if _title(child).startswith("ray::Host")]
-                if making and (stages := place.stages()):
-                    victim = rng.choice(making)
-                    victim.kill()
-                    killed[rng.choice(stages) if len(set(stages)) == 1 else "+".join(sorted(set(stages)))] += 1
+                if making:
+                    stages = sorted(set(place.stages()))
+                    rng.choice(making).kill()
+                    killed["+".join(stages) or "between two jobs"] += 1
         process.kill() if process.poll() is None else None
     came = f"exit code {process.returncode}; " + ", ".join(f"{name} {n}" for name, n in killed.most_common())
     raw = [line for line in lines() if line.strip() and not line.startswith("[") and "|" not in line]
