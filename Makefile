@@ -90,7 +90,7 @@ bench-peers: $(STAMP)
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps d3rlpy==2.8.1 $(PIP_ARGS)
 
 test: $(STAMP)
-	$(RUN) -m pytest $(TESTS)
+	$(RUN) -m pytest -n 2 --dist loadgroup $(TESTS)
 
 torture: $(STAMP)
 	@$(RUN) -m tests.torture --minutes $(or $(MINUTES),60) $(ARGS)

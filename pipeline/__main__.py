@@ -27,7 +27,7 @@ import tyro
 
 from mbml import envs
 from mbml.data import Dataset, DatasetError, validate
-from mbml.export import export_parquet
+from mbml.export import FORMATS
 from pipeline.config import Method, Place, RunConfig
 from pipeline.presets import preset
 from pipeline.sweep_config import load_sweep, runnable, sweep_defaults
@@ -197,19 +197,22 @@ class Validate:
 
 @dataclass(frozen=True)
 class Export:
-    """Write a dataset's batches as Parquet files in the columns that RLlib's offline algorithms read."""
+    """Write a dataset's batches for other programs, in the scale that they were logged in."""
 
     dataset: tyro.conf.Positional[str]
     """The dataset's folder: <store>/collect/<key>/dataset."""
     folder: tyro.conf.Positional[str]
-    """Where the files go, one per task, rows in random order."""
+    """Where they go, one file or dataset per task."""
+    format: Literal["parquet", "minari"] = "parquet"
+    """Parquet in the columns that RLlib's offline algorithms read, rows in random order; or Minari datasets, for which
+    the folder is the place that MINARI_DATASETS_PATH names."""
 
     def __call__(self, log: Log) -> int:
         _check_dataset(self.dataset)
         dataset = Dataset.open(self.dataset)
         for task in dataset.task_indices:
-            export_parquet(dataset.task(task), Path(self.folder) / f"task-{task:03d}.parquet", shuffle_seed=task)
-        print(f"{len(dataset.task_indices)} Parquet files, rows in random order: {self.folder}")
+            FORMATS[self.format](dataset, task, Path(self.folder))
+        print(f"{len(dataset.task_indices)} tasks as {self.format}: {self.folder}")
         return 0
 
 

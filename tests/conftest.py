@@ -1,12 +1,25 @@
 """Test-wide settings, and the one Ray that tests share."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
 # Small products gain nothing from a second thread, and lose minutes where another process has the other core.
 torch.set_num_threads(1)
+
+
+# `make test` has two workers. What starts Ray stays together in one of them: it shares that Ray, and no test of how
+# fast something stops has a second Ray beside it.
+_WITHOUT_RAY = Path(__file__).with_name("mbml")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group the tests by the worker that they need."""
+    for item in items:
+        if _WITHOUT_RAY not in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 @pytest.fixture(scope="session")

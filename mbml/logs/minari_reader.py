@@ -48,7 +48,7 @@ _NEEDED = "Minari datasets need the package minari; install it with pip install 
 
 def read(source: Source) -> Iterator[Raw]:
     """The tasks of every dataset, which its episodes' metadata name where the column map gives `task`, or one of them
-    has an entry `task`."""
+    has an entry `task`; otherwise it is one task, named by its own metadata's `task` or its id."""
     for path in source.paths:
         folder = _folder(path)
         with _refusing(path):
@@ -77,6 +77,7 @@ def _refusing(path: str) -> Iterator[None]:
 def _tasks(dataset: Any, key: str | None) -> dict[str, list[int]]:
     """Which episodes are of which task, in the order in which they first appear."""
     found: dict[str, list[int]] = {}
+    whole = str(dataset.storage.metadata.get("task", dataset.id))
     indices = [int(index) for index in dataset.episode_indices]
     for index, metadata in zip(indices, dataset.storage.get_episode_metadata(indices), strict=True):
         name = metadata.get(key or "task")
@@ -84,7 +85,7 @@ def _tasks(dataset: Any, key: str | None) -> dict[str, list[int]]:
             raise DatasetError(f"the metadata of episode {index} have no {key}; they have {', '.join(metadata)}.")
         if isinstance(name, np.ndarray | np.generic):
             name = name.tolist()
-        found.setdefault(dataset.id if name is None else str(name), []).append(index)
+        found.setdefault(whole if name is None else str(name), []).append(index)
     if not found:
         raise DatasetError("it has no episodes.")
     return found

@@ -251,7 +251,7 @@ def _members(case: Case, task: int, tasks: int, each: int) -> list[int]:
 
 
 CONFIGS = [
-    *{type(make(case).config) for case in CASES.values()},
+    *(type(make(case).config) for case in CASES.values()),
     *(entry.config for registry in (TEACHERS, METHODS) for entry in registry.values() if entry.config is not None),
     StudentConfig,
     EncoderConfig,

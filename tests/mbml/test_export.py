@@ -1,5 +1,6 @@
 """What RLlib reads is what the dataset holds: every column, every row, whatever the order and the row groups."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,8 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from mbml.data import Dataset, DatasetWriter
-from mbml.export import ROW_GROUP_BYTES, export_parquet, rllib_columns
-from mbml.transitions import DatasetError, TransitionBatch
+from mbml.export import FORMATS, ROW_GROUP_BYTES, export_parquet, rllib_columns
+from mbml.logs.importing import import_logs
+from mbml.scaling import Statistics
+from mbml.transitions import DTYPES, DatasetError, TransitionBatch
 
 PAIRS = {
     "obs": "observation",
@@ -101,3 +104,66 @@ def test_a_batch_that_is_empty_or_has_a_wrong_dtype_is_refused_and_leaves_no_fil
         with pytest.raises(DatasetError, match=words):
             export_parquet(batch, tmp_path / "none")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("scale", [False, True])
+def test_minari_reads_what_was_logged_and_a_second_import_finds_the_same_rows(tmp_path, scale):
+    minari = pytest.importorskip("minari")
+    batch = path_of(example())
+    logged = write(tmp_path / "dataset", batch, scale)
+    FORMATS["minari"](Dataset.open(tmp_path / "dataset"), 4, tmp_path / "out")
+    dataset = minari.MinariDataset(tmp_path / "out" / "umaze_goal" / "task-004-v0" / "data")
+    assert dataset.storage.metadata["task"] == "four"
+    assert json.loads(dataset.storage.metadata["parameter"]) == [0.5]
+    found = list(dataset.iterate_episodes())
+    assert len(found) == 9
+    assert dataset.total_steps == len(batch)
+    np.testing.assert_array_equal(np.concatenate([e.actions for e in found]), logged.action)
+    np.testing.assert_array_equal(np.concatenate([e.rewards for e in found]), logged.reward)
+    np.testing.assert_array_equal(np.concatenate([e.observations[:-1] for e in found]), logged.observation)
+    np.testing.assert_array_equal(np.concatenate([e.observations[1:] for e in found]), logged.next_observation)
+    np.testing.assert_array_equal(np.concatenate([e.terminations for e in found]), batch.terminated)
+    np.testing.assert_array_equal(np.concatenate([e.truncations for e in found]), batch.truncated)
+    assert found[0].actions.max() <= dataset.action_space.high.max()
+
+    import_logs([str(tmp_path / "out" / "umaze_goal" / "task-004-v0")], tmp_path / "again", None, log=lambda line: None)
+    again = Dataset.open(tmp_path / "again")
+    assert [again.meta(i)["label"] for i in again.task_indices] == ["four"]
+    assert again.scaling is not None
+    np.testing.assert_allclose(again.scaling.restored(again.task(0)).reward, logged.reward, rtol=1e-5, atol=1e-6)
+    with pytest.raises(DatasetError, match="task-004-v0 is there already"):
+        FORMATS["minari"](Dataset.open(tmp_path / "dataset"), 4, tmp_path / "out")
+
+
+def test_parquet_has_the_scale_of_the_log(tmp_path):
+    logged = write(tmp_path / "dataset", path_of(example()), True)
+    FORMATS["parquet"](Dataset.open(tmp_path / "dataset"), 4, tmp_path)
+    columns = read(tmp_path / "task-004.parquet")
+    assert sorted(columns["rewards"]) == sorted(logged.reward)
+    assert sorted(columns["actions"][:, 1]) == sorted(logged.action[:, 1])
+
+
+def path_of(batch: TransitionBatch) -> TransitionBatch:
+    """The same with every observation where the step before has led."""
+    inside = np.flatnonzero(batch.step[1:] > 0)
+    observation = batch.observation.copy()
+    observation[inside + 1] = batch.next_observation[inside]
+    return replace(batch, observation=observation)
+
+
+def write(folder, batch: TransitionBatch, scale: bool) -> TransitionBatch:
+    """A dataset of one task; what an export should find, in the scale of its log."""
+    sizes = {"environment": "umaze_goal", "observation_size": 3, "action_size": 2, "horizon": 7, "collection": {}}
+    with DatasetWriter(folder, **sizes) as writer:
+        writer.add_task(4, batch, parameter=[0.5], label="four")
+        if scale:
+            names = {"observation": ["a", "b", "c"], "action": ["u", "v"]}
+            statistics = Statistics(names, {"u": (-10.0, 10.0), "v": (0.0, 40.0)})
+            wide = replace(batch, action=batch.action * np.array([10.0, 20.0]) + np.array([0.0, 20.0]))
+            statistics.add(wide)
+            writer.scaling = statistics.scaling()
+    if not scale:
+        return batch
+    assert writer.scaling is not None
+    restored = writer.scaling.restored(batch)
+    return TransitionBatch(**{name: getattr(restored, name).astype(dtype) for name, dtype in DTYPES.items()})
