@@ -1,7 +1,7 @@
 """Shoot at real runs and count what is lost: python -m tests.torture [--minutes 60] [--publish]
 
-Every ordeal makes a smoke run of an environment in a store of its own and compares each file of each artefact with those
-of a run that was left alone. What was done and what came of it is a table; `--publish` writes it into
+Every ordeal makes a smoke run of an environment in a store of its own and compares each file of each artefact with
+those of a run that was left alone. What was done and what came of it is a table; `--publish` writes it into
 docs/reliability.md between its marks.
 """
 
@@ -21,7 +21,9 @@ _MARKS = "<!-- counts -->", "<!-- end of counts -->"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.torture", description="Shoot at real runs and count what is lost."
+    )
     parser.add_argument("--minutes", type=float, default=60.0, help="no ordeal is begun after that")
     parser.add_argument("--env", default="umaze_goal")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of the moments and places")

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -57,10 +58,6 @@ class Place:
             found[f"{manifest['stage']}/{manifest['key']}"] = {f["file"]: f["sha256"] for f in manifest["files"]}
         return found
 
-    def stages(self) -> list[str]:
-        """Of the artefacts that are being made."""
-        return [path.parent.name for path in self.store.glob("*/*.partial")]
-
 
 def reference_run(place: Place) -> Sums:
     """The sums of a run that is left alone."""
@@ -83,14 +80,15 @@ def workers(place: Place, reference: Sums, rng: random.Random) -> Row:
         deadline = time.monotonic() + _DEADLINE
         lines = _reader(process)
         while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(rng.expovariate(20.0 / place.pace))
+            time.sleep(rng.expovariate(60.0 / place.pace))
             with suppress(psutil.Error):
-                making = [child for child in family.children(recursive=True) if _title(child).startswith("ray::Host")]
-                if making:
-                    stages = sorted(set(place.stages()))
-                    rng.choice(making).kill()
-                    killed["+".join(stages) or "between two jobs"] += 1
-        process.kill() if process.poll() is None else None
+                busy = [(child, doing) for child in family.children(recursive=True) if (doing := _doing(child))]
+                if busy:
+                    victim, doing = rng.choice(busy)
+                    victim.kill()
+                    killed[doing] += 1
+        if process.poll() is None:
+            process.kill()
     came = f"exit code {process.returncode}; " + ", ".join(f"{name} {n}" for name, n in killed.most_common())
     raw = [line for line in lines() if line.strip() and not line.startswith("[") and "|" not in line]
     came += f"; lines that are not ours: {sum('raylet' in line or 'Traceback' in line for line in raw)}"
@@ -134,7 +132,8 @@ def bytes_changed(place: Place, reference: Sums, rng: random.Random) -> Row:
             _damage(path, rng)
         code, text = place.run()
         named = "is damaged" in text or "cannot be read" in text
-        said["named, exit code 2" if code == 2 and named else "not read, exit code 0" if code == 0 else text[-200:]] += 1
+        came = "not read, exit code 0" if code == 0 else "named, exit code 2" if code == 2 and named else text[-200:]
+        said[came] += 1
         code, text = place.run("--repair")
         said["repaired" if code == 0 else f"not repaired: {text[-200:]}"] += 1
     came = ", ".join(f"{name} {n}" for name, n in said.items())
@@ -190,17 +189,21 @@ def full_disk(place: Place, reference: Sums, rng: random.Random) -> Row:
     return _row("a disk that is full", times, ", ".join(f"{k} {n}" for k, n in said.items()), found, reference)
 
 
-def _title(process: psutil.Process) -> str:
-    return " ".join(process.cmdline())
+def _doing(process: psutil.Process) -> str | None:
+    """The stage that a worker is at, by the title that Ray gives it."""
+    with suppress(psutil.Error):
+        title = process.cmdline()[:1]
+        if title and title[0].startswith("ray::") and "(" in title[0]:
+            return title[0].removeprefix("ray::").split()[0]
+    return None
 
 
 def _reader(process: subprocess.Popen[str]) -> Callable[[], list[str]]:
     """Reads what a process says in the background, so that it never waits for a full pipe; the lines so far."""
-    import threading
-
     lines: list[str] = []
-    assert process.stdout is not None
-    thread = threading.Thread(target=lambda: lines.extend(iter(process.stdout.readline, "")), daemon=True)
+    pipe = process.stdout
+    assert pipe is not None
+    thread = threading.Thread(target=lambda: lines.extend(iter(pipe.readline, "")), daemon=True)
     thread.start()
 
     def so_far() -> list[str]:
