@@ -21,7 +21,16 @@ from typing_extensions import TypedDict  # pydantic takes that of typing from Py
 from mbml.scaling import Scaling, ScalingMeta
 from mbml.serialise import json_of, replacing, sha256_of
 from mbml.settings import Count, Whole
-from mbml.transitions import DTYPES, VECTORS, DatasetError, TransitionBatch, check_episodes, check_finite, concatenate
+from mbml.transitions import (
+    DTYPES,
+    VECTORS,
+    DatasetError,
+    TransitionBatch,
+    check_actions,
+    check_episodes,
+    check_finite,
+    concatenate,
+)
 
 __all__ = ["Dataset", "DatasetError", "DatasetWriter", "TransitionBatch", "validate"]
 
@@ -207,7 +216,7 @@ def validate(root: str | Path, checksums: bool = True) -> None:
     """Read a whole dataset directory; raise DatasetError at its first fault, naming the file and the fault.
 
     Checked: meta.json and its counts; each shard's SHA-256 (unless `checksums` is False), columns and row
-    count; all numbers finite; and the order of rows (`mbml.transitions.check_episodes`).
+    count; all numbers finite; actions in [-1, 1]; and the order of rows (`mbml.transitions.check_episodes`).
     """
     dataset = Dataset.open(root)
     for index in dataset.task_indices:
@@ -219,6 +228,7 @@ def validate(root: str | Path, checksums: bool = True) -> None:
         shards = list(zip(paths, dataset.shards(index), strict=True))
         for path, batch in shards:
             check_finite(batch, path)
+            check_actions(batch, path)
         if (said := task["episodes"]) != (found := check_episodes(shards, dataset.header["horizon"])):
             raise DatasetError(f"{Path(root, 'meta.json')} gives task {index} {said} episodes; it has {found}.")
 

@@ -15,6 +15,7 @@ DTYPES = {
     **dict.fromkeys(("terminated", "truncated"), np.bool_),
     **dict.fromkeys(("episode", "step"), np.int32),
 }
+_ROUNDING = 1e-6
 _ROWS_AT_ONCE = 16_384  # bounds the memory of a check, not its result
 
 
@@ -66,6 +67,13 @@ def check_finite(batch: TransitionBatch, where: str) -> None:
         for name in (*VECTORS, "reward"):
             bad = ~np.isfinite(getattr(rows, name)).reshape(len(rows), -1).all(axis=1)
             _refuse(bad, where, start, f"{name} is not finite")
+
+
+def check_actions(batch: TransitionBatch, where: str) -> None:
+    """Raise DatasetError, naming `where` and the row, if an action is beyond the bounds that learners take."""
+    for start, rows in _pieces(batch):
+        beyond = (np.abs(rows.action) > 1.0 + _ROUNDING).any(axis=1)
+        _refuse(beyond, where, start, "action is not in [-1, 1], to which import scales it")
 
 
 def check_episodes(shards: Iterable[tuple[str, TransitionBatch]], horizon: int) -> int:

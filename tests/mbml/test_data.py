@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -41,7 +42,7 @@ def from_episodes(lengths, ends, values, ds, da, numbers=None) -> TransitionBatc
         last = np.arange(length) == length - 1
         columns["observation"].append(observation[:-1])
         columns["next_observation"].append(observation[1:])
-        columns["action"].append(take(length * da).reshape(length, da))
+        columns["action"].append(take(length * da).reshape(length, da).clip(-1, 1))
         columns["reward"].append(take(length))
         columns["terminated"].append(last & (end in ("terminated", "both")))
         columns["truncated"].append(last & (end in ("truncated", "both")))
@@ -265,12 +266,15 @@ def test_shards_that_are_not_what_meta_says(tmp_path: Path):
     nan = np.zeros(110, np.float32)
     nan[8] = np.inf
     reward = table.schema.get_field_index("reward")
+    actions = table["action"].combine_chunks()
+    twelvefold = pa.FixedSizeListArray.from_arrays(pc.multiply(actions.flatten(), pa.scalar(12, pa.float32())), 2)
     changed = {
         "wrong columns: observation": table.drop_columns(["truncated"]),
         "wrong columns": table.set_column(reward, "reward", pa.array(nan.astype(np.float64))),
         r"one record batch of 110 rows; it has batches of \[109\]": table.slice(0, 109),
         r"batches of \[55, 55\]": pa.concat_tables([table.slice(0, 55), table.slice(55)]),
         "has nulls": table.set_column(reward, "reward", pa.nulls(110, pa.float32())),
+        r"row \d+: action is not in \[-1, 1\]": table.set_column(1, table.schema.field("action"), twelvefold),
         "row 8: reward is not finite": table.set_column(reward, "reward", pa.array(nan)),
     }
     for words, content in changed.items():
