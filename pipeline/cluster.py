@@ -11,14 +11,16 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import ray
 
-_ROOT = Path(__file__).resolve().parents[1]
-_EXCLUDES = ["runs/", "results/", "benchmarks/.venv-peers/"]  # besides Ray's own and what .gitignore names
+_PACKAGES = ("mbml", "actors", "pipeline")
 _OBJECT_STORE_BYTES = 128 * 1024**2  # paths and metrics only: Ray's default is a third of the memory
 _ANSWER_SECONDS = 12
 _LONGEST_FOLDER = 24
@@ -32,19 +34,22 @@ class ClusterError(ValueError):
 
 
 @contextmanager
-def connect(num_cpus: int | None = None, *, dashboard: bool = False) -> Iterator[str]:
+def connect(
+    num_cpus: int | None = None, *, dashboard: bool = False, modules: Iterable[ModuleType] = ()
+) -> Iterator[str]:
     """Ray for the length of a `with` block; yields a sentence that says where it runs.
 
-    With RAY_ADDRESS set, joins that cluster and ships this source tree to it. Otherwise starts Ray in child
+    With RAY_ADDRESS set, joins that cluster and ships this project's packages to it. Otherwise starts Ray in child
     processes and stops them at the end, however the block ends. SIGTERM becomes KeyboardInterrupt inside. A Ray that
     runs in this process already is used and left as it is.
 
     Args:
         num_cpus: CPUs of the embedded Ray; all that this process may use if None. A cluster has its own.
         dashboard: also start the dashboard of the embedded Ray.
+        modules: what else a cluster needs, such as the module or package of a family from outside.
 
     Raises:
-        ClusterError: no Ray answers at RAY_ADDRESS.
+        ClusterError: no Ray answers at RAY_ADDRESS, or that is no address of one.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = _address()
@@ -59,7 +64,7 @@ def connect(num_cpus: int | None = None, *, dashboard: bool = False) -> Iterator
     main = threading.current_thread() is threading.main_thread()  # which alone may set handlers
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT) if main}
     try:
-        where = _join(address) if folder is None else _start(num_cpus, dashboard, folder)
+        where = _join(address, modules) if folder is None else _start(num_cpus, dashboard, folder)
         if handlers:
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # after ray.init, which sets one of its own
         yield where
@@ -111,9 +116,10 @@ def _start(num_cpus: int | None, dashboard: bool, folder: str) -> str:
     # Ray's default of 15 lets one busy neighbour starve a thread that all others of its learner wait for.
     os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.update(_PATIENT)
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "object_store_memory": _OBJECT_STORE_BYTES}
+    given: dict[str, Any] = {"num_cpus": num_cpus or usable_cpus(), "object_store_memory": _OBJECT_STORE_BYTES}
+    given |= {"log_to_driver": False, "logging_level": logging.ERROR, "_temp_dir": f"{folder}/r"}
     try:
-        context = ray.init("local", num_cpus=num_cpus, include_dashboard=dashboard, _temp_dir=f"{folder}/r", **quiet)
+        context = ray.init("local", include_dashboard=dashboard, **given)
     except Exception as error:  # of many types, after minutes on a machine that is too busy
         causes = f"the machine is too busy, or {Path(folder).parent} (TMPDIR) has no room"
         raise ClusterError(f"Ray did not start ({str(error).splitlines()[0]}): as a rule {causes}.") from error
@@ -123,17 +129,31 @@ def _start(num_cpus: int | None, dashboard: bool, folder: str) -> str:
     return where
 
 
-def _join(address: str) -> str:
+def _join(address: str, modules: Iterable[ModuleType]) -> str:
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
-    # The source tree, unless `ray job submit` brought it already: Ray refuses two working directories.
+    # What is imported here, unless `ray job submit` brought the whole source tree already.
     brought = "working_dir" in (job.get("runtime_env") or {})
-    source = {} if brought else {"working_dir": str(_ROOT), "excludes": _EXCLUDES}
+    source = {} if brought else {"py_modules": [*map(import_module, _PACKAGES), *modules]}
     ray.init(address, runtime_env={**source, "env_vars": _PATIENT}, log_to_driver=False, logging_level=logging.ERROR)
     return f"Ray cluster at {address}, {sum(node['Alive'] for node in ray.nodes())} nodes, {resources()}"
 
 
 def _address() -> str:
-    return os.environ.get("RAY_ADDRESS", "").strip()
+    address = os.environ.get("RAY_ADDRESS", "").strip()
+    if "://" in address:
+        right = "runs take host:port of a cluster's head, such as 10.0.0.1:6379"
+        others = "http:// is for ray job submit --address, ray:// for Ray Client, in which no run can work"
+        raise ClusterError(f"RAY_ADDRESS is {address}; {right} ({others}).")
+    return address
+
+
+def usable_cpus() -> int:
+    """Processors that this process may use: its affinity mask, and the quota of its control group (Linux)."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # "max" where there is no quota
+        quota, period = map(int, Path("/sys/fs/cgroup/cpu.max").read_text().split())
+        count = min(count, max(1, quota // period))
+    return count
 
 
 def _healthy(address: str) -> bool:

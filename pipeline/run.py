@@ -9,6 +9,7 @@ from pathlib import Path
 from actors.host import duration
 from actors.stage import Job
 from actors.store import Store, StoreError
+from mbml import envs
 from mbml.deploy.folder import check_replaceable
 from mbml.settings import check_fields
 from pipeline.cluster import connect
@@ -51,7 +52,7 @@ def carry_out(
     (out / "config.json").write_text(json.dumps(asdict(config.resolved()), indent=1) + "\n")
     started = time.monotonic()
     log(f"{title}: starting Ray")
-    with connect(place.num_cpus, dashboard=place.dashboard) as where:
+    with connect(place.num_cpus, dashboard=place.dashboard, modules=envs.modules_of(config.env)) as where:
         log(f"{len(jobs)} jobs on {where}")
         limits = {name: getattr(place, name) for name in ("most_pending", "patience", "checkpoint_seconds")}
         outcome = execute(jobs, store.url, log=log, poll_seconds=_POLL_SECONDS, **limits)

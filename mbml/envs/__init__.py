@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import gymnasium
 
@@ -39,6 +40,14 @@ def get(name: str) -> Family:
         return FAMILIES[name]
     except UnknownName as error:
         raise UnknownName(f"{str(error)[:-1]}, or give a family of your own as module:attribute.") from None
+
+
+def modules_of(name: str) -> list[ModuleType]:
+    """The module of a family from outside, or the package that it is in; what other machines need to get it, too."""
+    if ":" not in name:
+        return []
+    get(name)
+    return [sys.modules[name.partition(":")[0].partition(".")[0]]]
 
 
 @cache

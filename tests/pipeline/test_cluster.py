@@ -15,12 +15,20 @@ from pipeline import cluster
 from pipeline.cluster import ClusterError, connect
 
 _HERE = Path(__file__).parent
+_FROM_OUTSIDE = "examples.pendulum_gravity:pendulum_gravity"
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:99999999", "nonsense"])
 def test_no_cluster_at_the_address_is_one_sentence(address, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(ClusterError, match=f"RAY_ADDRESS={address}"), connect():
+        pass
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "ray://127.0.0.1:10001"])
+def test_an_address_for_something_else_says_for_what(address, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ClusterError, match=r"RAY_ADDRESS is .*; runs take host:port .*ray job submit"), connect():
         pass
 
 
@@ -43,14 +51,16 @@ def test_a_ray_that_does_not_start_is_one_sentence(tmp_path):
     assert len(found.stdout.splitlines()) == 1
 
 
-def test_the_folder_of_ray_is_private_short_and_gone_afterwards(tmp_path):
+def test_ray_uses_the_processors_that_it_may_and_a_private_short_folder_that_is_gone_afterwards(tmp_path):
     folder = tmp_path / ("long" * 20)
     folder.mkdir()
     look = """
 import os, pathlib, stat
 from pipeline.cluster import connect
 before = set(pathlib.Path("/tmp").glob("mbml-*"))
-with connect(1):
+os.sched_setaffinity(0, {0})
+with connect() as where:
+    print(where)
     (made,) = set(pathlib.Path("/tmp").glob("mbml-*")) - before
     print(stat.filemode(made.stat().st_mode), any(made.glob("*/session_*")))
 print(made.exists())
@@ -58,7 +68,8 @@ print(made.exists())
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     environment |= {"TMPDIR": str(folder)}
     found = subprocess.run([sys.executable, "-c", look], env=environment, capture_output=True, text=True, timeout=240)
-    assert found.stdout.splitlines() == ["drwx------ True", "False"], found.stderr
+    said = ["Ray inside this process, 1 CPUs", "drwx------ True", "False"]
+    assert found.stdout.splitlines() == said, found.stderr
     assert not list(folder.iterdir())
 
 
@@ -89,7 +100,7 @@ def test_a_cluster_gets_the_source_runs_jobs_where_they_fit_and_the_trials_of_a_
     sweep.write_text("methods: [neither, contextual_bcq]\nseeds: [0]\nset:\n  distill_cpus: 2\n")
     with machines(1, 2) as (_, environment):
         run = subprocess.run(
-            [sys.executable, str(_HERE / "cluster_run.py"), str(tmp_path / "store"), str(sweep)],
+            [sys.executable, str(_HERE / "cluster_run.py"), str(tmp_path / "store"), str(sweep), _FROM_OUTSIDE],
             cwd=tmp_path,  # so that the workers find the source only if it was shipped
             env=environment,
             capture_output=True,

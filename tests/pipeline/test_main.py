@@ -154,11 +154,21 @@ def test_export_writes_every_task(capsys, tmp_path):
         for task in (0, 3):
             writer.add_task(task, rows, parameter=[0.0], label=str(task))
     assert main(["export", str(tmp_path / "data"), str(tmp_path / "out")]) == 0
-    assert "2 Parquet files" in capsys.readouterr().out
+    assert "2 tasks as parquet" in capsys.readouterr().out
     for task in (0, 3):
         table = pq.read_table(tmp_path / "out" / f"task-{task:03d}.parquet")
         assert sorted(table["rewards"].to_pylist()) == sorted(rows.reward.tolist())
         assert table["rewards"].to_pylist() != rows.reward.tolist()  # not in the order of collection
+
+
+def test_a_file_that_cannot_be_written_is_a_sentence_and_exit_code_1(capsys, tmp_path):
+    test_export_writes_every_task(capsys, tmp_path)
+    (tmp_path / "in the way").write_text("")
+    assert main(["export", str(tmp_path / "data"), str(tmp_path / "in the way")]) == 1
+    found = capsys.readouterr().err
+    assert found.startswith("error: ")
+    assert "in the way" in found
+    assert "Traceback" not in found
 
 
 FAMILY = "from mbml.envs import family\nimport gymnasium\n"
