@@ -20,7 +20,8 @@ endif
 
 # Without an ENV or a SWEEP the command line says which there are.
 OPTIONS = $(if $(strip $(ENV)),--env '$(ENV)') $(if $(PRESET),--preset $(PRESET)) $(if $(SEED),--seed $(SEED)) \
-          $(if $(STORE),--store '$(STORE)') $(if $(SEEDS),--distill-seeds $(SEEDS)) $(ARGS)
+          $(if $(STORE),--store '$(STORE)') $(if $(SEEDS),--distill-seeds $(SEEDS)) \
+          $(if $(DASHBOARD),--dashboard) $(ARGS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup pipeline sweep warmstart figures report export bench bench-peers test torture lint count clean
@@ -47,6 +48,7 @@ help:
 	@echo "  SEEDS        seeds of the multi-task learner, from the same data and teachers, such as SEEDS='0 1 2'"
 	@echo "  SWEEP        $(SWEEPS), or a YAML file of your own"
 	@echo "  STORE        where results are kept: a folder or an fsspec address such as s3://bucket/path"
+	@echo "  DASHBOARD    1: also Ray's dashboard; its address and token are printed"
 	@echo "  RAY_ADDRESS  an existing Ray cluster; without it Ray starts inside the run and ends with it"
 	@echo "  ARGS         more options; '$(RUN) -m pipeline run --help' lists them"
 	@echo "Variables of setup:"

@@ -1,5 +1,6 @@
 """The process that makes artefacts of any stage, one after the other: a plain class, and a Ray actor made of it."""
 
+import math
 import resource
 import sys
 import time
@@ -13,10 +14,12 @@ import ray
 import torch
 
 import actors.stages  # noqa: F401  (every stage registers itself)
+from actors.metrics import export
 from actors.stage import CHECKPOINT_SECONDS, Job, Ref, Run
 from actors.store import Store
 
 _NOTHING: Mapping[Ref, Path] = {}
+_EXPORT_SECONDS = 5.0
 _RATE_MARKS = 60  # at least a second apart, so the rate is that of the last minute or so
 
 
@@ -48,6 +51,8 @@ class Host:
         self._waits = False
         """For another run that makes the same artefact."""
         self._latest: tuple[float, float, str, dict[str, Any]] | None = None
+        self._exported = -math.inf
+        """When metrics were exported last."""
         self._marks: deque[tuple[float, float]] = deque(maxlen=_RATE_MARKS)
 
     def run(
@@ -105,6 +110,14 @@ class Host:
         if not self._marks or now - self._marks[-1][0] >= 1.0:
             self._marks.append((now, done))
         self._latest = (done, total, unit, metrics)
+        if self._job is not None and now - self._exported >= _EXPORT_SECONDS:
+            self._exported = now
+            export(self._job, done, total, unit, self._rate(now, done), metrics)
+
+    def _rate(self, now: float, done: float) -> float:
+        """Work per second since the oldest mark."""
+        since, done_then = self._marks[0]
+        return (done - done_then) / (now - since) if now > since else 0.0
 
     def progress(self) -> str | None:
         """How far the running job is, in a line: done, per cent, rate over the last minute or so, time left, metrics.
@@ -117,11 +130,8 @@ class Host:
         if job is None or latest is None:
             return None
         done, total, unit, metrics = latest
-        since, done_then = self._marks[0]
-        elapsed = time.monotonic() - since
         parts = [f"{done:g}/{total:g} {unit}", f"{100 * done / total:.0f}%"]
-        if done > done_then and elapsed > 0:
-            rate = (done - done_then) / elapsed
+        if (rate := self._rate(time.monotonic(), done)) > 0:
             parts += [f"{rate:.3g} {unit}/s", f"{duration(max(0.0, total - done) / rate)} left"]
         parts += [f"{name}={float(value):.4g}" for name, value in metrics.items()]
         return f"running  {job.name}   " + "  ".join(parts)

@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import psutil
 import pytest
+import ray
 
 from actors.stage import Job, Ref
 from actors.store import Store, StoreError
@@ -144,6 +146,28 @@ class TestExecute:
         assert "/1e+06 steps" in lines[-1]
         assert "value=" in lines[-1]
         assert any(line.startswith("0/1 jobs done, 1 running") for line in lines)
+
+    def test_a_node_exports_what_its_jobs_do(self, tmp_path):
+        """Prometheus reads the same address."""
+        (node,) = ray.nodes()
+        address, wanted = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics", 'job="counting"'
+
+        def log(line):
+            with urllib.request.urlopen(address, timeout=10) as answer:
+                lines.extend(said for said in answer.read().decode().splitlines() if wanted in said)
+            if any(said.startswith("ray_mbml_value") for said in lines):
+                raise KeyboardInterrupt
+
+        lines = []
+        counting = Job(Count("k", 3_000, 0.02), "counting")
+        with pytest.raises(KeyboardInterrupt):
+            execute([counting], str(tmp_path), log=log, poll_seconds=1.0)
+        found = {line.split("{")[0]: line for line in lines}
+        assert found.keys() >= {"ray_mbml_done", "ray_mbml_total", "ray_mbml_rate", "ray_mbml_value"}
+        assert 'unit="steps"' in found["ray_mbml_done"]
+        assert 'stage="count"' in found["ray_mbml_done"]
+        assert 'metric="value"' in found["ray_mbml_value"]
+        assert float(found["ray_mbml_total"].split()[-1]) == 3_000
 
     def test_damage_stops_what_needs_it_and_a_repair_makes_that_and_what_stands_on_it(self, tmp_path):
         store, lines = str(tmp_path), []
