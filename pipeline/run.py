@@ -16,10 +16,9 @@ from pipeline.config import ConfigError, Place, RunConfig
 from pipeline.handover import POLICY, hand_over, write_policy
 from pipeline.plan import Plan, plan, plan_warmstart
 from pipeline.publish import Log, make_folder, publish, say_failures
-from pipeline.report import tables
 from pipeline.report.page import Page, run_page
 from pipeline.report.warmstart import warmstart_page
-from pipeline.results import Results, gather, gather_warmstart
+from pipeline.results import Results, best_policy, gather, gather_warmstart
 from pipeline.scheduler import Outcome, execute, standing
 
 _POLL_SECONDS = 15.0
@@ -103,7 +102,7 @@ def export_policy(config: RunConfig, place: Place, folder: Path, log: Log, *, gr
     """Write the policy of a finished run that does best on the training tasks as a folder."""
     check_replaceable(folder)
     jobs, store, results = _finished(config, place)
-    if (chosen := tables.best_policy(results)) is None:
+    if (chosen := best_policy(results)) is None:
         raise ConfigError(f"{', '.join(config.methods)} left no policy that adapts; name another --method.")
     description = write_policy(jobs, store, results, chosen, folder, graphs=graphs)
     log(f"{description.title}, seed {chosen['seed']}, step {chosen['step']}. Policy: {folder}")
