@@ -23,7 +23,7 @@ OPTIONS = $(if $(strip $(ENV)),--env '$(ENV)') $(if $(PRESET),--preset $(PRESET)
           $(if $(STORE),--store '$(STORE)') $(if $(SEEDS),--distill-seeds $(SEEDS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline sweep warmstart figures report export bench bench-peers test lint count clean
+.PHONY: help setup pipeline sweep warmstart figures report export play bench bench-peers test lint count clean
 
 help:
 	@echo "make pipeline ENV=...          collect, learn, relabel, distil, evaluate and report one environment"
@@ -32,6 +32,7 @@ help:
 	@echo "make figures ENV=...           draw the paper's figures from the finished sweeps"
 	@echo "make report ENV=...            write the report of a finished run again"
 	@echo "make export ENV=...            write a finished run's policy as a folder of its own, for other programs"
+	@echo "make play POLICY=...           watch a policy's folder act: returns, a picture, films (ENV=..., TASK=test/3)"
 	@echo "make bench                     speed beside other libraries (those that make bench-peers has installed)"
 	@echo "make test                      pytest (TESTS=tests/mbml chooses a part)"
 	@echo "make lint                      ruff, pyright, import-linter, count"
@@ -48,6 +49,9 @@ help:
 	@echo "  STORE        where results are kept: a folder or an fsspec address such as s3://bucket/path"
 	@echo "  RAY_ADDRESS  an existing Ray cluster; without it Ray starts inside the run and ends with it"
 	@echo "  ARGS         more options; '$(RUN) -m pipeline run --help' lists them"
+	@echo "Variables of play:"
+	@echo "  POLICY       the folder; ENV is by default the environment that it learned in"
+	@echo "  TASK         split and number, such as test/3 (default test/0)"
 	@echo "Variables of setup:"
 	@echo "  PYTHON       a Python 3.11 (default python3.11)"
 	@echo "  PIP_ARGS     more options for pip, such as the address of another index"
@@ -79,6 +83,10 @@ report: $(STAMP)
 
 export: $(STAMP)
 	@$(RUN) -m pipeline export-policy $(OPTIONS)
+
+play: $(STAMP)
+	@$(RUN) -m pipeline play $(if $(strip $(POLICY)),--policy '$(POLICY)') $(if $(strip $(ENV)),--env '$(ENV)') \
+		$(if $(strip $(TASK)),--task '$(TASK)') $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 bench: $(STAMP)
 	@$(RUN) -m benchmarks $(ARGS)
