@@ -8,7 +8,7 @@ PEERS  := benchmarks/.venv-peers
 # Lines of code: 7,000 for the house, 500 for the evidence method with its references and probes, 1,200 for logs of one's
 # own (mbml/logs), 1,020 for the policy as a folder (mbml/deploy).
 LIMIT  := 9720
-SWEEPS := $(sort $(basename $(notdir $(wildcard tune_configs/*.yaml))))
+SWEEPS := $(sort $(basename $(notdir $(wildcard pipeline/tune_configs/*.yaml))))
 
 # ENV is also a variable of POSIX shells (a start-up file): keep ours out of the recipes' environment.
 unexport ENV
@@ -27,7 +27,7 @@ OPTIONS = $(if $(strip $(ENV)),--env '$(ENV)') $(if $(PRESET),--preset $(PRESET)
 
 help:
 	@echo "make pipeline ENV=...          collect, learn, relabel, distil, evaluate and report one environment"
-	@echo "make sweep SWEEP=... ENV=...   compare methods or settings with Ray Tune (tune_configs/)"
+	@echo "make sweep SWEEP=... ENV=...   compare methods or settings with Ray Tune (pipeline/tune_configs/)"
 	@echo "make warmstart ENV=...         SAC on the unseen tasks, from scratch and from the multi-task policy"
 	@echo "make figures ENV=...           draw the paper's figures from the finished sweeps"
 	@echo "make report ENV=...            write the report of a finished run again"

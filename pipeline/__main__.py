@@ -78,7 +78,7 @@ class Sweep(_Experiment):
     """
 
     sweep: str
-    """What is compared: a file of tune_configs/ by its name, or a path that ends in .yaml."""
+    """What is compared: a file of pipeline/tune_configs/ by its name, or a path that ends in .yaml."""
 
     @classmethod
     def default(cls, config: RunConfig, sweep: str | None) -> Any:
@@ -296,13 +296,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: list[str]) -> Callable[[Log], int]:
     """The command that is asked for; help and what cannot be parsed end the program here."""
     chosen, rest = COMMANDS.get(arguments[0] if arguments else ""), arguments[1:]
+    program = "mbml" if Path(sys.argv[0]).stem == "mbml" else "python -m pipeline"
     if chosen is None:
         if arguments and arguments[0] not in ("-h", "--help"):
             raise ValueError(f"There is no command {arguments[0]!r}; choose one of {', '.join(COMMANDS)}.")
         about = [f"  {name:<15}{(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
-        print(f"usage: python -m pipeline COMMAND [OPTIONS]\n\n{__doc__}\ncommands:", *about, sep="\n")
+        print(f"usage: {program} COMMAND [OPTIONS]\n\n{__doc__}\ncommands:", *about, sep="\n")
         sys.exit(0)
-    options: dict[str, Any] = {"prog": f"python -m pipeline {arguments[0]}", "description": chosen.__doc__}
+    options: dict[str, Any] = {"prog": f"{program} {arguments[0]}", "description": chosen.__doc__}
     if issubclass(chosen, _Experiment):
         options["default"] = chosen.default(*_first(rest))
     return tyro.cli(chosen, args=rest, **options)
@@ -330,6 +331,11 @@ def _log() -> Log:
     return log
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """What `python -m pipeline` and, after `pip install .`, the command `mbml` do."""
     sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    console()

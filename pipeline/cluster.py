@@ -112,7 +112,8 @@ def _join(address: str) -> str:
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
     # The source tree, unless `ray job submit` brought it already: Ray refuses two working directories.
     brought = "working_dir" in (job.get("runtime_env") or {})
-    source = {} if brought else {"working_dir": str(_ROOT), "excludes": _EXCLUDES}
+    installed = not (_ROOT / "pyproject.toml").exists()  # on every node, by pip
+    source = {} if brought or installed else {"working_dir": str(_ROOT), "excludes": _EXCLUDES}
     ray.init(address, runtime_env={**source, "env_vars": _PATIENT}, log_to_driver=False, logging_level=logging.ERROR)
     return f"Ray cluster at {address}, {sum(node['Alive'] for node in ray.nodes())} nodes, {resources()}"
 

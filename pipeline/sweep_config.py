@@ -12,7 +12,7 @@ from mbml.methods import METHODS, Variant
 from mbml.settings import Whole, changed, hint_at, hints, unknown, validated
 from pipeline.config import ConfigError, Method, RunConfig
 
-FOLDER = Path(__file__).resolve().parents[1] / "tune_configs"
+FOLDER = Path(__file__).resolve().parent / "tune_configs"
 _FIXED = ("env", "preset", "train_tasks", "test_tasks", "methods", "distill_seeds")
 """What all variants of a sweep must share."""
 
