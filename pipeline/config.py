@@ -54,6 +54,8 @@ class Place:
     grows for those."""
     patience: Positive = 1800.0
     """Seconds to wait for a cluster that has no room."""
+    track: Literal["mlflow", "wandb"] | None = None
+    """Also send configuration, curves and report to a tracker, by its own package."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from pipeline.report.page import Page, run_page
 from pipeline.report.warmstart import warmstart_page
 from pipeline.results import Results, best_policy, gather, gather_warmstart
 from pipeline.scheduler import Outcome, execute, standing
+from pipeline.tracking import check_tracker, track
 
 _POLL_SECONDS = 15.0
 
@@ -41,6 +42,7 @@ def carry_out(
     jobs failed because of what they were given, 1 where one failed otherwise.
     """
     check_fields(place)
+    check_tracker(place.track)
     store, jobs = Store(place.store), list(jobs)
     store.check_writable()
     make_folder(out)
@@ -56,6 +58,8 @@ def carry_out(
         outcome.failed |= trials(store)
     code = say_failures(outcome, store.url, log) if outcome.failed else 0
     publish(results := gathered(store, outcome), out, log, page)
+    if place.track:
+        track(place.track, results, out, log)
     policy = f" Policy: {out / POLICY}." if "policy" in results.run else ""
     log(f"Took {duration(time.monotonic() - started)}.{policy} Report: {out / 'report.html'}")
     return code
