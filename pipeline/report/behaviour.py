@@ -35,7 +35,7 @@ class Shown:
 def panels_of(view: View, tasks: Sequence[Shown]) -> Figure:
     """A panel a task, with a line an episode, the later the darker."""
     flat = len(view.axes) == 2
-    columns, height = (4, 2.2) if flat else (2, 2.0)
+    columns, height = (4, 2.6) if flat else (2, 2.0)
     made, grid = panels(len(tasks), columns, height if len(tasks) > 1 else 3.4, share="" if flat else "xy")
     numbers = sorted({number for task in tasks for number in task.episodes})
     shades = dict(zip(numbers, matplotlib.colormaps["viridis_r"](np.linspace(0.2, 0.95, len(numbers))), strict=True))
