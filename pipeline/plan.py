@@ -39,13 +39,15 @@ class Trained:
     evaluations: dict[int, Ref]
     """Of its snapshots, by step."""
     probes: Ref
-    trace: Ref
     relabel: Ref | None
     """The tables that it learned from, if any."""
+    trace: Ref | None = None
+    """What it does on unseen tasks, where there is something to act in."""
 
     def artefacts(self) -> list[Ref]:
         """Everything that is made for this learner alone."""
-        return [self.trained, *self.evaluations.values(), self.probes, self.trace]
+        found = [self.trained, *self.evaluations.values(), self.probes, self.trace]
+        return [ref for ref in found if ref]
 
 
 @dataclass(frozen=True)
@@ -255,7 +257,7 @@ class _Planner:
             probes = self.add(Probe, config, f"probe {label}", **played)
             shown = {"test": self.plan.test[:TASKS], "trained": trained, "step": learner.steps}
             trace = self.add(Trace, config, f"trace {label}", **shown)
-            self.plan.runs.append(Trained(variant, seed, trained, evaluations, probes, trace, tables))
+            self.plan.runs.append(Trained(variant, seed, trained, evaluations, probes, tables, trace))
 
     def metagenrl(self, config: RunConfig, seed: int) -> Ref:
         """MetaGenRL on the first training task's batch, evaluated there."""

@@ -52,7 +52,8 @@ def run_trial(
     while pending:  # evaluations of a finished learner that are gone
         evaluate({})
     player.run(jobs[learner.probes])
-    player.run(jobs[learner.trace])
+    if learner.trace:
+        player.run(jobs[learner.trace])
 
 
 def trial_name(params: Mapping[str, Any]) -> str:

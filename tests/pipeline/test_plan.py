@@ -150,6 +150,7 @@ def test_the_last_snapshot_is_looked_at_on_four_unseen_tasks_whatever_the_protoc
     config = replace(preset("umaze_goal", "laptop"), methods=("full", "batch_pearl"))
     result = plan(config)
     for run in result.runs:
+        assert run.trace
         job = result.jobs[run.trace]
         assert (job.spec.trained, job.spec.step) == (run.trained, max(run.evaluations))
         assert job.spec.test == (0, 1, 2, 3)

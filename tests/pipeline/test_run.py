@@ -179,6 +179,7 @@ def test_behaviour_is_that_of_the_policy_that_is_handed_out(everything, gathered
     assert (tasks.tolist(), episodes.tolist(), steps.tolist()) == ([0, 1], [1, 2, 5], [*range(1, horizon + 1)])
     np.testing.assert_allclose(x[..., 0], 2.0, atol=0.2)  # where episodes begin
     run = next(r for r in plans["umaze_goal"].runs if (r.variant.label, r.seed) == (chosen["method"], chosen["seed"]))
+    assert run.trace
     lines = read_lines(store.fetch(*run.trace) / "behaviour.jsonl")
     assert [line["shown"][0] for line in lines] == x.reshape(6, -1).tolist()
 
