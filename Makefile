@@ -24,7 +24,7 @@ OPTIONS = $(if $(strip $(ENV)),--env '$(ENV)') $(if $(PRESET),--preset $(PRESET)
           $(if $(DASHBOARD),--dashboard) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline sweep warmstart figures report export bench bench-peers test torture lint count clean
+.PHONY: help setup pipeline sweep warmstart figures report export play bench bench-peers test torture lint count clean
 
 help:
 	@echo "make pipeline ENV=...          collect, learn, relabel, distil, evaluate and report one environment"
@@ -33,6 +33,7 @@ help:
 	@echo "make figures ENV=...           draw the paper's figures from the finished sweeps"
 	@echo "make report ENV=...            write the report of a finished run again"
 	@echo "make export ENV=...            write a finished run's policy as a folder of its own, for other programs"
+	@echo "make play POLICY=...           watch a policy's folder act: returns, a picture, films (ENV=..., TASK=test/3)"
 	@echo "make bench                     speed beside other libraries (those that make bench-peers has installed)"
 	@echo "make test                      pytest (TESTS=tests/mbml chooses a part)"
 	@echo "make torture                   shoot at real runs for at most MINUTES=60 and count what is lost"
@@ -51,6 +52,9 @@ help:
 	@echo "  DASHBOARD    1: also Ray's dashboard; its address and token are printed"
 	@echo "  RAY_ADDRESS  an existing Ray cluster; without it Ray starts inside the run and ends with it"
 	@echo "  ARGS         more options; '$(RUN) -m pipeline run --help' lists them"
+	@echo "Variables of play:"
+	@echo "  POLICY       the folder; ENV is by default the environment that it learned in"
+	@echo "  TASK         split and number, such as test/3 (default test/0)"
 	@echo "Variables of setup:"
 	@echo "  PYTHON       a Python 3.11 (default python3.11)"
 	@echo "  PIP_ARGS     more options for pip, such as the address of another index"
@@ -82,6 +86,10 @@ report: $(STAMP)
 
 export: $(STAMP)
 	@$(RUN) -m pipeline export-policy $(OPTIONS)
+
+play: $(STAMP)
+	@$(RUN) -m pipeline play $(if $(strip $(POLICY)),--policy '$(POLICY)') $(if $(strip $(ENV)),--env '$(ENV)') \
+		$(if $(strip $(TASK)),--task '$(TASK)') $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 bench: $(STAMP)
 	@$(RUN) -m benchmarks $(ARGS)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mbml.envs import Family, Task
+from mbml.envs.view import Recorder
 from mbml.policy import ContextAgent, ContextPolicy
 from mbml.rollout import EnvStack, Step, run_episode
 from mbml.seeding import generator_of, seed_of
@@ -84,13 +85,13 @@ class Evaluation:
         generator = generator_of(self.seed, "evaluate", "policy")
         return ContextAgent(policy, generator, len(self.tasks) * self.config.repeats)
 
-    def play(self, agent: ContextAgent, budget: float = math.inf) -> Iterator[np.ndarray]:
+    def play(self, agent: ContextAgent, budget: float = math.inf, envs: EnvStack | None = None) -> Iterator[np.ndarray]:
         """The returns `[n]` of one episode after another of an agent that learns about its tasks.
 
         The first is under the z that it has. Environments whose `budget` of steps is spent wait and keep their last
-        return; there are no more episodes when it is in all of them.
+        return; there are no more episodes when it is in all of them. `envs` are those of the evaluation by default.
         """
-        envs = self.envs("evaluate")
+        envs = self.envs("evaluate") if envs is None else envs
         spent, returns = np.zeros(len(envs), dtype=int), np.zeros(len(envs))
 
         def observe(observation: Tensor, action: Tensor, step: Step, active: Tensor) -> None:
@@ -126,6 +127,17 @@ def evaluate_last_trajectory(policy: ContextPolicy, evaluation: Evaluation) -> n
     budget = evaluation.config.episodes * (evaluation.horizon or evaluation.family.horizon)
     *_, last = evaluation.play(evaluation.stranger(policy), budget)
     return last.reshape(-1, evaluation.config.repeats).mean(1)
+
+
+def trace_behaviour(policy: ContextPolicy, evaluation: Evaluation) -> list[list[np.ndarray]]:
+    """What the family shows `[steps, axes]` of every episode, a list of them for each task (first repeat).
+
+    Raises ViewError where the environments do not say what the family shows.
+    """
+    recorders = [Recorder(env, evaluation.family.view) for env in evaluation.envs("trace").envs]
+    for _ in islice(evaluation.play(evaluation.stranger(policy), envs=EnvStack(recorders)), evaluation.config.episodes):
+        pass
+    return [recorder.shown() for recorder in recorders[:: evaluation.config.repeats]]
 
 
 def counted_score(returns: np.ndarray, config: EvaluateConfig) -> np.ndarray:

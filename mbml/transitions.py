@@ -72,7 +72,7 @@ def check_finite(batch: TransitionBatch, where: str) -> None:
 def check_actions(batch: TransitionBatch, where: str) -> None:
     """Raise DatasetError, naming `where` and the row, if an action is beyond the bounds that learners take."""
     for start, rows in _pieces(batch):
-        beyond = (np.abs(rows.action) > 1.0 + _ROUNDING).any(axis=1)
+        beyond = np.abs(rows.action).max(axis=1) > 1.0 + _ROUNDING
         _refuse(beyond, where, start, "action is not in [-1, 1], to which import scales it")
 
 

@@ -9,6 +9,7 @@ examples:
   python -m pipeline sweep --sweep my_sweep.yaml --env umaze_goal --distill-seeds 0 1 2 3 4
   python -m pipeline warmstart --env umaze_goal --distill-seeds 0 1 2
   python -m pipeline export-policy --env umaze_goal --out policy
+  python -m pipeline play --policy policy --task test/3
   python -m pipeline import --data logs/ --out dataset --columns columns.yaml
   python -m pipeline validate path/to/dataset
 
@@ -28,6 +29,7 @@ import tyro
 from mbml import envs
 from mbml.data import Dataset, DatasetError, validate
 from mbml.export import FORMATS
+from mbml.settings import Count, Whole, check_fields
 from pipeline.config import Method, Place, RunConfig
 from pipeline.presets import preset
 from pipeline.sweep_config import load_sweep, runnable, sweep_defaults
@@ -216,6 +218,35 @@ class Export:
         return 0
 
 
+@dataclass(frozen=True)
+class Play:
+    """Watch a policy's folder act: returns, a picture and, where this machine can draw, films.
+
+    The policy knows nothing of the task at first and adapts from episode to episode, each as long as in its training.
+    The picture shows every episode in the terms of the family (paths and goals, velocity and target, ...), the films
+    the first and the last; they are GIFs, or MP4s where imageio-ffmpeg is installed.
+    """
+
+    policy: str
+    """The folder: runs/<env>-<preset>-seed<seed>/policy, or what export-policy or fit wrote."""
+    env: str = ""
+    """Environment by name, or module:family of your own; by default the one that the policy learned in."""
+    task: str = "test/0"
+    """Split (train, test or ood) and number from 0."""
+    episodes: Count = 5
+    """Episodes of the adaptation."""
+    out: str = ""
+    """Folder of picture and films; by default runs/play-<env>-<split>-<number>."""
+    seed: Whole = 0
+    """Of the environment and of what the policy draws: the same seed gives the same episodes."""
+
+    def __call__(self, log: Log) -> int:
+        check_fields(self)
+        from pipeline.play import play
+
+        return play(self.policy, self.env, self.task, self.episodes, self.out, self.seed, log)
+
+
 def _check_dataset(folder: str) -> None:
     """Raise DatasetError, naming folders that would be right, for one that holds no dataset."""
     if not Path(folder, "meta.json").exists():
@@ -234,6 +265,7 @@ COMMANDS: dict[str, type] = {
     "import": Import,
     "validate": Validate,
     "export": Export,
+    "play": Play,
 }
 
 
@@ -272,13 +304,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: list[str]) -> Callable[[Log], int]:
     """The command that is asked for; help and what cannot be parsed end the program here."""
     chosen, rest = COMMANDS.get(arguments[0] if arguments else ""), arguments[1:]
+    program = "mbml" if Path(sys.argv[0]).stem == "mbml" else "python -m pipeline"
     if chosen is None:
         if arguments and arguments[0] not in ("-h", "--help"):
             raise ValueError(f"There is no command {arguments[0]!r}; choose one of {', '.join(COMMANDS)}.")
         about = [f"  {name:<15}{(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
-        print(f"usage: python -m pipeline COMMAND [OPTIONS]\n\n{__doc__}\ncommands:", *about, sep="\n")
+        print(f"usage: {program} COMMAND [OPTIONS]\n\n{__doc__}\ncommands:", *about, sep="\n")
         sys.exit(0)
-    options: dict[str, Any] = {"prog": f"python -m pipeline {arguments[0]}", "description": chosen.__doc__}
+    options: dict[str, Any] = {"prog": f"{program} {arguments[0]}", "description": chosen.__doc__}
     if issubclass(chosen, _Experiment):
         options["default"] = chosen.default(*_first(rest))
     return tyro.cli(chosen, args=rest, **options)
@@ -306,6 +339,11 @@ def _log() -> Log:
     return log
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """What `python -m pipeline` and, after `pip install .`, the command `mbml` do."""
     sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    console()

@@ -59,6 +59,8 @@ class Place:
     repair: bool = False
     """Check every finished artefact of this run against its checksums first, and make anew those that are damaged and
     all that were made from them."""
+    track: Literal["mlflow", "wandb"] | None = None
+    """Also send configuration, curves and report to a tracker, by its own package."""
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,7 @@ from mbml.methods import METHODS
 from mbml.policy import ContextPolicy
 from mbml.rows import MappedRows, rows_of
 from pipeline.plan import Plan, Trained
-from pipeline.report import tables
-from pipeline.results import SPLITS, Results
+from pipeline.results import SPLITS, Results, best_policy
 
 POLICY = "policy"
 """The folder beside the report."""
@@ -35,7 +34,7 @@ def hand_over(jobs: Plan, store: Store, results: Results, out: Path) -> Results:
 
     A smoke run, whose numbers mean nothing, goes without the ONNX graphs, and so does a machine without their packages.
     """
-    if (chosen := tables.best_policy(results)) is None:
+    if (chosen := best_policy(results)) is None:
         check_replaceable(out / POLICY)
         shutil.rmtree(out / POLICY, ignore_errors=True)  # of an earlier run
         return results

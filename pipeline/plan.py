@@ -1,6 +1,6 @@
 """What has to be made: the jobs of a run, a sweep or a warm start, from its configuration.
 
-collect -> teach, models -> relabel -> distill -> evaluate, probe, warmstart
+collect -> teach, models -> relabel -> distill -> evaluate, probe, trace, warmstart
 """
 
 import itertools
@@ -20,6 +20,7 @@ from actors.stages.probe import Probe
 from actors.stages.relabel import Relabel
 from actors.stages.rllib import RLlib
 from actors.stages.teach import Teach
+from actors.stages.trace import TASKS, Trace
 from actors.stages.warmstart import Start, WarmStart
 from mbml import envs
 from mbml.methods import METHODS, Variant
@@ -40,10 +41,13 @@ class Trained:
     probes: Ref
     relabel: Ref | None
     """The tables that it learned from, if any."""
+    trace: Ref | None = None
+    """What it does on unseen tasks, where there is something to act in."""
 
     def artefacts(self) -> list[Ref]:
         """Everything that is made for this learner alone."""
-        return [self.trained, *self.evaluations.values(), self.probes]
+        found = [self.trained, *self.evaluations.values(), self.probes, self.trace]
+        return [ref for ref in found if ref]
 
 
 @dataclass(frozen=True)
@@ -251,7 +255,9 @@ class _Planner:
             imitated = own["teach"] if getattr(learner, "guide", "own") == "own" else ()
             played |= {"collect": own["collect"], "teach": imitated}
             probes = self.add(Probe, config, f"probe {label}", **played)
-            self.plan.runs.append(Trained(variant, seed, trained, evaluations, probes, tables))
+            shown = {"test": self.plan.test[:TASKS], "trained": trained, "step": learner.steps}
+            trace = self.add(Trace, config, f"trace {label}", **shown)
+            self.plan.runs.append(Trained(variant, seed, trained, evaluations, probes, tables, trace))
 
     def metagenrl(self, config: RunConfig, seed: int) -> Ref:
         """MetaGenRL on the first training task's batch, evaluated there."""

@@ -39,7 +39,8 @@ def publish(results: Results, out: Path, log: Log, page: Callable[[Results, Path
 
 def _write_curves(table: pd.DataFrame, out: Path) -> None:
     """TensorBoard events and `curves.jsonl`: everything that has a step; scores as their mean over tasks."""
-    rows = table[table["step"].notna() & ~table["metric"].isin(["reference", "selected"])]
+    other = table["metric"].isin(["reference", "selected"]) | table["metric"].str.startswith("behaviour_")
+    rows = table[table["step"].notna() & ~other]
     rows = rows.assign(task=rows["task"].where(rows["metric"] != "score"))
     words = {"method": "{}", "seed": "seed-{}", "metric": "{}", "split": "{}", "task": "task-{:03d}"}
     shutil.rmtree(out / "tensorboard", ignore_errors=True)

@@ -53,6 +53,7 @@ METRICS = {
     "relabel_": "relabelling tables (task: labelled for, index: transitions of) and their error over training",
     "policy_return": "returns of the multi-task policy that a warm start begins from",
     "imitation_loss": "losses of its imitation",
+    "behaviour_": "what the policy that is handed out did (step: of the episode, index: episode)",
 }
 """Every metric of the table, or how its name begins, and what it is. "seed" is the multi-task learner's; data, teachers
 and references, which all seeds share, have none."""
@@ -159,6 +160,20 @@ def table_of(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
     return table[table["value"].notna()].astype(COLUMNS).reset_index(drop=True)
 
 
+def best_policy(results: Results) -> dict[str, Any] | None:
+    """Method, seed and last step of the policy with the highest mean score on the training tasks, and that score."""
+    found = []
+    for name in results.methods("score", split="train"):
+        steps, scores = results.scores(name, "train")
+        seeds = sorted(results.rows("score", method=name)["seed"].unique())
+        last = scores[:, -1].mean(axis=1)
+        found += [
+            {"method": name, "seed": int(s), "step": int(steps[-1]), "score": float(v)}
+            for s, v in zip(seeds, last, strict=True)
+        ]
+    return max(found, key=lambda policy: policy["score"], default=None)
+
+
 def gather(plan: Plan, store: Store, outcome: Outcome | None = None) -> Results:
     """Read every artefact of a finished run; `outcome` adds what it cost.
 
@@ -191,6 +206,10 @@ def gather(plan: Plan, store: Store, outcome: Outcome | None = None) -> Results:
             notes[run.variant.label] = {name: found[name] for name in ("threshold", "error_note")}
             parts += _relabelling(plan, run.variant.label, found)
     about = _about(plan, outcome) | {"protocol": config.evaluate.protocol(), "relabelling": notes}
+    chosen = best_policy(Results(table_of(parts), about))
+    for run in plan.runs:
+        if run.trace and chosen and (run.variant.label, run.seed) == (chosen["method"], chosen["seed"]):
+            parts += _behaviour(run, store.fetch(*run.trace))
     return Results(table_of(parts), about)
 
 
@@ -227,6 +246,7 @@ def _about(plan: Plan, outcome: Outcome | None) -> dict[str, Any]:
         "seed": config.seed,
         "horizon": config.horizon or family.horizon,
         "parameter": family.parameter,
+        "view": asdict(family.view),
         "tasks": tasks,
         "variants": [asdict(variant) for variant in plan.variants],
         "config": asdict(config),
@@ -314,6 +334,14 @@ def _learner(run: Trained, trained: Path, evaluations: dict[int, Any], probes: P
     at = where | {"split": "test", "task": last["test"]["task"]}
     parts += [tidy(metric, "task", values, **at) for metric, values in on_test.items()]
     return parts
+
+
+def _behaviour(run: Trained, folder: Path) -> Iterator[pd.DataFrame]:
+    """What a policy did on some unseen tasks."""
+    for line in read_lines(folder / "behaviour.jsonl"):
+        where = {"method": run.variant.label, "seed": run.seed, "split": "test", "task": line["task"]}
+        where |= {"index": line["episode"], "step": line["step"]}
+        yield from (tidy(f"behaviour_{axis}", "step", row, **where) for axis, row in enumerate(line["shown"]))
 
 
 def _relabelling(plan: Plan, label: str, found: dict[str, Any]) -> list[pd.DataFrame]:

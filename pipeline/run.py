@@ -17,11 +17,11 @@ from pipeline.config import ConfigError, Place, RunConfig
 from pipeline.handover import POLICY, hand_over, write_policy
 from pipeline.plan import Plan, plan, plan_warmstart
 from pipeline.publish import Log, make_folder, publish, say_failures
-from pipeline.report import tables
 from pipeline.report.page import Page, run_page
 from pipeline.report.warmstart import warmstart_page
-from pipeline.results import Results, gather, gather_warmstart
+from pipeline.results import Results, best_policy, gather, gather_warmstart
 from pipeline.scheduler import Outcome, discard_damaged, execute, standing
+from pipeline.tracking import check_tracker, track
 
 _POLL_SECONDS = 15.0
 
@@ -44,6 +44,7 @@ def carry_out(
     --repair. Returns the exit code: 2 where jobs failed because of what they were given, 1 where one failed otherwise.
     """
     check_fields(place)
+    check_tracker(place.track)
     store, jobs = Store(place.store), list(jobs)
     store.check_writable()
     if place.repair:
@@ -61,6 +62,8 @@ def carry_out(
         outcome.failed |= trials(store)
     code = say_failures(outcome, store.url, log) if outcome.failed else 0
     publish(results := gathered(store, outcome), out, log, page)
+    if place.track:
+        track(place.track, results, out, log)
     policy = f" Policy: {out / POLICY}." if "policy" in results.run else ""
     log(f"Took {duration(time.monotonic() - started)}.{policy} Report: {out / 'report.html'}")
     return code
@@ -107,7 +110,7 @@ def export_policy(config: RunConfig, place: Place, folder: Path, log: Log, *, gr
     """Write the policy of a finished run that does best on the training tasks as a folder."""
     check_replaceable(folder)
     jobs, store, results = _finished(config, place)
-    if (chosen := tables.best_policy(results)) is None:
+    if (chosen := best_policy(results)) is None:
         raise ConfigError(f"{', '.join(config.methods)} left no policy that adapts; name another --method.")
     description = write_policy(jobs, store, results, chosen, folder, graphs=graphs)
     log(f"{description.title}, seed {chosen['seed']}, step {chosen['step']}. Policy: {folder}")

@@ -1,4 +1,5 @@
-"""One trial of a sweep, as Ray Tune runs it: train one learner, evaluate every snapshot as it comes, probe the last.
+"""One trial of a sweep, as Ray Tune runs it: train one learner, evaluate every snapshot as it comes, look
+into the last.
 
 And what is said of all of them on the way.
 """
@@ -49,6 +50,8 @@ def run_trial(
     while pending:  # evaluations of a finished learner that are gone
         evaluate({})
     player.run(jobs[learner.probes])
+    if learner.trace:
+        player.run(jobs[learner.trace])
 
 
 def trial_name(params: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from actors.stages import (
     relabel,
     rllib,
     teach,
+    trace,
     warmstart,
 )
 
@@ -25,5 +26,6 @@ __all__ = [
     "relabel",
     "rllib",
     "teach",
+    "trace",
     "warmstart",
 ]

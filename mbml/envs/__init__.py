@@ -18,11 +18,12 @@ from mbml.envs.half_cheetah import half_cheetah_vel
 from mbml.envs.humanoid import humanoid_dir
 from mbml.envs.mujoco_env import SimulationDiverged
 from mbml.envs.umaze import umaze_goal
+from mbml.envs.view import View
 from mbml.envs.walker import walker_param
 from mbml.registry import Registry, UnknownName
 from mbml.serialise import sha256_of
 
-__all__ = ["FAMILIES", "Family", "FamilyError", "Reward", "SimulationDiverged", "Task", "family", "get"]
+__all__ = ["FAMILIES", "Family", "FamilyError", "Reward", "SimulationDiverged", "Task", "View", "family", "get"]
 
 FAMILIES = Registry("environment", ant_dir, ant_goal, half_cheetah_vel, humanoid_dir, umaze_goal, walker_param)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mbml.envs.family import family
 from mbml.envs.mujoco_env import MujocoTaskEnv, effort_of, motion, paper_family
+from mbml.envs.view import View
 
 
 class _AntEnv(MujocoTaskEnv):
@@ -66,6 +67,7 @@ ant_dir = family(
     parameter="direction, radians from the x axis",
     label=lambda angle: f"{math.degrees(angle[0]):.1f} deg",
     reward_note="none: the reward is the displacement of the torso, and x and y are not observed",
+    view=View("direction", ("x (m)", "y (m)"), per_step=0.05),
 )
 
 ant_goal = family(
@@ -81,4 +83,5 @@ ant_goal = family(
         "within millimetres: x and y are observed as qpos, the reward uses the position of the torso's frame "
         "that lags within the step (measured: mean 0.0002, at most 0.009)"
     ),
+    view=View("goal", ("x (m)", "y (m)")),
 )

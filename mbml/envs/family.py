@@ -12,6 +12,7 @@ from gymnasium import wrappers
 from gymnasium.spaces import Box, flatdim
 
 from mbml.envs.mujoco_env import MujocoTaskEnv
+from mbml.envs.view import REWARDS, View
 from mbml.registry import PRESETS, Entry
 
 SPLITS = ("train", "test", "ood")
@@ -60,6 +61,7 @@ class Family(Entry):
     reward: Reward | None = None
     reward_note: str = ""
     feature: Callable[[Parameter], np.ndarray] = flat
+    view: View = REWARDS
     fingerprint: str = ""
     """A hash of the file that defines it, part of every content key; "" for those of this package."""
 
@@ -151,6 +153,7 @@ def family(
     feature: Callable[[Any], np.ndarray] = flat,
     reward: Reward | None = None,
     reward_note: str = "none",
+    view: View = REWARDS,
     presets: Mapping[str, Mapping[str, Any]] | None = None,
     title: str = "",
     about: str = "",
@@ -170,6 +173,7 @@ def family(
         reward: recomputes rewards `[n]` (float64) from observations `[n, ds]`, actions `[n, da]` in [-1, 1], next
             observations `[n, ds]` and a parameter; None where they do not determine it.
         reward_note: how accurate `reward` is, or why there is none.
+        view: what pictures of behaviour show; by default the reward of every step.
         presets: preset -> what it changes of a run's configuration, by dotted path.
         title: name in tables and figures.
         about: what it is, in half a sentence.
@@ -193,8 +197,10 @@ def family(
         if task.vector.size != size or not np.isfinite(task.vector).all():
             which = f"The {task.split} task {task.index} of {name} has the parameter {task.parameter}"
             raise FamilyError(f"{which}; every task needs {size} finite numbers.")
+    if fault := view.fault(lambda: feature(splits["train"][0].parameter)):
+        raise FamilyError(f"{name} {fault}.")
     return Family(
         name, about, make, None, presets or {}, title or name,
         horizon=horizon, varies=varies, parameter=parameter, splits=splits,
-        reward=reward, reward_note=reward_note, feature=feature,
+        reward=reward, reward_note=reward_note, feature=feature, view=view,
     )  # fmt: skip

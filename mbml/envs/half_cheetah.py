@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from mbml.envs.family import family
 from mbml.envs.mujoco_env import MujocoTaskEnv, effort_of, paper_family
+from mbml.envs.view import View
 
 TIMESTEP = 0.01  # s, of the simulator
 DT = 0.05  # s, of a step
@@ -58,4 +59,5 @@ half_cheetah_vel = family(
         "exact up to float32 rounding of absolute x (measured: at most 2e-5 for x below 30 m), except on the "
         "first step after a reset, where the torso position does not lag (measured: mean 0.02, at most 0.07)"
     ),
+    view=View("level", ("velocity (m/s)",)),
 )

@@ -9,6 +9,7 @@ import numpy as np
 
 from mbml.envs.family import family
 from mbml.envs.mujoco_env import MujocoTaskEnv, motion, paper_family
+from mbml.envs.view import View
 
 
 class HumanoidDirEnv(MujocoTaskEnv):
@@ -55,4 +56,5 @@ humanoid_dir = family(
     parameter="direction, radians from the x axis",
     label=lambda angle: f"{math.degrees(angle[0]):.1f} deg",
     reward_note="none: the reward is the displacement of the centre of mass, which is not observed",
+    view=View("direction", ("x (m)", "y (m)"), per_step=0.003),
 )

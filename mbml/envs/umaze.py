@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from mbml.envs.family import family
 from mbml.envs.mujoco_env import MujocoTaskEnv, paper_family
 from mbml.envs.rendering import mujoco
+from mbml.envs.view import View
 
 MAX_SPEED = 5.0  # m/s along each axis, enforced before every step
+MAZE = ("#####", "#...#", "###.#", "#...#", "#####")
+"""As in umaze.xml: rows run along x, columns along y, and cell (1, 1) of 0, 1, ... is centred at (0.8, 0.8)."""
 
 
 class UmazeGoalEnv(MujocoTaskEnv):
@@ -54,4 +57,9 @@ umaze_goal = family(
     label=lambda goal: f"({goal[0]:.2f}, {goal[1]:.2f})",
     reward=goal_reward,
     reward_note="exact up to float32 rounding of the position (measured: at most 1e-7)",
+    view=View(
+        "goal",
+        ("x (m)", "y (m)"),
+        walls=tuple((i - 0.7, j - 0.7, 1.0, 1.0) for i, row in enumerate(MAZE) for j, c in enumerate(row) if c == "#"),
+    ),
 )

@@ -6,6 +6,7 @@ import numpy as np
 
 from mbml.envs.family import family, flat
 from mbml.envs.mujoco_env import Model, MujocoTaskEnv, compile_model, paper_family, task_values
+from mbml.envs.view import View
 
 # The model arrays that a task replaces, in the order they were drawn.
 NOMINAL = {name: np.array(values) for name, values in task_values("walker_param")["nominal"].items()}
@@ -62,4 +63,5 @@ walker_param = family(
     label="robot",
     feature=log_multipliers,
     reward_note="none: the reward, the same in all tasks, is the displacement in x, which is not observed",
+    view=View("progress", ("distance (m)",), per_step=0.016),
 )

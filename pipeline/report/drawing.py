@@ -75,12 +75,18 @@ def figure(name: str, section: str, title: str, note: str | None = None, sweep: 
 
 def draw(name: str, results: Results) -> Figure:
     """The figure, in the report's style; raises MissingData where the results do not hold what it needs."""
+    return styled(lambda: FIGURES[name].draw(results))
+
+
+def styled(drawn: Callable[[], Figure]) -> Figure:
+    """What is drawn in the report's style, with one legend above all panels."""
     with rc_context(fname=_STYLE):
-        made = FIGURES[name].draw(results)
+        made = drawn()
         labelled = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in made.axes]
         handles = {label: handle for one in labelled for handle, label in one}
         if handles:
-            columns = max(1, 130 // (max(map(len, handles)) + 9))  # 130 letters and a line's sample fill the width
+            # 130 letters, with a line's sample for each label, fill a page's width.
+            columns = max(1, int(130 * made.get_figwidth() / WIDTH) // (max(map(len, handles)) + 9))
             made.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=min(columns, len(handles)))
     return made
 
@@ -93,12 +99,17 @@ def picture(name: str, results: Results, out: Path) -> Picture:
         made = draw(name, results)
     except MissingData as missing:
         return Picture(entry, f"Left out: {missing}")
+    write_png(made, file)
+    return Picture(entry, " ".join(f"{entry.draw.__doc__} {entry.note or ''}".split()), file)
+
+
+def write_png(made: Figure, file: Path) -> None:
+    """Write a figure with the dots of a report."""
     made.set_dpi(150)
     if (layout := made.get_layout_engine()) is not None:  # `savefig` draws everything twice for the same pixels
         layout.execute(made)
         made.set_layout_engine("none")
     FigureCanvasAgg(made).print_png(file)
-    return Picture(entry, " ".join(f"{entry.draw.__doc__} {entry.note or ''}".split()), file)
 
 
 def known(results: Results, metric: str, wanted: Sequence[str] = (), **where: str) -> list[str]:

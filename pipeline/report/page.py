@@ -9,13 +9,14 @@ import jinja2
 import pandas as pd
 
 from pipeline.report import tables
+from pipeline.report.behaviour import DOES
 from pipeline.report.drawing import FIGURES, Picture, picture
 from pipeline.report.figures import WELL
 from pipeline.report.mechanism import KNOWS
 from pipeline.report.sources import SOURCE
 from pipeline.results import Results
 
-SECTIONS = (WELL, KNOWS, SOURCE)
+SECTIONS = (WELL, DOES, KNOWS, SOURCE)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 these, so they cannot disagree."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -146,20 +145,6 @@ def verdict(results: Results) -> list[str]:
     if results.run["preset"] == "smoke":
         found.insert(0, "The numbers of a smoke run mean nothing: it only shows that every stage runs.")
     return found
-
-
-def best_policy(results: Results) -> dict[str, Any] | None:
-    """Method, seed and last step of the policy with the highest mean score on the training tasks, and that score."""
-    found = []
-    for name in results.methods("score", split="train"):
-        steps, scores = results.scores(name, "train")
-        seeds = sorted(results.rows("score", method=name)["seed"].unique())
-        last = scores[:, -1].mean(axis=1)
-        found += [
-            {"method": name, "seed": int(s), "step": int(steps[-1]), "score": float(v)}
-            for s, v in zip(seeds, last, strict=True)
-        ]
-    return max(found, key=lambda policy: policy["score"], default=None)
 
 
 def notes(results: Results) -> list[str]:

@@ -1,5 +1,7 @@
 """The evaluation protocol against one written for a single task with plain loops, and who owns its random numbers."""
 
+from itertools import islice
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from mbml.evaluate import (
     evaluate_teachers,
     make_envs,
     nearest_tasks,
+    trace_behaviour,
 )
 from mbml.policy import ContextAgent
 from mbml.rollout import run_episode
@@ -135,6 +138,20 @@ def test_where_nothing_terminates_the_last_trajectory_is_the_last_episode(make):
     returns = evaluate_student(policy, evaluation, heard.append).returns
     assert np.array_equal(score, returns[:, :, -1].mean(1))
     assert heard == [1, 2, 3, 4, 5]
+
+
+def test_behaviour_is_what_the_protocol_s_own_agent_does():
+    """The maze shows where the point is, and its reward follows from that."""
+    student, family = make_student("umaze_goal"), envs.get("umaze_goal")
+    evaluation = Evaluation(family, family.tasks("test")[:2], 12, EvaluateConfig(repeats=2), 3)
+    shown = trace_behaviour(student, evaluation)
+    returns = list(islice(evaluation.play(evaluation.stranger(student), envs=evaluation.envs("trace")), 5))
+    assert [len(episodes) for episodes in shown] == [5, 5]
+    for place, (task, episodes) in enumerate(zip(evaluation.tasks, shown, strict=True)):
+        for path, earned in zip(episodes, returns, strict=True):
+            assert path.shape == (12, 2)
+            rewards = np.exp(-np.linalg.norm(path - task.parameter, axis=1))
+            assert rewards.sum() == pytest.approx(earned[2 * place], rel=1e-6)
 
 
 def test_tasks_that_have_spent_their_steps_wait_for_the_others():

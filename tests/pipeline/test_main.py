@@ -1,8 +1,10 @@
 """The command line: bad input is one clear message and exit code 2, before anything is computed or written."""
 
+import importlib
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +121,31 @@ def test_help_says_what_is_required_and_the_bounds_of_numbers(capsys):
     with pytest.raises(SystemExit):
         main(["run", "--env", "umaze_goal", "--help"])
     assert "(default: umaze_goal)" in " ".join(capsys.readouterr().out.replace("│", "").split())
+
+
+def test_an_installed_copy_has_its_command_and_all_its_files():
+    """What a wheel would hold: the command's function, and every file of data under a pattern of its package."""
+    about = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    module, _, name = about["project"]["scripts"]["mbml"].partition(":")
+    assert callable(getattr(importlib.import_module(module), name))
+    patterns = about["tool"]["setuptools"]["package-data"]
+    for package in ("mbml", "actors", "pipeline"):
+        for folder in (path for path in (ROOT / package).rglob("*") if path.suffix not in (".py", ".pyc")):
+            if folder.is_file():
+                packages = [parent for parent in folder.parents if (parent / "__init__.py").exists()]
+                relative = folder.relative_to(packages[0])
+                own = patterns["*"] + patterns.get(".".join(packages[0].relative_to(ROOT).parts), [])
+                assert any(
+                    relative.match(pattern) and len(Path(pattern).parts) == len(relative.parts) for pattern in own
+                )
+
+
+def test_help_names_the_program_that_was_called(capsys, monkeypatch):
+    for called, words in (("/usr/bin/mbml", "usage: mbml play"), ("x/__main__.py", "usage: python -m pipeline play")):
+        monkeypatch.setattr(sys, "argv", [called])
+        with pytest.raises(SystemExit):
+            main(["play", "--help"])
+        assert words in capsys.readouterr().out
 
 
 def test_help_that_nobody_reads_to_its_end_ends_quietly():

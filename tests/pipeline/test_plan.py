@@ -146,12 +146,25 @@ def test_a_method_may_have_teachers_of_its_own_kind_and_their_references_stand_b
     assert plan(changed(config, {"evidence.teacher": None})).teachers == ["bcq"]
 
 
+def test_the_last_snapshot_is_looked_at_on_four_unseen_tasks_whatever_the_protocol():
+    config = replace(preset("umaze_goal", "laptop"), methods=("full", "batch_pearl"))
+    result = plan(config)
+    for run in result.runs:
+        assert run.trace
+        job = result.jobs[run.trace]
+        assert (job.spec.trained, job.spec.step) == (run.trained, max(run.evaluations))
+        assert job.spec.test == (0, 1, 2, 3)
+        assert run.trace in run.artefacts()
+    assert keys(changed(config, {"evaluate.episodes": 7}), "trace") == keys(config, "trace")
+    assert of_stage(plan(replace(config, test_tasks=2)), "trace")[0].spec.test == (0, 1)
+
+
 def test_a_sweep_over_one_number_shares_all_but_the_learners():
     config = replace(preset("umaze_goal", "laptop"), distill_seeds=(0, 1))
     variants = [Variant(f"margin={m}", "full", {"distill.margin": m}) for m in (0.0, 2.0, 4.0)]
     result = plan(config, variants)
     stages = Counter(job.stage.name for job in result.jobs.values())
-    assert (stages["relabel"], stages["distill"], stages["probe"]) == (1, 6, 6)
+    assert (stages["relabel"], stages["distill"], stages["probe"], stages["trace"]) == (1, 6, 6, 6)
     assert [(run.variant.label, run.seed) for run in result.runs[:3]] == [
         ("margin=0.0", 0),
         ("margin=0.0", 1),

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.artefacts import read_json, snapshot_of
+from actors.artefacts import read_json, read_lines, snapshot_of
 from actors.store import Store
 from mbml import envs
 from mbml.data import validate
@@ -18,7 +18,7 @@ from mbml.settings import changed
 from pipeline.plan import plan
 from pipeline.presets import preset
 from pipeline.report.page import run_page
-from pipeline.results import cube, gather
+from pipeline.results import best_policy, cube, gather
 from pipeline.run import hand_over
 from pipeline.scheduler import execute, standing
 
@@ -168,6 +168,22 @@ def test_every_method_is_probed(gathered):
     assert results.rows("last_trajectory", **where)["value"].tolist() == pytest.approx(last, rel=1e-3)
 
 
+def test_behaviour_is_that_of_the_policy_that_is_handed_out(everything, gathered):
+    plans, store, _, _ = everything
+    results, chosen = gathered["umaze_goal"], best_policy(gathered["umaze_goal"])
+    assert chosen is not None
+    rows = results.table[results.table["metric"].str.startswith("behaviour_")]
+    assert (set(rows["method"]), set(rows["seed"])) == ({chosen["method"]}, {chosen["seed"]})
+    (tasks, episodes, steps), x = cube(results.rows("behaviour_0"), "task", "index", "step")
+    horizon = plans["umaze_goal"].config.resolved().horizon
+    assert (tasks.tolist(), episodes.tolist(), steps.tolist()) == ([0, 1], [1, 2, 5], [*range(1, horizon + 1)])
+    np.testing.assert_allclose(x[..., 0], 2.0, atol=0.2)  # where episodes begin
+    run = next(r for r in plans["umaze_goal"].runs if (r.variant.label, r.seed) == (chosen["method"], chosen["seed"]))
+    assert run.trace
+    lines = read_lines(store.fetch(*run.trace) / "behaviour.jsonl")
+    assert [line["shown"][0] for line in lines] == x.reshape(6, -1).tolist()
+
+
 def test_the_error_of_the_reward_models_is_followed_with_and_without_an_ensemble(gathered):
     results = gathered["umaze_goal"]
     assert set(results.methods("relabel_share")) == {"full", "no_triplet", "ground_truth", "no_ensemble", "evidence"}
@@ -204,7 +220,7 @@ def test_one_processor_gives_the_same_bits_as_two(everything, tmp_path):
         files = sorted(
             path.relative_to(before)
             for path in before.rglob("*")
-            if path.suffix in (".arrow", ".safetensors") or path.name == "references.json"
+            if path.suffix in (".arrow", ".safetensors") or path.name in ("references.json", "behaviour.jsonl")
         )
         assert files
         for file in files:

@@ -111,6 +111,12 @@ def results(
                         **where,
                     )
                 )
+    for task in range(min(test, 4)):
+        for episode in (1, 2, 5):
+            where = {"method": methods[0], "seed": 0, "split": "test", "task": task, "index": episode}
+            for axis, end in enumerate(goals["test"][task]):
+                path = np.linspace(2 + axis, end / episode, 20)
+                parts.append(tidy(f"behaviour_{axis}", "step", path, step=list(range(1, 21)), **where))
     for seed in range(seeds):
         parts.append(
             tidy("return", "step", -100 * rise[:, 0], method="metagenrl", split="train", task=0, seed=seed, step=STEPS)
@@ -123,6 +129,7 @@ def results(
         "seed": 0,
         "horizon": 300,
         "parameter": "goal (x, y) in metres",
+        "view": {"kind": "goal", "axes": ["x (m)", "y (m)"], "per_step": None, "walls": [[0.3, 0.3, 1.0, 1.0]]},
         "protocol": "Five episodes a task; the score is the mean return of the last three.",
         "config": {"collect": {"steps": 30000, "hidden": [128, 128]}, "evaluate": {"skipped_episodes": 2}},
         "tasks": {
