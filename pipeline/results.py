@@ -208,7 +208,8 @@ def gather(plan: Plan, store: Store, outcome: Outcome | None = None) -> Results:
     about = _about(plan, outcome) | {"protocol": config.evaluate.protocol(), "relabelling": notes}
     chosen = best_policy(Results(table_of(parts), about))
     for run in plan.runs:
-        if run.trace and chosen and (run.variant.label, run.seed) == (chosen["method"], chosen["seed"]):
+        handed_out = chosen and (run.variant.label, run.seed) == (chosen["method"], chosen["seed"])
+        if handed_out and run.trace and store.complete(*run.trace):  # runs of earlier versions have none
             parts += _behaviour(run, store.fetch(*run.trace))
     return Results(table_of(parts), about)
 

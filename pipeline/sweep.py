@@ -43,8 +43,8 @@ def run_sweep(sweep: Sweep, config: RunConfig, place: Place, out: Path, log: Log
 
 
 def finished_runs(jobs: Plan, store: Store) -> list[Trained]:
-    """The learners of which every artefact stands."""
-    return [run for run in jobs.runs if all(store.complete(*ref) for ref in run.artefacts())]
+    """The learners of which everything stands that tables are made from."""
+    return [r for r in jobs.runs if all(store.complete(*ref) for ref in r.artefacts() if ref != r.trace)]
 
 
 def sweep_results(sweep: Sweep, jobs: Plan, store: Store, outcome: Outcome | None = None) -> Results:
