@@ -12,6 +12,9 @@ from pipeline.report.wording import ABSENT, is_simple, method_name, reference, s
 from pipeline.results import SPLITS, Results, cube
 from pipeline.scheduler import duration
 
+UNTOLD = ", untold"
+"""Behind the label of a method: what its policy does with nothing seen."""
+
 
 def decimals(results: Results) -> int:
     """How many decimals make sense for the size of this run's returns."""
@@ -149,8 +152,13 @@ def verdict(results: Results) -> list[str]:
 
 
 def best_policy(results: Results) -> dict[str, Any] | None:
-    """Method, seed and last step of the policy with the highest mean score on the training tasks, and that score."""
+    """Method, seed and last step of the policy with the highest mean score on the training tasks, and that score; of
+    logged data of the one that differs least from their teachers there, and how much."""
     found = []
+    if len(rows := results.rows("difference", split="train").dropna(subset=["seed"])):
+        means = rows[~rows["method"].str.endswith(UNTOLD)].groupby(["method", "seed", "step"])["value"].mean()
+        (method, seed, step), least = means.idxmin(), means.min()
+        return {"method": method, "seed": int(seed), "step": int(step), "score": float(least)}
     for name in results.methods("score", split="train"):
         steps, scores = results.scores(name, "train")
         seeds = sorted(results.rows("score", method=name)["seed"].unique())
