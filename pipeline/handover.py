@@ -118,11 +118,11 @@ def _values(results: Results, chosen: dict[str, Any]) -> list[Score]:
     rows = results.rows("value", split="test")
     means = rows.groupby(["method", "seed", "task"], dropna=False, sort=False)["value"].mean().reset_index()
     own = means[(means["method"] == chosen["method"]) & (means["seed"] == chosen["seed"])]
+    if own.empty:
+        return []
     others = means[means["seed"].isna()].groupby("method", sort=False)["value"].mean()
-    labels = dict(zip(results.tasks("test"), results.labels("test"), strict=True))
-    return (
-        [Score("test", [labels[t] for t in own["task"]], own["value"].tolist(), others.to_dict())] if len(own) else []
-    )
+    references = {str(name): float(value) for name, value in others.items()}
+    return [Score("test", results.labels("test"), own.sort_values("task")["value"].tolist(), references)]
 
 
 def _score(results: Results, chosen: dict[str, Any], split: str) -> Score | None:

@@ -1,6 +1,5 @@
 """The report of a fit: what logs can say of the policy, and what they cannot."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +12,18 @@ from pipeline.report.wording import method_name, reference, with_interval
 from pipeline.results import Results
 
 PROTOCOL = (
-    "Nothing was played. A value is the reward of a step, in the log's unit, averaged with the weights of the discount, "
-    "by fitted Q evaluation on the logs of tasks that were held out: of the policy under what it believes after the "
-    "first transitions of that log, of the best teacher whatever the task, of a teacher that learned from that log "
-    "alone, and of the behaviour that was logged."
+    "Nothing was played. A value is the reward of a step, in the log's unit, averaged with the weights of the "
+    "discount, by fitted Q evaluation on the logs of tasks that were held out: of the policy under what it believes "
+    "after the first transitions of that log, of the best teacher whatever the task, of a teacher that learned from "
+    "that log alone, and of the behaviour that was logged."
 )
 _NOTES = (
-    "Values: 95 % intervals resample held-out tasks, and blocks of successive episodes within each. They do not cover "
-    "what fitted Q evaluation itself gets wrong: where the log does not hold what a policy does, its value is "
-    "extrapolated, mostly too high. The value of behaviour, whose actions are all in the log, beside the reward that was "
-    "logged shows how far the method is off where it is easiest.",
-    "Difference: mean squared difference of actions, each from -1 to 1 between its bounds, from those of the task's own "
-    "teacher, on logged observations. It shows whether the policy adapts in the teacher's direction, not whether that "
+    "Values: 95 % intervals resample held-out tasks, and blocks of successive episodes within each. They do not "
+    "cover what fitted Q evaluation itself gets wrong: where the log does not hold what a policy does, its value is "
+    "extrapolated, mostly too high. The value of behaviour, whose actions are all in the log, beside the reward that "
+    "was logged shows how far the method is off where it is easiest.",
+    "Difference: mean squared difference of actions, each from -1 to 1 between its bounds, from those of the task's "
+    "own teacher, on logged observations. It shows whether the policy adapts in the teacher's direction, not whether that "
     "teacher is good; on training tasks episodes are judged that nothing learned from.",
     "Identified: share of stretches of so many successive transitions, of episodes that nothing learned from, whose "
     "belief is nearest to that of their own training task. The log's own behaviour may give a task away, which the "
@@ -69,8 +68,14 @@ def _policies(results: Results) -> list[tuple[str, int]]:
 
 def _named(results: Results) -> dict[str, tuple[str, int | None]]:
     seeds = len(results.run["config"]["distill_seeds"])
-    policies = {method_name(n) + f", seed {s}" * (seeds > 1): (n, s) for n, s in _policies(results)}
-    return policies | {reference(name).title: (name, None) for name in _ORDER}
+    found: dict[str, tuple[str, int | None]] = {}
+    for name, seed in _policies(results):
+        found[method_name(name) + f", seed {seed}" * (seeds > 1)] = name, seed
+    return found | {reference(name).title: (name, None) for name in _ORDER}
+
+
+def _less(own: list[np.ndarray], others: list[np.ndarray]) -> list[np.ndarray]:
+    return [mine - other for mine, other in zip(own, others, strict=True)]
 
 
 def _held_out(results: Results, first: str) -> pd.DataFrame:
@@ -82,8 +87,8 @@ def _held_out(results: Results, first: str) -> pd.DataFrame:
         values = _blocks(results, name, s)
         rows[title] = {"value of a step (95 %)": with_interval(statistics.nested(values), places)}
         if (name, s) != (first, seed):
-            less = [a - b for a, b in zip(own, values, strict=True)]
-            rows[title][f"{method_name(first)} − it (95 %)"] = with_interval(statistics.nested(less), places)
+            less = statistics.nested(_less(own, values))
+            rows[title][f"{method_name(first)} − it (95 %)"] = with_interval(less, places)
         for split, words in (("test", "difference of actions"), ("train", "the same, training tasks")):
             found = results.rows("difference", method=name, split=split)
             found = found[found["seed"].isna() if s is None else found["seed"] == s]["value"]
@@ -125,11 +130,8 @@ def _verdict(results: Results, first: str) -> list[str]:
     """What the values say of the first method, against the blind teacher and behaviour."""
     own = _blocks(results, first, results.run["config"]["distill_seeds"][0])
     places, said = _places(np.concatenate(own)), []
-    told: Callable[[str], list[np.ndarray]] = lambda name: [
-        a - b for a, b in zip(own, _blocks(results, name, None), strict=True)
-    ]
     for name in ("behaviour", "blind_teacher"):
-        found = statistics.nested(told(name))
+        found = statistics.nested(_less(own, _blocks(results, name, None)))
         verb = "above" if found.low > 0 else "below" if found.high < 0 else "not surely apart from"
         said.append(f"{verb} {reference(name).title} (difference {with_interval(found, places)})")
     level = with_interval(statistics.nested(own), places)

@@ -157,8 +157,9 @@ def best_policy(results: Results) -> dict[str, Any] | None:
     found = []
     if len(rows := results.rows("difference", split="train").dropna(subset=["seed"])):
         means = rows[~rows["method"].str.endswith(UNTOLD)].groupby(["method", "seed", "step"])["value"].mean()
-        (method, seed, step), least = means.idxmin(), means.min()
-        return {"method": method, "seed": int(seed), "step": int(step), "score": float(least)}
+        least = means.reset_index().sort_values("value", kind="stable").iloc[0]
+        best = {"method": least["method"], "seed": int(least["seed"]), "step": int(least["step"])}
+        return best | {"score": float(least["value"])}
     for name in results.methods("score", split="train"):
         steps, scores = results.scores(name, "train")
         seeds = sorted(results.rows("score", method=name)["seed"].unique())
