@@ -23,8 +23,8 @@ _NOTES = (
     "extrapolated, mostly too high. The value of behaviour, whose actions are all in the log, beside the reward that "
     "was logged shows how far the method is off where it is easiest.",
     "Difference: mean squared difference of actions, each from -1 to 1 between its bounds, from those of the task's "
-    "own teacher, on logged observations. It shows whether the policy adapts in the teacher's direction, not whether that "
-    "teacher is good; on training tasks episodes are judged that nothing learned from.",
+    "own teacher, on logged observations. It shows whether the policy adapts in the teacher's direction, not whether "
+    "that teacher is good; on training tasks episodes are judged that nothing learned from.",
     "Identified: share of stretches of so many successive transitions, of episodes that nothing learned from, whose "
     "belief is nearest to that of their own training task. The log's own behaviour may give a task away, which the "
     "policy's will not; and tasks that are alike are confused at no cost. Swap: task j's transitions with the rewards "
