@@ -23,10 +23,11 @@ OPTIONS = $(if $(strip $(ENV)),--env '$(ENV)') $(if $(PRESET),--preset $(PRESET)
           $(if $(STORE),--store '$(STORE)') $(if $(SEEDS),--distill-seeds $(SEEDS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline sweep warmstart figures report export bench bench-peers test lint count clean
+.PHONY: help setup pipeline fit sweep warmstart figures report export bench bench-peers test lint count clean
 
 help:
 	@echo "make pipeline ENV=...          collect, learn, relabel, distil, evaluate and report one environment"
+	@echo "make fit DATA=... [OUT=...]     learn one policy from logs of your own, without a simulator (docs/fit.md)"
 	@echo "make sweep SWEEP=... ENV=...   compare methods or settings with Ray Tune (tune_configs/)"
 	@echo "make warmstart ENV=...         SAC on the unseen tasks, from scratch and from the multi-task policy"
 	@echo "make figures ENV=...           draw the paper's figures from the finished sweeps"
@@ -48,6 +49,10 @@ help:
 	@echo "  STORE        where results are kept: a folder or an fsspec address such as s3://bucket/path"
 	@echo "  RAY_ADDRESS  an existing Ray cluster; without it Ray starts inside the run and ends with it"
 	@echo "  ARGS         more options; '$(RUN) -m pipeline run --help' lists them"
+	@echo "Variables of fit, beside PRESET, SEED, SEEDS, STORE and ARGS:"
+	@echo "  DATA         files or folders of logs"
+	@echo "  COLUMNS      a YAML file that says which column is what"
+	@echo "  OUT          where dataset, report and policy go (default runs/fit)"
 	@echo "Variables of setup:"
 	@echo "  PYTHON       a Python 3.11 (default python3.11)"
 	@echo "  PIP_ARGS     more options for pip, such as the address of another index"
@@ -64,6 +69,10 @@ $(STAMP): requirements.txt
 
 pipeline: $(STAMP)
 	@$(RUN) -m pipeline run $(OPTIONS)
+
+fit: $(STAMP)
+	@$(RUN) -m pipeline fit $(if $(DATA),--data $(DATA)) --out '$(or $(OUT),runs/fit)' \
+		$(if $(COLUMNS),--columns '$(COLUMNS)') $(OPTIONS)
 
 sweep: $(STAMP)
 	@$(RUN) -m pipeline sweep $(if $(strip $(SWEEP)),--sweep '$(SWEEP)') $(OPTIONS)

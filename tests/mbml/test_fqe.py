@@ -73,19 +73,3 @@ def test_numbers_that_are_not_finite_end_it_with_a_sentence():
     task.next_action[0] = float("nan")
     with pytest.raises(NotFinite, match="fqe_loss is not finite within the updates up to"):
         run(fqe_training(FQEConfig(steps=20), LAYOUT, [task], generator_of(0, "fqe")))
-
-
-def test_a_stack_of_tasks_is_each_task_with_batches_of_its_own():
-    first, second = chain([0.0, 1.0, -1.0, 3.0], False)[0], chain([0.5, 0.0, 0.0, 2.0], True)[0]
-    stacked = fqe_training(CONFIG, LAYOUT, [first, second], generator_of(0, "fqe")).learner
-    alone = fqe_training(CONFIG, LAYOUT, [second], generator_of(1, "fqe")).learner
-    with torch.no_grad():
-        for mine, of_two in zip(alone.network.parameters(), stacked.network.parameters(), strict=True):
-            mine.copy_(of_two[1:])
-        for mine, of_two in zip(alone.target.parameters(), stacked.target.parameters(), strict=True):
-            mine.copy_(of_two[1:])
-    rows = torch.stack([torch.cat([task.rows, task.next_action.flatten(1)], 1) for task in (first, second)])
-    losses = stacked.update(rows)["fqe_loss"], alone.update(rows[1:])["fqe_loss"]
-    assert losses[0][1].item() == pytest.approx(losses[1][0].item(), rel=1e-5)
-    for mine, of_two in zip(alone.network.parameters(), stacked.network.parameters(), strict=True):
-        torch.testing.assert_close(mine[0], of_two[1], rtol=1e-4, atol=1e-6)
