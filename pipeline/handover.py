@@ -109,8 +109,8 @@ def _observed(family: Family) -> Space:
 def _logged(part: VectorScaling, bound: float | None = None) -> Space:
     """What was logged, in its own scale; with the bounds that the network's numbers have."""
     offset, scale = np.array(part["offset"]), np.array(part["scale"])
-    ends: list[Any] = [None if bound is None else offset + sign * bound * scale for sign in (-1, 1)]
-    low, high = ([None] * len(offset) if end is None else end.tolist() for end in ends)
+    unknown: list[float | None] = [None] * len(offset)
+    low, high = (unknown if bound is None else (offset + sign * bound * scale).tolist() for sign in (-1, 1))
     return Space(offset.tolist(), scale.tolist(), low, high, part["names"], part["units"])
 
 

@@ -56,19 +56,20 @@ def compare(folder: Path, number: int = 30, seed: int = 1_000) -> dict[str, tupl
 def interval(values: np.ndarray) -> tuple[float, float, float]:
     """Mean over rooms `[N]` with its 95 % bootstrap interval."""
     drawn = np.random.default_rng(0).choice(values, (9_999, len(values))).mean(1)
-    return float(values.mean()), *(float(end) for end in np.percentile(drawn, (2.5, 97.5)))
+    low, high = np.percentile(drawn, (2.5, 97.5))
+    return float(values.mean()), float(low), float(high)
 
 
 def draw(found: dict[str, tuple[np.ndarray, np.ndarray]], liked: np.ndarray, file: Path) -> None:
     """How far each way of heating is off what is liked, hour by hour, and four rooms."""
     made = Figure(figsize=(9, 5), layout="constrained")
-    top, below = made.subfigures(2, 1)
-    axes, hours = top.subplots(), np.arange(DAYS * STEPS) * 24 / STEPS
+    axes, hours = made.add_subplot(2, 1, 1), np.arange(DAYS * STEPS) * 24 / STEPS
     for name, (_, inside) in found.items():
         axes.plot(hours, np.abs(inside - liked).mean(2).ravel(), label=name)
     axes.set(xlabel="hours in a room that nobody has logged", ylabel="degrees off")
     axes.legend()
-    for room, axes in enumerate(below.subplots(1, 4, sharey=True)):
+    for room in range(4):
+        axes = made.add_subplot(2, 4, 5 + room)
         for inside in (inside for _, inside in found.values()):
             axes.plot(hours, inside[:, :, room].ravel(), linewidth=0.8)
         axes.axhline(liked[room], color="#333333", linestyle=":")

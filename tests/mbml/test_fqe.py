@@ -44,7 +44,8 @@ def chain(rewards: list[float], ends: bool) -> tuple[Logged, np.ndarray]:
 
 
 def test_values_are_those_of_the_linear_equations_whether_or_not_a_task_ends():
-    tasks, wanted = zip(chain([0.0, 1.0, -1.0, 3.0], False), chain([0.5, 0.0, 0.0, 2.0], True), strict=True)
+    both = chain([0.0, 1.0, -1.0, 3.0], False), chain([0.5, 0.0, 0.0, 2.0], True)
+    tasks, wanted = [task for task, _ in both], [values for _, values in both]
     training = fqe_training(CONFIG, LAYOUT, tasks, generator_of(0, "fqe"))
     run(training)
     for found, true in zip(training.learner.values(tasks), wanted, strict=True):
