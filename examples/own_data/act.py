@@ -63,13 +63,14 @@ def interval(values: np.ndarray) -> tuple[float, float, float]:
 def draw(found: dict[str, tuple[np.ndarray, np.ndarray]], liked: np.ndarray, file: Path) -> None:
     """How far each way of heating is off what is liked, hour by hour, and four rooms."""
     made = Figure(figsize=(9, 5), layout="constrained")
-    axes, hours = made.add_subplot(2, 1, 1), np.arange(DAYS * STEPS) * 24 / STEPS
+    grid, hours = made.add_gridspec(2, 4), np.arange(DAYS * STEPS) * 24 / STEPS
+    axes = made.add_subplot(grid[0, :])
     for name, (_, inside) in found.items():
         axes.plot(hours, np.abs(inside - liked).mean(2).ravel(), label=name)
     axes.set(xlabel="hours in a room that nobody has logged", ylabel="degrees off")
     axes.legend()
     for room in range(4):
-        axes = made.add_subplot(2, 4, 5 + room)
+        axes = made.add_subplot(grid[1, room])
         for inside in (inside for _, inside in found.values()):
             axes.plot(hours, inside[:, :, room].ravel(), linewidth=0.8)
         axes.axhline(liked[room], color="#333333", linestyle=":")

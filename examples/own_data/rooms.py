@@ -44,7 +44,7 @@ class Rooms:
         """A new day; the observation `[N, 3]`: inside and outside in °C, sun in W/m2."""
         number = len(self.loss)
         self.weather, self.clouds = self.generator.normal(3, 4, number), self.generator.uniform(0, 1, number)
-        self.inside, self.step = self.generator.normal(20, 2, number), 0
+        self.inside, self.step = self.generator.normal(20, 3, number), 0
         return self.observed()
 
     def observed(self) -> np.ndarray:
@@ -70,13 +70,15 @@ def thermostat(inside: np.ndarray, wanted: np.ndarray | float) -> np.ndarray:
 
 
 def write_logs(path: Path, rooms: int = 25, days: int = 20, seed: int = 0) -> None:
-    """Log so many days of so many rooms as Parquet: people turn their thermostats, and windows disturb them."""
+    """Log so many days of so many rooms as Parquet: people turn their thermostats, or are away; heaters are imprecise."""
     fleet, make = Rooms.draw(rooms, seed), np.random.default_rng(seed + 1)
     found: dict[str, list[np.ndarray]] = {}
     for day in range(days):
-        observation, wanted = fleet.dawn(), make.normal(USUAL, 2.0, rooms)
+        # Some are away, and their rooms grow cold.
+        away = make.random(rooms) < 0.2
+        observation, wanted = fleet.dawn(), np.where(away, make.uniform(5, 15, rooms), make.normal(USUAL, 2.0, rooms))
         for minute in range(0, 24 * 60, 24 * 60 // STEPS):
-            wanted = np.where(make.random(rooms) < 0.05, make.normal(USUAL, 2.0, rooms), wanted)
+            wanted = np.where(make.random(rooms) < 0.03, make.normal(USUAL, 2.0, rooms), wanted)
             watts = np.clip(thermostat(observation[:, 0], wanted) + make.normal(0, 300, rooms), 0, HEATER)
             following, comfort = fleet.heat(watts)
             row = {

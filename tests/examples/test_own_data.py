@@ -13,10 +13,10 @@ from pipeline.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 _TINY = {
-    **{"teach.iterations": 1_500, "teach.evaluation-every": 500, "teach.tasks-per-actor": 12},
-    **{"td3-bc.hidden": "32 32", "td3-bc.batch-size": 64, "td3-bc.learning-rate": 0.003},
+    **{"teach.iterations": 1_500, "teach.evaluation-every": 500, "teach.tasks-per-actor": 15},
+    **{"iql.hidden": "32 32", "iql.batch-size": 64, "iql.learning-rate": 0.003},
     **{"models.reward.steps": 600, "models.reward.hidden": "32 32", "models.reward.members": 3},
-    **{"models.tasks-per-actor": 12, "relabel.pool": 300, "relabel.reward-threshold": 0.2},
+    **{"models.tasks-per-actor": 15, "relabel.pool": 300, "relabel.reward-threshold": 0.2},
     **{"evidence.steps": 800, "evidence.snapshot-every": 800, "evidence.batch-size": 32},
     **{"evidence.student.value-hidden": "32 32", "evidence.student.decoder-hidden": "64 64"},
     **{"evidence.student.perturbation-hidden": "16", "evidence.student.encoder.hidden": "64 64"},
@@ -37,7 +37,7 @@ def test_rooms_warm_up_when_heated_and_cool_down_when_not():
 
 
 def test_the_policy_beats_the_thermostat_and_the_blind_teacher_in_rooms_that_nobody_logged(tmp_path, embedded_ray):
-    write_logs(tmp_path / "rooms.parquet", rooms=12, days=10)
+    write_logs(tmp_path / "rooms.parquet", rooms=15, days=10)
     columns = str(ROOT / "examples" / "own_data" / "columns.yaml")
     logs = ["--data", str(tmp_path / "rooms.parquet"), "--columns", columns]
     places = ["--out", str(tmp_path / "fleet"), "--store", str(tmp_path / "store")]
