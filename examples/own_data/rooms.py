@@ -70,7 +70,7 @@ def thermostat(inside: np.ndarray, wanted: np.ndarray | float) -> np.ndarray:
 
 
 def write_logs(path: Path, rooms: int = 25, days: int = 20, seed: int = 0) -> None:
-    """Log so many days of so many rooms as Parquet: people turn their thermostats, or are away; heaters are imprecise."""
+    """Log so many days of so many rooms as Parquet: people turn thermostats or are away, and heaters are imprecise."""
     fleet, make = Rooms.draw(rooms, seed), np.random.default_rng(seed + 1)
     found: dict[str, list[np.ndarray]] = {}
     for day in range(days):
