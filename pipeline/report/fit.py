@@ -115,8 +115,10 @@ def _knows(results: Results) -> pd.DataFrame:
         for name in results.methods(metric):
             share = results.rows(metric, method=name)["value"].mean()
             rows.setdefault(method_name(name), {})[header] = f"{share:.0%}"
-    rows["chance"] = {"identified from 1": f"{1 / len(results.tasks('train')):.0%}"} if rows else {}
-    return tables.filled(rows) if any(rows.values()) else pd.DataFrame()
+    if not rows:
+        return pd.DataFrame()
+    counts = [header for header in next(iter(rows.values())) if header.startswith("identified")]
+    return tables.filled(rows | {"chance": dict.fromkeys(counts, f"{1 / len(results.tasks('train')):.0%}")})
 
 
 def _per_task(results: Results) -> pd.DataFrame:
@@ -135,7 +137,8 @@ def _verdict(results: Results, first: str) -> list[str]:
         verb = "above" if found.low > 0 else "below" if found.high < 0 else "not surely apart from"
         said.append(f"{verb} {reference(name).title} (difference {with_interval(found, places)})")
     level = with_interval(statistics.nested(own), places)
-    sentence = f"By fitted Q evaluation on {len(own)} held-out tasks {method_name(first)} earns {level} a step: "
+    tasks = f"{len(own)} held-out task{'s' * (len(own) > 1)}"
+    sentence = f"By fitted Q evaluation on {tasks} {method_name(first)} earns {level} a step: "
     found = [sentence + " and ".join(said) + "."]
     smoke = "The numbers of a smoke run mean nothing: it only shows that every stage runs."
     return [smoke, *found] if results.run["preset"] == "smoke" else found
