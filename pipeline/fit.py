@@ -33,9 +33,7 @@ from pipeline.scheduler import Outcome
 
 
 def plan_fit(config: RunConfig) -> Plan:
-    """The jobs from a logged dataset to its policies; raises ConfigError for methods that need a simulator."""
-    if unfit := [name for name in config.methods if METHODS[name].learner == "metagenrl"]:
-        raise ConfigError(f"{unfit[0]} needs a simulator; choose other --methods.")
+    """The jobs of a checked configuration of a logged dataset; raises ConfigError for what fit does not take."""
     if config.train_tasks or config.test_tasks or config.horizon:
         raise ConfigError("fit takes all tasks and the longest episode of the logs; leave out train_tasks, test_tasks "
                           "and horizon.")  # fmt: skip
