@@ -24,10 +24,11 @@ OPTIONS = $(if $(strip $(ENV)),--env '$(ENV)') $(if $(PRESET),--preset $(PRESET)
           $(if $(DASHBOARD),--dashboard) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline sweep warmstart figures report export play bench bench-peers test torture lint count clean
+.PHONY: help setup pipeline fit sweep warmstart figures report export play bench bench-peers test torture lint count clean
 
 help:
 	@echo "make pipeline ENV=...          collect, learn, relabel, distil, evaluate and report one environment"
+	@echo "make fit DATA=... [OUT=...]     learn one policy from logs of your own, without a simulator (docs/fit.md)"
 	@echo "make sweep SWEEP=... ENV=...   compare methods or settings with Ray Tune (tune_configs/)"
 	@echo "make warmstart ENV=...         SAC on the unseen tasks, from scratch and from the multi-task policy"
 	@echo "make figures ENV=...           draw the paper's figures from the finished sweeps"
@@ -55,6 +56,10 @@ help:
 	@echo "Variables of play:"
 	@echo "  POLICY       the folder; ENV is by default the environment that it learned in"
 	@echo "  TASK         split and number, such as test/3 (default test/0)"
+	@echo "Variables of fit, beside PRESET, SEED, SEEDS, STORE and ARGS:"
+	@echo "  DATA         files or folders of logs"
+	@echo "  COLUMNS      a YAML file that says which column is what"
+	@echo "  OUT          where dataset, report and policy go (default runs/fit)"
 	@echo "Variables of setup:"
 	@echo "  PYTHON       a Python 3.11 (default python3.11)"
 	@echo "  PIP_ARGS     more options for pip, such as the address of another index"
@@ -71,6 +76,10 @@ $(STAMP): requirements.txt
 
 pipeline: $(STAMP)
 	@$(RUN) -m pipeline run $(OPTIONS)
+
+fit: $(STAMP)
+	@$(RUN) -m pipeline fit $(if $(DATA),--data $(DATA)) --out '$(or $(OUT),runs/fit)' \
+		$(if $(COLUMNS),--columns '$(COLUMNS)') $(OPTIONS)
 
 sweep: $(STAMP)
 	@$(RUN) -m pipeline sweep $(if $(strip $(SWEEP)),--sweep '$(SWEEP)') $(OPTIONS)

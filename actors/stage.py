@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
 from mbml import envs
+from mbml.envs.logged import LoggedFamily
 from mbml.serialise import load_tree, save_tree
 from mbml.training import Process
 
@@ -133,8 +134,10 @@ class Job:
         """The artefact. Its key changes with the version, the specification and its inputs, and with nothing else."""
         decides = {"stage": self.stage.name, "version": self.stage.version, "spec": self.spec}
         # A family from outside this project can change while its name stays.
-        fingerprint = envs.get(self.spec.env).fingerprint if hasattr(self.spec, "env") else ""
-        decides |= {"fingerprint": fingerprint} if fingerprint else {}
+        family = envs.get(self.spec.env) if hasattr(self.spec, "env") else None
+        decides |= {"fingerprint": family.fingerprint} if family and family.fingerprint else {}
+        if isinstance(family, LoggedFamily):  # whose content decides, not the folder that it is in
+            decides["spec"] = vars(self.spec) | {"env": family.name}
         text = json.dumps(decides, sort_keys=True, default=vars)  # `asdict` copies, and took most of a plan's time
         return Ref(self.stage.name, hashlib.sha256(text.encode()).hexdigest()[:16])
 

@@ -155,6 +155,8 @@ class Dataset:
     """Directory and entry in meta.json of each task."""
     scaling: Scaling | None = None
     """How to get back to the scale that the rows were logged in; None where they are in it."""
+    collection: Mapping[str, Any] = field(default_factory=dict)
+    """How the data of the first directory came about."""
 
     @classmethod
     def open(cls, *roots: str | Path) -> "Dataset":
@@ -167,7 +169,7 @@ class Dataset:
         if not roots:
             raise DatasetError("Dataset.open needs at least one directory.")
         metas = [(path, _read_meta(path)) for path in map(Path, roots)]
-        first, meta = metas[0]
+        (first, meta), collection = metas[0], metas[0][1]["collection"]
         header: dict[str, Any] = {name: meta[name] for name in _SAME}
         scaling = meta.get("scaling")
         tasks: dict[int, tuple[Path, TaskMeta]] = {}
@@ -181,7 +183,7 @@ class Dataset:
                 if (index := task["index"]) in tasks:
                     raise DatasetError(f"Task {index} is in both {tasks[index][0]} and {path}; keep one.")
                 tasks[index] = path, task
-        return cls(header, tasks, None if scaling is None else Scaling(scaling))
+        return cls(header, tasks, None if scaling is None else Scaling(scaling), collection)
 
     @property
     def task_indices(self) -> tuple[int, ...]:

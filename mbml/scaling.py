@@ -13,9 +13,9 @@ Every task weighs the same, however many rows it has, as in learning.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -99,6 +99,16 @@ def _of(part: Any, name: str) -> np.ndarray:
     return np.asarray(part[name], dtype=np.float64)
 
 
+class _OfTask(NamedTuple):
+    """Of one task: mean and variance of observations and rewards, least and largest actions, whether it ever ends."""
+
+    mean: dict[str, np.ndarray]
+    variance: dict[str, np.ndarray]
+    low: np.ndarray
+    high: np.ndarray
+    ends: bool
+
+
 @dataclass
 class Statistics:
     """Of all tasks that were added, each with the same weight."""
@@ -109,21 +119,18 @@ class Statistics:
     """Least and largest value of actions by name, where known."""
     units: Mapping[str, str] = field(default_factory=dict)
     """By name."""
-    _means: dict[str, list[np.ndarray]] = field(default_factory=lambda: {"observation": [], "reward": []})
-    _variances: dict[str, list[np.ndarray]] = field(default_factory=lambda: {"observation": [], "reward": []})
-    _low: list[np.ndarray] = field(default_factory=list)
-    _high: list[np.ndarray] = field(default_factory=list)
-    _ends: bool = False
+    _tasks: list[_OfTask] = field(default_factory=list)
 
     def add(self, batch: TransitionBatch) -> None:
         """One more task, in the scale of the log."""
-        for name in self._means:
-            values = getattr(batch, name).astype(np.float64)
-            self._means[name].append(values.mean(0))
-            self._variances[name].append(values.var(0))
-        self._low.append(batch.action.min(0))
-        self._high.append(batch.action.max(0))
-        self._ends = self._ends or bool(batch.terminated.any())
+        values = {name: getattr(batch, name).astype(np.float64) for name in ("observation", "reward")}
+        mean, variance = ({n: getattr(v, moment)(0) for n, v in values.items()} for moment in ("mean", "var"))
+        ends = bool(batch.terminated.any())
+        self._tasks.append(_OfTask(mean, variance, batch.action.min(0), batch.action.max(0), ends))
+
+    def only(self, positions: Iterable[int]) -> Statistics:
+        """Those of the tasks at these positions, in the order in which they were added."""
+        return replace(self, _tasks=[self._tasks[i] for i in positions])
 
     def scaling(self) -> Scaling:
         """The map; raises DatasetError for an action outside its known bounds."""
@@ -131,16 +138,17 @@ class Statistics:
         constant = _same(deviation, mean)
         seen = self._vector("observation", mean, np.where(constant, 1.0, deviation))
         seen["about"] = ["is constant" if same else "" for same in constant]
-        limits = list(map(self._limits, self.names["action"], np.min(self._low, 0), np.max(self._high, 0)))
+        low, high = np.min([t.low for t in self._tasks], 0), np.max([t.high for t in self._tasks], 0)
+        limits = list(map(self._limits, self.names["action"], low, high))
         low, high = (np.array([limit[side] for limit in limits]) for side in (0, 1))
         done = self._vector("action", (low + high) / 2, (high - low) / 2)
         done["about"] = [about for *_, about in limits]
         return Scaling(ScalingMeta(observation=seen, action=done, reward=self._reward()))
 
     def _pooled(self, name: str) -> tuple[Any, Any]:
-        means = np.stack(self._means[name])
+        means = np.stack([task.mean[name] for task in self._tasks])
         mean = means.mean(0)
-        return mean, np.sqrt((np.stack(self._variances[name]) + (means - mean) ** 2).mean(0))
+        return mean, np.sqrt((np.stack([t.variance[name] for t in self._tasks]) + (means - mean) ** 2).mean(0))
 
     def _vector(self, part: str, offset: np.ndarray, scale: np.ndarray) -> VectorScaling:
         names = list(self.names[part])
@@ -149,9 +157,10 @@ class Statistics:
 
     def _reward(self) -> RewardScaling:
         mean, deviation = self._pooled("reward")
-        size = float(np.hypot(mean, deviation)) if self._ends else float(deviation)
+        ends = any(task.ends for task in self._tasks)
+        size = float(np.hypot(mean, deviation)) if ends else float(deviation)
         scale = 1.0 if _same(size, mean) else size
-        return RewardScaling(offset=0.0 if self._ends else float(mean), scale=scale)
+        return RewardScaling(offset=0.0 if ends else float(mean), scale=scale)
 
     def _limits(self, name: str, least: float, most: float) -> tuple[float, float, str]:
         """What becomes -1 and 1 of one action, and how that was found."""

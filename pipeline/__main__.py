@@ -10,6 +10,7 @@ examples:
   python -m pipeline warmstart --env umaze_goal --distill-seeds 0 1 2
   python -m pipeline export-policy --env umaze_goal --out policy
   python -m pipeline play --policy policy --task test/3
+  python -m pipeline fit --data logs/ --out fleet --columns columns.yaml
   python -m pipeline import --data logs/ --out dataset --columns columns.yaml
   python -m pipeline validate path/to/dataset
 
@@ -22,12 +23,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
 from mbml import envs
 from mbml.data import Dataset, DatasetError, validate
+from mbml.envs.logged import SCHEME
 from mbml.export import FORMATS
 from mbml.settings import Count, Whole, check_fields
 from pipeline.config import Method, Place, RunConfig
@@ -47,6 +49,8 @@ class _Experiment:
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
     place: Annotated[Place, tyro.conf.arg(name="")]
+    env: ClassVar[str] = ""
+    """Environment of a command that is not told one."""
 
     @classmethod
     def default(cls, config: RunConfig, sweep: str | None) -> Any:
@@ -159,13 +163,11 @@ class ExportPolicy(_Experiment):
 
 
 @dataclass(frozen=True)
-class Import:
-    """Write logs of your own as a dataset, in the scale that learners take (docs/own-data.md)."""
+class _Logs:
+    """What is read, and how."""
 
     data: tuple[str, ...]
     """Files, folders, or ids of Minari datasets."""
-    out: str
-    """The dataset's folder, which must not be there, or be this very dataset."""
     format: str | None = None
     """One of dataset, lerobot, minari, table, hdf5, npz; found out without it."""
     columns: str | None = None
@@ -173,14 +175,58 @@ class Import:
     drop_bad_rows: bool = False
     """Leave out rows with numbers that are not finite, and cut their episodes there."""
 
-    def __call__(self, log: Log) -> int:
+    def write(self, out: str | Path, log: Log, held_out: Sequence[str] = (), seed: int = 0) -> None:
+        """Write them as a dataset."""
         from mbml.logs import ColumnMap
         from mbml.logs.importing import import_logs
 
         columns = ColumnMap.load(self.columns) if self.columns else None
         how: dict[str, Any] = {"kind": self.format, "drop_bad_rows": self.drop_bad_rows, "log": log}
-        import_logs(self.data, self.out, columns, **how)
+        import_logs(self.data, out, columns, held_out=held_out, seed=seed, **how)
+
+
+@dataclass(frozen=True)
+class Import:
+    """Write logs of your own as a dataset, in the scale that learners take (docs/own-data.md)."""
+
+    logs: Annotated[_Logs, tyro.conf.arg(name="")]
+    out: str
+    """The dataset's folder, which must not be there, or be this very dataset."""
+
+    def __call__(self, log: Log) -> int:
+        self.logs.write(self.out, log)
         return 0
+
+
+@dataclass(frozen=True)
+class Fit(_Experiment):
+    """Learn one policy from logs of your own, without a simulator (docs/fit.md); continues where it was stopped.
+
+    --out is the folder of dataset, report and policy.
+    """
+
+    logs: Annotated[_Logs, tyro.conf.arg(name="")]
+    held_out: tuple[str, ...] = ("0.2",)
+    """Tasks that nothing learns from, to judge by: their names, or a share of all between 0 and 1."""
+    env: ClassVar[str] = SCHEME
+
+    @classmethod
+    def default(cls, config: RunConfig, sweep: str | None) -> Any:
+        return cls(config, Place(), _Logs(tyro.MISSING))
+
+    def __call__(self, log: Log) -> int:
+        if self.config.env != SCHEME:
+            raise ValueError(f"fit learns from logs alone; leave out --env {self.config.env}.")
+        check_fields(self.config)
+        if not self.place.out:
+            raise ValueError("Say with --out in which folder dataset, report and policy go.")
+        out = Path(self.place.out)
+        self.logs.write(out / "dataset", log, self.held_out, self.config.seed)
+        config = replace(self.config, env=f"{SCHEME}{(out / 'dataset').absolute()}")
+        config.check()
+        from pipeline.fit import fit
+
+        return fit(config, self.place, out, log)
 
 
 @dataclass(frozen=True)
@@ -262,6 +308,7 @@ COMMANDS: dict[str, type] = {
     "figures": Figures,
     "report": Report,
     "export-policy": ExportPolicy,
+    "fit": Fit,
     "import": Import,
     "validate": Validate,
     "export": Export,
@@ -313,20 +360,22 @@ def _parse(arguments: list[str]) -> Callable[[Log], int]:
         sys.exit(0)
     options: dict[str, Any] = {"prog": f"{program} {arguments[0]}", "description": chosen.__doc__}
     if issubclass(chosen, _Experiment):
-        options["default"] = chosen.default(*_first(rest))
+        options["default"] = chosen.default(*_first(rest, chosen.env))
     return tyro.cli(chosen, args=rest, **options)
 
 
-def _first(arguments: list[str]) -> tuple[RunConfig, str | None]:
-    """The configuration that the options change, and the sweep named: the first of two steps."""
+def _first(arguments: list[str], env: str) -> tuple[RunConfig, str | None]:
+    """The configuration that the options change, of `env` where they name none, and the sweep named: the first of two
+    steps."""
     given = [argument for argument in arguments if argument not in ("-h", "--help")]
     known, _ = tyro.cli(_First, args=given, return_unknown_args=True, add_help=False)
     asks_help = len(given) < len(arguments)
-    if not known.env and not asks_help:
+    env = known.env or env
+    if not env and not asks_help:
         raise ValueError(f"Say which environment with --env: {', '.join(envs.FAMILIES)}, or module:family of your own.")
     sweep = known.sweep or (sweep_names()[0] if asks_help else None)
-    config = preset(known.env or next(iter(envs.FAMILIES)), known.preset)
-    return config if known.env else replace(config, env=tyro.MISSING), sweep
+    config = preset(env or next(iter(envs.FAMILIES)), known.preset)
+    return config if env else replace(config, env=tyro.MISSING), sweep
 
 
 def _log() -> Log:

@@ -9,9 +9,11 @@ import tyro
 
 from actors.stages.rllib import RLlibConfig
 from mbml import envs
+from mbml.assess import AssessConfig
 from mbml.collect import CollectConfig
 from mbml.encoders import ENCODERS
 from mbml.evaluate import EvaluateConfig
+from mbml.fqe import FQEConfig
 from mbml.methods import METHODS
 from mbml.models import EnsembleConfig
 from mbml.registry import PRESETS, Entry
@@ -101,6 +103,9 @@ class _Fixed:
     """Context encoder of every multi-task learner but `evidence`; None leaves each its own."""
     student: Student | None = None
     """Networks of the distilled policy; None leaves it its own."""
+    varies: Literal["reward", "dynamics"] | None = None
+    """What is relabelled across tasks: rewards, or with "dynamics" next states as well; None leaves it to the
+    environment (of logged data: rewards)."""
     collect: CollectConfig = field(default_factory=CollectConfig)
     """SAC collection."""
     teach: TeachingConfig = field(default_factory=TeachingConfig)
@@ -113,6 +118,10 @@ class _Fixed:
     """RLlib's offline algorithms as single-task references on the same batches."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     """Evaluation."""
+    fqe: FQEConfig = field(default_factory=FQEConfig)
+    """Fitted Q evaluation, of logged data (command fit)."""
+    assess: AssessConfig = field(default_factory=AssessConfig)
+    """How a policy is judged by logs (command fit)."""
     warmstart: WarmStartConfig = field(default_factory=WarmStartConfig)
     """SAC on the unseen tasks from the multi-task policy (command warmstart)."""
     distill_cpus: Count = 1

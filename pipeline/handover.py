@@ -22,6 +22,7 @@ from mbml.envs import Family
 from mbml.methods import METHODS
 from mbml.policy import ContextPolicy
 from mbml.rows import MappedRows, rows_of
+from mbml.scaling import VectorScaling
 from pipeline.plan import Plan, Trained
 from pipeline.results import SPLITS, Results, best_policy
 
@@ -70,21 +71,24 @@ def _described(
     return Description(
         schema_version=1,
         title=f"{run['title']}: {variant.label}",
-        observation=_observed(family),
-        action=identity(family.action_size, 1.0),
-        reward=Reward(),
+        observation=_observed(family) if dataset.scaling is None else _logged(dataset.scaling.meta["observation"]),
+        action=identity(family.action_size, 1.0)
+        if dataset.scaling is None
+        else _logged(dataset.scaling.meta["action"], 1.0),
+        reward=Reward() if dataset.scaling is None else Reward(**dataset.scaling.meta["reward"]),
         inference=inference_of(policy, untold=METHODS[variant.method].learner == "evidence"),
         tasks=[TrainingTask(m["index"], m["label"], m["rows"], m["parameter"]) for m in metas],
         data=Data(
-            source="collected",
-            environment=config.env,
+            source="collected" if dataset.scaling is None else "logged",
+            environment=run["environment"],
             horizon=dataset.header["horizon"],
             sha256=hashlib.sha256(json.dumps(shards).encode()).hexdigest(),
             rows=sum(meta["rows"] for meta in metas),
         ),
         training=Training(variant.method, METHODS[variant.method].about, trained.seed, chosen["step"], about),
         protocol=run["protocol"],
-        scores=[score for split in SPLITS if (score := _score(results, chosen, split)) is not None],
+        scores=[score for split in SPLITS if (score := _score(results, chosen, split)) is not None]
+        or _values(results, chosen),
         familiarity=None,
         onnx={},
         versions=versions(),
@@ -99,6 +103,26 @@ def _observed(family: Family) -> Space:
     env.close()
     low, high = ([float(v) if np.isfinite(v) else None for v in end] for end in ends)
     return replace(identity(family.observation_size), low=low, high=high)
+
+
+def _logged(part: VectorScaling, bound: float | None = None) -> Space:
+    """What was logged, in its own scale; with the bounds that the network's numbers have."""
+    offset, scale = np.array(part["offset"]), np.array(part["scale"])
+    unknown: list[float | None] = [None] * len(offset)
+    low, high = (unknown if bound is None else (offset + sign * bound * scale).tolist() for sign in (-1, 1))
+    return Space(offset.tolist(), scale.tolist(), low, high, part["names"], part["units"])
+
+
+def _values(results: Results, chosen: dict[str, Any]) -> list[Score]:
+    """Of logged data: values on the held-out tasks, where that is what stands in the table."""
+    rows = results.rows("value", split="test")
+    means = rows.groupby(["method", "seed", "task"], dropna=False, sort=False)["value"].mean().reset_index()
+    own = means[(means["method"] == chosen["method"]) & (means["seed"] == chosen["seed"])]
+    if own.empty:
+        return []
+    others = means[means["seed"].isna()].groupby("method", sort=False)["value"].mean()
+    references = {str(name): float(value) for name, value in others.items()}
+    return [Score("test", results.labels("test"), own.sort_values("task")["value"].tolist(), references)]
 
 
 def _score(results: Results, chosen: dict[str, Any], split: str) -> Score | None:

@@ -23,6 +23,7 @@ from actors.stages.teach import Teach
 from actors.stages.trace import TASKS, Trace
 from actors.stages.warmstart import Start, WarmStart
 from mbml import envs
+from mbml.envs.logged import NO_SIMULATOR, LoggedFamily
 from mbml.methods import METHODS, Variant
 from mbml.models import EnsembleConfig, Target
 from mbml.settings import changed
@@ -102,14 +103,14 @@ def plan(config: RunConfig, variants: Sequence[Variant] | None = None) -> Plan:
 
     Jobs that two variants have in common are planned once.
     """
-    return _Planner(config, variants).run()
+    return Planner(config, variants).run()
 
 
 def plan_warmstart(config: RunConfig) -> Plan:
     """SAC on every unseen task, from scratch and from each of `config.methods`, for every seed of the multi-task
     learner; raises ConfigError for what cannot be run."""
     check_warmstart(config)
-    planner, warm = _Planner(config), config.warmstart
+    planner, warm = Planner(config), config.warmstart
     result = planner.run()
     states = {}
     if warm.imitation.foreign_states:
@@ -164,11 +165,16 @@ Stacks = dict[int, Ref]
 """Training task -> the artefact that holds it."""
 
 
-class _Planner:
-    """Adds jobs to a plan, those of a stage after those that it reads."""
+class Planner:
+    """Adds jobs to a plan, those of a stage after those that it reads; here of what has a simulator."""
+
+    logged = False
+    """Whether all there is are logs."""
 
     def __init__(self, config: RunConfig, variants: Sequence[Variant] | None = None) -> None:
         family = envs.get(config.env)
+        if isinstance(family, LoggedFamily) != self.logged:
+            raise ConfigError(f"{config.env} is {NO_SIMULATOR}; give its folder to python -m pipeline fit --data.")
         train, test = (
             tuple(range(number or len(family.tasks(split))))
             for split, number in (("train", config.train_tasks), ("test", config.test_tasks))
@@ -177,13 +183,13 @@ class _Planner:
         self.plan = Plan(config, train, test, chosen)
         self.config = config.resolved()
         self._names: Counter[str] = Counter()
-        self._stacks: dict[tuple[type, RunConfig], Stacks] = {}
+        self._stacks: dict[tuple[type, RunConfig, tuple[int, ...]], Stacks] = {}
 
     def run(self) -> Plan:
         """Everything of a run or a sweep."""
         result, config = self.plan, self.config
         collected, teachers = self.data(config)
-        result.artefacts = {"collect": list(_refs(collected)), "teach": list(_refs(teachers)), "rllib": []}
+        result.artefacts = {"collect": list(refs_of(collected)), "teach": list(refs_of(teachers)), "rllib": []}
         result.artefacts["references"] = []
         self.references(config, collected, teachers)
         for algorithm, task in itertools.product(config.rllib.algorithms, result.train):
@@ -205,14 +211,14 @@ class _Planner:
 
     def references(self, config: RunConfig, collected: Stacks, teachers: Stacks) -> Ref:
         """What needs no multi-task learner, played on all tasks: of the first variant that has such teachers."""
-        own = {"config": config.evaluate, "teach": _refs(teachers)}
+        own = {"config": config.evaluate, "teach": refs_of(teachers)}
         references = self.add(References, config, f"references of {config.teacher}", **own)
         if config.teacher not in self.plan.teachers:
             self.plan.teachers.append(config.teacher)
             self.plan.artefacts["references"].append(references)
             if config.relabel.source == "ensemble":
                 configs, trained = self.models(config, collected)
-                own |= {"models": configs, "trained": _refs(trained), "collect": _refs(collected)}
+                own |= {"models": configs, "trained": refs_of(trained), "collect": refs_of(collected)}
                 job = self.add(Likelihood, config, f"likelihood of {config.teacher}", references=references, **own)
                 self.plan.artefacts[f"likelihood of {config.teacher}"] = [job]
         return references
@@ -220,7 +226,7 @@ class _Planner:
     def models(self, config: RunConfig, collected: Stacks) -> tuple[dict[Target, EnsembleConfig], Stacks]:
         """Ensembles, and what they are made by; true rewards need none."""
         configs: dict[Target, EnsembleConfig] = {"reward": config.models.reward}
-        if envs.get(config.env).varies == "dynamics":
+        if (config.varies or envs.get(config.env).varies) == "dynamics":
             configs["next_observation"] = config.models.next_observation
         if config.relabel.source == "ground_truth":
             return configs, {}
@@ -229,8 +235,8 @@ class _Planner:
     def tables(self, config: RunConfig, collected: Stacks) -> Ref:
         """The relabelling tables."""
         configs, trained = self.models(config, collected)
-        own = {"config": config.relabel, "models": configs, "trained": _refs(trained)}
-        return self.add(Relabel, config, "relabel", collect=_refs(collected), **own)
+        own = {"config": config.relabel, "models": configs, "trained": refs_of(trained)}
+        return self.add(Relabel, config, "relabel", collect=refs_of(collected), **own)
 
     def learners(self, config: RunConfig, variant: Variant) -> None:
         """One multi-task learner per seed, the evaluation of its snapshots, and its probes."""
@@ -240,24 +246,32 @@ class _Planner:
         config = replace(config, teacher=getattr(learner, "teacher", None) or config.teacher)
         collected, teachers = self.data(config)
         tables = self.tables(config, collected) if "tables" in needs else None
-        own = {"learner": kind, "config": learner, "collect": _refs(collected), "relabel": tables}
-        own |= {"teach": _refs(teachers) if "teachers" in needs else (), "threads": config.distill_cpus}
+        own = {"learner": kind, "config": learner, "collect": refs_of(collected), "relabel": tables}
+        own |= {"teach": refs_of(teachers) if "teachers" in needs else (), "threads": config.distill_cpus}
         own["references"] = self.references(config, collected, teachers) if "returns" in needs else None
         for seed in config.distill_seeds:
             label, own["seed"] = f"{variant.label} seed {seed}", f"{config.seed}/{seed}"
             trained = self.add(Distill, config, f"distill {label}", config.distill_cpus, **own)
-            played = {"config": config.evaluate, "trained": trained}
-            evaluations = {
-                step: self.add(Evaluate, config, f"evaluate {label} step {step}", step=step, **played)
-                for step in _snapshots(learner)
-            }
-            played |= {"step": learner.steps, "last_trajectory": kind == "batch_pearl"}
-            imitated = own["teach"] if getattr(learner, "guide", "own") == "own" else ()
-            played |= {"collect": own["collect"], "teach": imitated}
-            probes = self.add(Probe, config, f"probe {label}", **played)
-            shown = {"test": self.plan.test[:TASKS], "trained": trained, "step": learner.steps}
-            trace = self.add(Trace, config, f"trace {label}", **shown)
+            evaluations, probes, trace = self.judged(config, label, own, trained)
             self.plan.runs.append(Trained(variant, seed, trained, evaluations, probes, tables, trace))
+
+    def judged(
+        self, config: RunConfig, label: str, learned: dict[str, Any], trained: Ref
+    ) -> tuple[dict[int, Ref], Ref, Ref | None]:
+        """The evaluations of a learner's snapshots, its probes, and its behaviour; `learned` is what it was learned by
+        and from."""
+        played: dict[str, Any] = {"config": config.evaluate, "trained": trained}
+        learner = learned["config"]
+        evaluations = {
+            step: self.add(Evaluate, config, f"evaluate {label} step {step}", step=step, **played)
+            for step in _snapshots(learner)
+        }
+        played |= {"step": learner.steps, "last_trajectory": learned["learner"] == "batch_pearl"}
+        imitated = learned["teach"] if getattr(learner, "guide", "own") == "own" else ()
+        played |= {"collect": learned["collect"], "teach": imitated}
+        probes = self.add(Probe, config, f"probe {label}", **played)
+        shown = {"test": self.plan.test[:TASKS], "trained": trained, "step": learner.steps}
+        return evaluations, probes, self.add(Trace, config, f"trace {label}", **shown)
 
     def metagenrl(self, config: RunConfig, seed: int) -> Ref:
         """MetaGenRL on the first training task's batch, evaluated there."""
@@ -275,14 +289,24 @@ class _Planner:
         ]
         self.plan.arms.append(Arm(name, seed, start.initial_steps if start else 0, jobs))
 
-    def stacks(self, kind: type, run: RunConfig, size: int, collected: Stacks | None = None, **own: Any) -> Stacks:
-        """A learner's job for every `size` training tasks, from what was `collected` of them; all but the kind follows
-        from the configuration, and variants that ask again get the same, because keys take time."""
-        if (kind, run) in self._stacks:
-            return self._stacks[kind, run]
-        found = self._stacks[kind, run] = {}
-        for tasks in _batched(self.plan.train, size):
-            reads = {} if collected is None else {"collect": _refs(collected, tasks)}
+    def stacks(
+        self,
+        kind: type,
+        run: RunConfig,
+        size: int,
+        collected: Stacks | None = None,
+        of: tuple[int, ...] | None = None,
+        **own: Any,
+    ) -> Stacks:
+        """A learner's job for every `size` tasks, the training tasks or those given, from what was `collected` of them;
+        all but these follows from the configuration, and variants that ask again get the same, because keys take
+        time."""
+        of = self.plan.train if of is None else of
+        if (kind, run, of) in self._stacks:
+            return self._stacks[kind, run, of]
+        found = self._stacks[kind, run, of] = {}
+        for tasks in _batched(of, size):
+            reads = {} if collected is None else {"collect": refs_of(collected, tasks)}
             label = f"{STAGES[kind].name} {_in_words(tasks)}"
             found |= dict.fromkeys(tasks, self.add(kind, run, label, tasks=tasks, **reads, **own))
         return found
@@ -304,7 +328,8 @@ class _Planner:
         }
         names = {item.name for item in fields(kind)}
         spec = kind(**{name: value for name, value in same.items() if name in names} | own)
-        name, num_gpus = f"{label} ({run.env})", run.learner_gpus if "device" in names else 0.0
+        name = f"{label} ({envs.get(run.env).name if self.logged else run.env})"
+        num_gpus = run.learner_gpus if "device" in names else 0.0
         job = Job(spec, name, num_cpus, num_gpus)
         if job.ref not in self.plan.jobs:
             self._names[name] += 1
@@ -314,7 +339,7 @@ class _Planner:
         return job.ref
 
 
-def _refs(stacks: Stacks, tasks: Iterable[int] | None = None) -> tuple[Ref, ...]:
+def refs_of(stacks: Stacks, tasks: Iterable[int] | None = None) -> tuple[Ref, ...]:
     """The artefacts that hold `tasks`, or all, each once."""
     return tuple(dict.fromkeys(stacks.values() if tasks is None else (stacks[task] for task in tasks)))
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from pipeline.plan import Plan, Trained
 
 SPLITS = {"test": "unseen tasks", "train": "training tasks"}
+UNTOLD = ", untold"
+"""Behind the label of a method: what its policy does with nothing seen."""
 COLUMNS = {
     "method": "str",
     "seed": "Int64",
@@ -45,6 +47,10 @@ METRICS = {
     "training/": "losses and other numbers of a learner over its training",
     "posterior_": "task posteriors (posterior_3: dimension 3 of the mean; index: context)",
     "swap_": "the reward-swap test",
+    "identified_from": "the share of training tasks identified from held-out episodes (index: transitions)",
+    "difference": "mean squared difference of actions, from -1 to 1, from those of a task's own teacher",
+    "value": "discounted mean reward of a step by fitted Q evaluation (index: block of logged episodes)",
+    "logged_reward": "mean reward of a step as it was logged",
     "identified": "the share of training tasks identified from own rollouts (index: episodes in the context)",
     "foreign_": "returns with contexts from other tasks",
     "told": "returns on training tasks with a context from the task's own batch",
@@ -161,8 +167,14 @@ def table_of(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
 
 
 def best_policy(results: Results) -> dict[str, Any] | None:
-    """Method, seed and last step of the policy with the highest mean score on the training tasks, and that score."""
+    """Method, seed and last step of the policy with the highest mean score on the training tasks, and that score; of
+    logged data of the one that differs least from their teachers there, and how much."""
     found = []
+    if len(rows := results.rows("difference", split="train").dropna(subset=["seed"])):
+        means = rows[~rows["method"].str.endswith(UNTOLD)].groupby(["method", "seed", "step"])["value"].mean()
+        least = means.reset_index().sort_values("value", kind="stable").iloc[0]
+        best = {"method": least["method"], "seed": int(least["seed"]), "step": int(least["step"])}
+        return best | {"score": float(least["value"])}
     for name in results.methods("score", split="train"):
         steps, scores = results.scores(name, "train")
         seeds = sorted(results.rows("score", method=name)["seed"].unique())
@@ -181,9 +193,9 @@ def gather(plan: Plan, store: Store, outcome: Outcome | None = None) -> Results:
     """
     config, train = plan.config, {"split": "train"}
     folders = {name: [store.fetch(*ref) for ref in found] for name, found in plan.artefacts.items()}
-    sac = _curves(folders["collect"], method="sac", **train)
+    sac = learning_curves(folders["collect"], method="sac", **train)
     ends = sac[sac["metric"] == "return"].sort_values("step").groupby("task", as_index=False).tail(1)
-    parts = [sac, _curves(folders["teach"], method="teacher", **train)]
+    parts = [sac, learning_curves(folders["teach"], method="teacher", **train)]
     parts.append(ends.assign(metric="reference"))
     for place, kind in enumerate(plan.teachers):
         found = [*_references(plan, folders["references"][place] / "references.json")]
@@ -196,7 +208,7 @@ def gather(plan: Plan, store: Store, outcome: Outcome | None = None) -> Results:
     for name, row in zip(config.rllib.algorithms, np.reshape(rllib, (-1, len(plan.train))), strict=True):
         parts.append(tidy("reference", "task", row, method=f"rllib_{name}", task=plan.train, **train))
     for seed, folder in zip(config.distill_seeds, folders.get("metagenrl", []), strict=False):
-        parts.append(_curves([folder], method="metagenrl", seed=seed, **train))
+        parts.append(learning_curves([folder], method="metagenrl", seed=seed, **train))
     notes: dict[str, Any] = {}
     for run in plan.runs:
         evaluations = {step: read_json(store.fetch(*ref) / "scores.json") for step, ref in run.evaluations.items()}
@@ -204,8 +216,8 @@ def gather(plan: Plan, store: Store, outcome: Outcome | None = None) -> Results:
         if run.relabel and run.variant.label not in notes:
             found = read_json(store.fetch(*run.relabel) / "diagnostics.json")
             notes[run.variant.label] = {name: found[name] for name in ("threshold", "error_note")}
-            parts += _relabelling(plan, run.variant.label, found)
-    about = _about(plan, outcome) | {"protocol": config.evaluate.protocol(), "relabelling": notes}
+            parts += relabelling_of(plan, run.variant.label, found)
+    about = about_run(plan, outcome) | {"protocol": config.evaluate.protocol(), "relabelling": notes}
     chosen = best_policy(Results(table_of(parts), about))
     for run in plan.runs:
         handed_out = chosen and (run.variant.label, run.seed) == (chosen["method"], chosen["seed"])
@@ -219,21 +231,22 @@ def gather_warmstart(plan: Plan, store: Store, outcome: Outcome | None = None) -
 
     Raises StoreError when an artefact is missing.
     """
-    parts = [_curves([store.fetch(*ref) for ref in plan.artefacts["collect"]], method="sac", split="train")]
+    parts = [learning_curves([store.fetch(*ref) for ref in plan.artefacts["collect"]], method="sac", split="train")]
     for arm in plan.arms:
         where: dict[str, Any] = {"method": arm.name, "seed": arm.seed, "split": "test"}
         folders = [store.fetch(*reference) for reference in arm.jobs]
-        curves = _curves(folders, **where)
+        curves = learning_curves(folders, **where)
         parts.append(curves.assign(step=curves["step"] + arm.initial_steps))
         for metric in ("policy_return", "imitation_loss") if arm.initial_steps else ():
             values = [value for folder in folders for value in read_json(folder / "start.json")[metric]]
             parts.append(tidy(metric, "task", values, task=plan.test, **where))
     warmup = plan.config.warmstart.online.warmup_steps
     arms = {arm.name: {"initial_steps": arm.initial_steps, "warmup_steps": warmup} for arm in plan.arms}
-    return Results(table_of(parts), _about(plan, outcome) | {"arms": arms})
+    return Results(table_of(parts), about_run(plan, outcome) | {"arms": arms})
 
 
-def _about(plan: Plan, outcome: Outcome | None) -> dict[str, Any]:
+def about_run(plan: Plan, outcome: Outcome | None) -> dict[str, Any]:
+    """What is no number of a method: environment, tasks, configuration, cost."""
     config, family = plan.config, envs.get(plan.config.env)
     tasks = {}
     for split, indices in (("train", plan.train), ("test", plan.test)):
@@ -256,7 +269,7 @@ def _about(plan: Plan, outcome: Outcome | None) -> dict[str, Any]:
     }
 
 
-def _curves(folders: list[Path], **where: Any) -> pd.DataFrame:
+def learning_curves(folders: list[Path], **where: Any) -> pd.DataFrame:
     """Learning curves in artefacts: returns, and what else their lines hold as "training/<name>"."""
     lines = pd.DataFrame([line for folder in folders for line in read_lines(folder / "curves.jsonl")])
     rows = lines.rename(columns={"iteration": "step"}).melt(["task", "step"], var_name="metric")
@@ -301,13 +314,18 @@ def _likelihood(folder: Path) -> Iterator[pd.DataFrame]:
         yield from (tidy("reference", "task", row, task=tasks, method=name, split=split) for name, row in found.items())
 
 
+def losses_of(trained: Path, **where: Any) -> list[pd.DataFrame]:
+    """Losses of one multi-task learner, if it left any."""
+    if not (losses := read_lines(trained / "losses.jsonl")):
+        return []
+    rows = pd.DataFrame(losses).melt(["step"], var_name="metric").assign(**where)
+    return [rows.assign(metric="training/" + rows["metric"])]
+
+
 def _learner(run: Trained, trained: Path, evaluations: dict[int, Any], probes: Path) -> list[pd.DataFrame]:
     """Losses, evaluations and probes of one multi-task learner."""
     where: dict[str, Any] = {"method": run.variant.label, "seed": run.seed}
-    parts = []
-    if losses := read_lines(trained / "losses.jsonl"):
-        rows = pd.DataFrame(losses).melt(["step"], var_name="metric").assign(**where)
-        parts.append(rows.assign(metric="training/" + rows["metric"]))
+    parts = losses_of(trained, **where)
     probe, last = read_json(probes / "probes.json"), evaluations[max(evaluations)]
     for split in [split for split in SPLITS if split in last]:
         at = where | {"split": split, "task": last[split]["task"]}
@@ -345,7 +363,7 @@ def _behaviour(run: Trained, folder: Path) -> Iterator[pd.DataFrame]:
         yield from (tidy(f"behaviour_{axis}", "step", row, **where) for axis, row in enumerate(line["shown"]))
 
 
-def _relabelling(plan: Plan, label: str, found: dict[str, Any]) -> list[pd.DataFrame]:
+def relabelling_of(plan: Plan, label: str, found: dict[str, Any]) -> list[pd.DataFrame]:
     """The tables that a variant learned from, and their error while the models learned."""
     where: dict[str, Any] = {"method": label, "split": "train", "task": plan.train}
     names = [name for name in ("share", "error_eligible", "error_all") if found.get(name) is not None]

@@ -130,6 +130,6 @@ def draw_figures(config: RunConfig, place: Place, out: Path, log: Log) -> int:
         pictures.append(drawn)
     others = ", ".join(entry.name for entry in FIGURES.values() if entry.section == SECTION)
     log(f"{others}: in the report of make warmstart {options}")
-    Page(title=f"The paper's figures, {title_of(config)}", pictures=pictures).write(out, "figures.md")
+    Page(title=f"The paper's figures, {title_of(config)}", pictures=pictures, markdown="figures.md").write(out)
     log(f"Figures: {out / 'figures.md'}")
     return 0

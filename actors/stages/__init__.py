@@ -1,9 +1,12 @@
 """Every stage: a specification and the function that makes its artefact, registered when this is imported."""
 
 from actors.stages import (
+    adopt,
+    assess,
     collect,
     distill,
     evaluate,
+    fqe,
     likelihood,
     metagenrl,
     models,
@@ -16,9 +19,12 @@ from actors.stages import (
 )
 
 __all__ = [
+    "adopt",
+    "assess",
     "collect",
     "distill",
     "evaluate",
+    "fqe",
     "likelihood",
     "metagenrl",
     "models",

@@ -5,6 +5,8 @@ from typing import Any
 
 from actors.artefacts import env_maker, layout_of, load_rows, write_json, write_lines
 from actors.stage import Ref, Run, Stack, stage
+from mbml import envs
+from mbml.envs.logged import LoggedFamily
 from mbml.rows import resident
 from mbml.serialise import save_tree
 from mbml.teaching import Teaching, TeachingConfig
@@ -25,9 +27,12 @@ class Teach(Stack):
 
 @stage(version=2)
 def teach(spec: Teach, run: Run) -> dict[str, Any]:
-    """Leaves `teachers.safetensors`, every task's best checkpoint, with `curves.jsonl` and `selected.json`."""
+    """Leaves `teachers.safetensors`, every task's best checkpoint (of logged data the last), with `curves.jsonl` and
+    `selected.json`."""
     rows = resident(load_rows(run.paths(spec.collect), spec.tasks), run.device)
-    make_envs, configs = env_maker(spec.env, spec.tasks, spec.horizon), (spec.teacher, spec.learner, spec.config)
+    logged = isinstance(envs.get(spec.env), LoggedFamily)
+    make_envs = None if logged else env_maker(spec.env, spec.tasks, spec.horizon)
+    configs = spec.teacher, spec.learner, spec.config
     where = (make_envs, spec.tasks, spec.seed, run.device)
     teaching = Teaching(*configs, layout_of(spec.env), rows, *where, cuda_graphs=spec.cuda_graphs)
     run.train(teaching)
@@ -35,4 +40,4 @@ def teach(spec: Teach, run: Run) -> dict[str, Any]:
     save_tree(run.out / "teachers.safetensors", {"tasks": tasks, "teachers": teachers})
     write_lines(run.out / "curves.jsonl", teaching.curve)
     write_json(run.out / "selected.json", teaching.selected)
-    return {"return": teaching.best_return}
+    return {} if logged else {"return": teaching.best_return}

@@ -150,7 +150,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Score:
-    """Mean undiscounted return of every task of a split, and the means of the references on them."""
+    """Score of every task of a split, by the description's protocol, and the means of the references on them."""
 
     split: str
     tasks: list[str]

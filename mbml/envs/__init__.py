@@ -16,6 +16,7 @@ from mbml.envs.ant import ant_dir, ant_goal
 from mbml.envs.family import Family, FamilyError, Reward, Task, family
 from mbml.envs.half_cheetah import half_cheetah_vel
 from mbml.envs.humanoid import humanoid_dir
+from mbml.envs.logged import SCHEME, logged_family
 from mbml.envs.mujoco_env import SimulationDiverged
 from mbml.envs.umaze import umaze_goal
 from mbml.envs.view import View
@@ -29,12 +30,15 @@ FAMILIES = Registry("environment", ant_dir, ant_goal, half_cheetah_vel, humanoid
 
 
 def get(name: str) -> Family:
-    """The family called `name`, or the one at `module:attribute`, a module of the current directory included.
+    """The family called `name`, the one at `module:attribute`, a module of the current directory included, or the
+    logged one of the dataset in the folder `data:folder`.
 
     Raises:
-        UnknownName: it is neither.
+        UnknownName: it is none of these.
         FamilyError: there is no such module or attribute, or it is no family.
     """
+    if name.startswith(SCHEME):
+        return logged_family(name)
     if ":" in name:
         return _outside(name)
     try:
@@ -45,7 +49,7 @@ def get(name: str) -> Family:
 
 def modules_of(name: str) -> list[ModuleType]:
     """The module of a family from outside, or the package that it is in; what other machines need to get it, too."""
-    if ":" not in name:
+    if ":" not in name or name.startswith(SCHEME):
         return []
     get(name)
     return [sys.modules[name.partition(":")[0].partition(".")[0]]]

@@ -6,9 +6,12 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mbml.data import DatasetWriter
 from mbml.logs import FORMATS, ColumnMap, Counts, LoggedTask, Source, format_of, transitions
@@ -32,34 +35,68 @@ def import_logs(
     kind: str | None = None,
     drop_bad_rows: bool = False,
     held_out: Collection[str] = (),
+    seed: int = 0,
     log: Log = print,
 ) -> None:
     """Write the tasks at `data` as a dataset of environment "logged" to the folder `out`, in the scale of learners.
 
-    `kind` names the format, which is guessed without it. Tasks that are `held_out` are written too, but have no part in
-    the scale. A second call for the same content finds the folder there.
+    `kind` names the format, which is guessed without it. Tasks that are `held_out`, by name or as one number between 0
+    and 1, a share of them drawn with the `seed`, are written behind the others and have no part in the scale;
+    meta.json names them. A second call for the same content finds the folder there.
 
     Raises:
         DatasetError: a file, column or row is wrong, or `out` holds something else. Nothing is written then.
     """
     try:
-        _import(_Logs.of(data, columns or ColumnMap(), kind, drop_bad_rows, log), Path(out), held_out)
+        _import(_Logs.of(data, columns or ColumnMap(), kind, drop_bad_rows, log), Path(out), _HeldOut(held_out, seed))
     except DatasetError as error:  # names of columns, which it repeats, may hold anything
         raise DatasetError(" ".join(str(error).split())) from None
 
 
-def _import(logs: _Logs, out: Path, held_out: Collection[str]) -> None:
-    key, log = logs.key(held_out), logs.log
+def _import(logs: _Logs, out: Path, held_out: _HeldOut) -> None:
+    key, log = logs.key(held_out.described()), logs.log
     if _there(out, key):
         return log(f"{out} is there already, made of the same logs.")
-    scaling, horizon, counts = _survey(logs, held_out)
+    scaling, horizon, counts, last = _survey(logs, held_out)
     for line in scaling.lines():
         log(line)
+    about = {**logs.described(), "key": key, "counts": counts._asdict(), "held_out": last}
     with replacing_folder(out) as temporary:
-        _write(logs, temporary, scaling, horizon, {**logs.described(), "key": key, "counts": counts._asdict()})
+        _write(logs, temporary, scaling, horizon, about)
         if out.is_dir():
             out.rmdir()  # empty, which _there has seen; what has come since is never replaced
     log(_summary(out, len(logs.names), counts))
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """Which tasks are not learned from: their names, or one number between 0 and 1, a share drawn with a seed."""
+
+    asked: Collection[str]
+    seed: int
+
+    @property
+    def _share(self) -> float | None:
+        with suppress(ValueError):
+            (share,) = map(float, self.asked)
+            return share if 0 < share < 1 else None
+        return None
+
+    def described(self) -> list[str]:
+        """For the key."""
+        return [*sorted(self.asked), *([f"seed {self.seed}"] if self._share else [])]
+
+    def among(self, names: list[str]) -> list[str]:
+        """The tasks; of a share at least one, and not so many that fewer than two are left. Raises DatasetError."""
+        if (share := self._share) and not set(self.asked) <= set(names):
+            number = max(1, min(round(share * len(names)), len(names) - 2))
+            drawn = np.random.default_rng(self.seed).permutation(len(names))[:number]
+            return [names[i] for i in sorted(drawn)]
+        if strangers := set(self.asked) - set(names):
+            raise DatasetError(f"There is no task {min(strangers)} to hold out; there are {', '.join(names[:20])}.")
+        if set(self.asked) >= set(names):
+            raise DatasetError("All tasks are held out; at least one must be there to learn from.")
+        return [name for name in names if name in self.asked]
 
 
 @dataclass
@@ -86,7 +123,7 @@ class _Logs:
         said = {"columns": self.source.columns.described(), "drop_bad_rows": self.drop_bad_rows}
         return {"method": "import", "format": self.format, "of": names, **said}
 
-    def key(self, held_out: Collection[str]) -> str:
+    def key(self, held_out: list[str]) -> str:
         """A hash of the content of all files and of how they are read."""
         files = FORMATS[self.format].files(self.source.paths)
         progress = _Progress(self.log, "Looking at the files", len(files), "files")
@@ -97,7 +134,7 @@ class _Logs:
                 seen.append((Path(file).name, sha256_of(Path(file))))
             except OSError as error:
                 raise DatasetError(f"{file} is not readable ({error}).") from None
-        said = [_VERSION, {**self.described(), "of": seen}, sorted(held_out)]
+        said = [_VERSION, {**self.described(), "of": seen}, held_out]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
     def tasks(self, doing: str) -> Iterator[LoggedTask]:
@@ -122,11 +159,11 @@ def _there(out: Path, key: str) -> bool:
     return made == key
 
 
-def _survey(logs: _Logs, held_out: Collection[str]) -> tuple[Scaling, int, Counts]:
-    """Read all once: the scale, the longest episode, and what became of the rows."""
+def _survey(logs: _Logs, held_out: _HeldOut) -> tuple[Scaling, int, Counts, list[str]]:
+    """Read all once: the scale, the longest episode, what became of the rows, and which tasks are held out."""
     statistics: Statistics | None = None
     first: LoggedTask | None = None
-    counts, horizon, fitted = Counts(), 0, 0
+    counts, horizon = Counts(), 0
     for task in logs.tasks("Reading"):
         if first is None or statistics is None:
             first, names = task, {part: task.raw.names[part] for part in ("observation", "action")}
@@ -134,17 +171,13 @@ def _survey(logs: _Logs, held_out: Collection[str]) -> tuple[Scaling, int, Count
         _refuse_other_columns(first, task)
         logs.names.append(task.name)
         counts, horizon = counts.plus(task.counts), max(horizon, int(task.batch.step.max()) + 1)
-        if task.name not in held_out:
-            statistics.add(task.batch)
-            fitted += 1
+        statistics.add(task.batch)
     if statistics is None:
         raise DatasetError(f"{' and '.join(logs.source.paths)} hold no task.")
-    if strangers := set(held_out) - set(logs.names):
-        raise DatasetError(f"There is no task {min(strangers)} to hold out; there are {', '.join(logs.names[:20])}.")
-    if not fitted:
-        raise DatasetError("All tasks are held out; at least one must be there to learn from.")
+    last = held_out.among(logs.names)
     try:
-        return statistics.scaling(), horizon, counts
+        fitted = statistics.only(i for i, name in enumerate(logs.names) if name not in last)
+        return fitted.scaling(), horizon, counts, last
     except DatasetError as error:
         raise DatasetError(f"{' and '.join(logs.source.paths)}: {error}") from None
 
@@ -164,11 +197,13 @@ def _write(logs: _Logs, folder: Path, scaling: Scaling, horizon: int, about: dic
     sizes = {f"{part}_size": len(meta[part]["names"]) for part in ("observation", "action")}
     with DatasetWriter(folder, environment="logged", horizon=horizon, collection=about, **sizes) as writer:
         writer.scaling = scaling
-        for index, task in enumerate(logs.tasks("Writing")):
+        order = sorted(range(len(logs.names)), key=lambda place: logs.names[place] in about["held_out"])
+        index = {place: index for index, place in enumerate(order)}  # what is held out stands behind the others
+        for place, task in enumerate(logs.tasks("Writing")):
             batch = scaling.scaled(task.batch)
             # The longest episode ends at the time limit, which is its own length, however it ended.
             batch = replace(batch, truncated=batch.truncated | (batch.step == horizon - 1))
-            writer.add_task(index, batch, parameter=task.raw.parameter, label=task.name)
+            writer.add_task(index[place], batch, parameter=task.raw.parameter, label=task.name)
 
 
 @dataclass

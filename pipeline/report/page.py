@@ -32,6 +32,8 @@ class Page:
     pictures: Sequence[Picture] = ()
     appendix: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+    markdown: str = "report.md"
+    """Name of the file in Markdown."""
 
     def render(self, kind: str) -> str:
         """The page as "html", which needs no other file and no network, as "md", or as "txt" for the terminal."""
@@ -44,10 +46,10 @@ class Page:
         )
         return environment.get_template(f"page.{kind}.j2").render(page=self)
 
-    def write(self, out: Path, markdown: str = "report.md") -> None:
+    def write(self, out: Path) -> None:
         """Write `report.html` and the Markdown into `out`, beside the pictures."""
         (out / "report.html").write_text(self.render("html"), encoding="utf-8")
-        (out / markdown).write_text(self.render("md"), encoding="utf-8")
+        (out / self.markdown).write_text(self.render("md"), encoding="utf-8")
 
 
 def draw(results: Results, sections: Sequence[str], out: Path) -> list[Picture]:

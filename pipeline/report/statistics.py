@@ -6,7 +6,7 @@ other data.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -103,3 +103,11 @@ def best_epoch(scores: np.ndarray) -> int:
     Chosen on the very tasks that are scored there, so the score at this step is optimistic.
     """
     return int(np.argmax(scores.mean(axis=(0, 2))))
+
+
+def nested(tasks: Sequence[np.ndarray], seed: int = 0) -> Estimate:
+    """Mean over tasks of the mean over each one's blocks `[B]`; tasks are resampled, and blocks within each."""
+    make = np.random.default_rng(seed)
+    means = np.stack([shares(len(blocks), make) @ blocks for blocks in tasks], 1)
+    drawn = (shares(len(tasks), make) * means).sum(1)
+    return percentiles(drawn, float(np.mean([blocks.mean() for blocks in tasks])))

@@ -13,10 +13,12 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
+from mbml.assess import AssessConfig
 from mbml.baselines.metagenrl import MetaGenRL, MetaGenRLConfig
 from mbml.collect import CollectConfig
 from mbml.encoders import EncoderConfig
 from mbml.evaluate import EvaluateConfig
+from mbml.fqe import FittedQ, FQEConfig, Logged
 from mbml.learner import Learner, NotFinite, check_losses
 from mbml.methods import METHODS
 from mbml.models import Ensemble, EnsembleConfig
@@ -52,6 +54,8 @@ class Case(NamedTuple):
     """Tensors that it reads and that are somebody else's, such as a teacher's."""
     batch: int = 8
     """Rows per task of an update; 0: it draws its own."""
+    extra: int = 0
+    """Columns behind each of those rows."""
     tasks: int = 2
     stacked: bool = True
     """Whether its tasks share nothing, so that T of them are T learners of one."""
@@ -83,6 +87,12 @@ def _metagenrl(tasks: int, generator: torch.Generator) -> Learner:
     return MetaGenRL(config, LAYOUT, random_rows(1, 60), generator)
 
 
+def _fitted_q(tasks: int, generator: torch.Generator) -> Learner:
+    actions = torch.zeros(20, 3, LAYOUT.action_size)  # only how many policies there are is read
+    logged = [Logged(rows, actions, actions) for rows in random_rows(1, 20).expand(tasks, -1, -1)]
+    return FittedQ(FQEConfig(hidden=(8,)), LAYOUT, logged, generator)
+
+
 CASES: dict[str, Case] = {
     "sac": Case(lambda tasks, g: SAC(SMALL_SAC, LAYOUT, tasks, g), "policy critics log_alpha", "target_critics"),
     "two_batch_sac": Case(
@@ -99,6 +109,7 @@ CASES: dict[str, Case] = {
     "reward_ensemble": _ensemble("reward"),
     "deep_reward_ensemble": _ensemble("reward", (8, 8)),
     "next_observation_ensemble": _ensemble("next_observation"),
+    "fitted_q": Case(_fitted_q, "network", "target", extra=3 * LAYOUT.action_size, meta=False),  # always on the CPU
     "metagenrl": Case(
         _metagenrl,
         "policy critics objective",
@@ -117,9 +128,13 @@ def make(case: Case, seed: int = 0, tasks: int = 0) -> Learner:
     return case.make(tasks or case.tasks, seeded(seed))
 
 
-def batch(case: Case, number: int) -> tuple[Tensor, ...]:
+def batch(case: Case, number: int, tasks: int = 0) -> tuple[Tensor, ...]:
     """The arguments of the update of this number."""
-    return (random_rows(case.tasks, case.batch, seed=number),) if case.batch else ()
+    if not case.batch:
+        return ()
+    tasks = tasks or case.tasks
+    behind = torch.rand(tasks, case.batch, case.extra, generator=seeded(number))
+    return (torch.cat([random_rows(tasks, case.batch, seed=number), behind], -1),)
 
 
 def update(case: Case, learner: Learner, numbers: Sequence[int]) -> list[dict[str, Tensor]]:
@@ -231,7 +246,7 @@ def test_a_stack_is_its_tasks_alone(name, monkeypatch):
             own = one.parts()[part]
             if isinstance(whole, StackedMLP) and isinstance(own, StackedMLP):
                 own.load_state_dict(select_stack(whole, _members(case, task, number, own.stack)).state_dict())
-    rows = [random_rows(number, case.batch, seed=seed) for seed in range(4)]
+    rows = [batch(case, seed, number)[0] for seed in range(4)]
     monkeypatch.setattr(torch, "randn", _noise_by_task(range(number)))
     together = [stack.update(r) for r in rows]
     for task, one in enumerate(alone):
@@ -253,6 +268,7 @@ def _members(case: Case, task: int, tasks: int, each: int) -> list[int]:
 CONFIGS = [
     *(type(make(case).config) for case in CASES.values()),
     *(entry.config for registry in (TEACHERS, METHODS) for entry in registry.values() if entry.config is not None),
+    AssessConfig,
     StudentConfig,
     EncoderConfig,
     RelabelConfig,

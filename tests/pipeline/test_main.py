@@ -48,7 +48,7 @@ def refused(capsys, *arguments) -> str:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["walk"], ["walk", "run, sweep, warmstart, figures, report, export-policy, import, validate, export"]),
+        (["walk"], ["walk", "run, sweep, warmstart, figures, report, export-policy, fit, import, validate, export"]),
         (["run"], ["--env", "umaze_goal", "walker_param"]),
         (["run", "--env"], ["--env"]),
         (["run", "--env", "umaze"], ["umaze", "umaze_goal", "ant_dir"]),

@@ -100,3 +100,18 @@ def test_mean_interval_holds_the_mean_at_every_point(runs):
     low, high = statistics.mean_interval(runs[:, None] + np.arange(3)[:, None])
     mean = runs.mean() + np.arange(3)
     assert ((low < mean) & (mean < high)).all()
+
+
+def test_an_interval_of_blocks_within_tasks_is_that_of_drawing_both():
+    make = np.random.default_rng(1)
+    tasks = [make.normal(level, 2.0, count) for level, count in ((0, 3), (5, 8), (1, 1), (9, 20))]
+    found = statistics.nested(tasks)
+    assert found.value == pytest.approx(np.mean([blocks.mean() for blocks in tasks]))
+    drawn = []
+    for _ in range(4_000):
+        means = [make.choice(blocks, len(blocks)).mean() for blocks in tasks]
+        drawn.append(np.mean(make.choice(means, len(means))))
+    for end, wanted in zip(found[1:], np.percentile(drawn, statistics.PERCENTILES), strict=True):
+        assert end == pytest.approx(wanted, abs=0.25)
+    constant = statistics.nested([np.full(5, 2.0), np.full(2, 2.0)])
+    assert constant == pytest.approx((2.0, 2.0, 2.0))

@@ -1,0 +1,185 @@
+"""From logs to a policy folder by one command: what comes out, what a second call reuses, and what is refused."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from mbml import AdaptivePolicy
+from mbml.data import Dataset
+from mbml.settings import changed
+from pipeline.__main__ import main
+from pipeline.fit import plan_fit
+from pipeline.presets import preset
+from pipeline.results import Results, cube
+
+LENGTHS = {"m0": (30,) * 10, "m1": (30,) * 10, "m2": (7, 30), "m3": (12,), "m4": (40,) * 20, "m5": (30,) * 5}
+"""Of every machine's episodes; m4 is held out."""
+
+
+def write_logs(file: Path) -> Path:
+    """Carts that are paid for being near a place that differs; in units of a workshop."""
+    generator, rows = np.random.default_rng(0), []
+    for number, (name, lengths) in enumerate(LENGTHS.items()):
+        for episode, length in enumerate(lengths):
+            place = generator.normal(500, 20)
+            for step in range(length + 1):
+                push = generator.uniform(0, 80)
+                rows.append((name, episode, step, place, 3.5, push, -abs(place - 480 - 10 * number)))
+                place += 0.2 * (push - 40)
+    names = ("machine", "run", "tick", "place_mm", "load", "push_N", "paid")
+    parquet.write_table(pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))), file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with logs and their column map."""
+    folder = tmp_path_factory.mktemp("fit")
+    write_logs(folder / "carts.parquet")
+    said = {"task": "machine", "episode": "run", "step": "tick", "observation": ["place_mm", "load"]}
+    said |= {"action": "push_N", "reward": "paid", "bounds": {"push_N": [0, 80]}, "units": {"place_mm": "mm"}}
+    (folder / "columns.yaml").write_text(json.dumps(said))
+    return folder
+
+
+def command(place: Path, out: str, *more: str) -> list[str]:
+    logs = ["--data", str(place / "carts.parquet"), "--columns", str(place / "columns.yaml")]
+    where = ["--out", str(place / out), "--store", str(place / "store")]
+    return ["fit", *logs, *where, "--preset", "smoke", "--held-out", "m4", *more]
+
+
+@pytest.fixture(scope="module")
+def out(place, embedded_ray) -> Path:
+    """What the command left."""
+    assert main(command(place, "out", "--methods", "evidence", "full")) == 0
+    return place / "out"
+
+
+def test_one_command_leaves_a_report_a_table_and_a_policy(out):
+    assert {"README.md", "report.html", "results.parquet", "run.json", "policy", "dataset"} <= {
+        path.name for path in out.iterdir()
+    }
+    said = (out / "README.md").read_text()
+    for word in ("5 tasks, 1 held out", "smoke run mean nothing", "logged behaviour", "identified from 5", "chance"):
+        assert word in said
+    results = Results.load(out)
+    assert results.labels("train") == ["m0", "m1", "m2", "m3", "m5"]
+    assert results.labels("test") == ["m4"]
+    for name in ("evidence", "evidence, untold", "full", "blind_teacher", "own_teacher", "behaviour"):
+        _, values = cube(results.rows("value", method=name), "task", "index")
+        assert values.shape == (1, 20)
+        assert (values <= 0).all()
+        assert (values >= -200).all()
+    logged = parquet.read_table(out.parent / "carts.parquet").to_pandas()
+    paid = logged[(logged["machine"] == "m4") & (logged["tick"] < 40)]["paid"].mean()
+    assert results.rows("logged_reward")["value"].tolist() == pytest.approx([paid])
+    for split, number in (("test", 1), ("train", 5)):
+        assert results.rows("difference", method="full", split=split)["value"].between(0, 4).sum() == number
+    assert results.rows("identified_from", method="evidence")["index"].tolist() == [1, 5]
+    assert results.methods("swap_follows_reward") == ["evidence", "full"]
+
+
+def test_the_last_episodes_of_training_tasks_are_kept_from_learning(out):
+    (adopted,) = (out.parent / "store" / "adopt").iterdir()
+    kept, held = Dataset.open(adopted / "dataset"), Dataset.open(adopted / "held")
+    assert held.task_indices == (0, 1)  # a tenth of the others' episodes is none
+    whole = Dataset.open(out / "dataset")
+    for index in held.task_indices:
+        assert np.array_equal(
+            np.concatenate([kept.task(index).reward, held.task(index).reward]), whole.task(index).reward
+        )
+        assert kept.meta(index)["episodes"] == 9
+    assert kept.meta(5)["label"] == "m4"
+    assert kept.meta(5)["rows"] == 800
+
+
+def test_the_blind_teacher_is_one_of_those_that_were_compared_everywhere(out):
+    (evaluated,) = (out.parent / "store" / "fqe").iterdir()
+    table = np.array(json.loads((evaluated / "references.json").read_text())["train"]["teachers"])  # [teacher, task]
+    compared = [0, 2]  # two candidates of five
+    assert len(np.unique(table[compared])) == 10
+    others = [1, 3, 4]
+    own = table[others][~np.eye(5, dtype=bool)[others]]
+    assert (own == table.min()).all()
+    assert (np.diagonal(table)[others] > table.min()).sum() >= 2
+    blind = json.loads((out / "run.json").read_text())["blind"]
+    assert blind == int(table.mean(1).argmax())
+    assert blind in compared
+
+
+def test_the_policy_speaks_the_language_of_the_log(out):
+    policy = AdaptivePolicy.load(out / "policy")
+    about = policy.description
+    assert about.observation.names == ["place_mm", "load"]
+    assert about.observation.units == ["mm", ""]
+    assert about.observation.offset[0] == pytest.approx(500, abs=20)
+    assert (about.action.names, about.action.low, about.action.high) == (["push_N"], [0.0], [80.0])
+    assert (about.data.source, about.data.environment) == ("logged", "logged")
+    assert [task.label for task in about.tasks] == ["m0", "m1", "m2", "m3", "m5"]
+    assert about.scores[0].tasks == ["m4"]
+    assert {"blind_teacher", "own_teacher", "behaviour"} <= set(about.scores[0].references)
+    for _ in range(5):
+        action = policy.act([501.5, 3.5])
+        assert 0 <= action[0] <= 80
+        policy.observe([501.5, 3.5], action, -20.0, [502.0, 3.5], False, False)
+    assert str(out) not in (out / "policy" / "policy.json").read_text()
+
+
+def test_the_same_logs_elsewhere_reuse_everything(out, place, capsys, embedded_ray):
+    assert main(command(place, "again", "--methods", "evidence", "full")) == 0
+    said = capsys.readouterr().out
+    assert "Policy: " in said.splitlines()[-1]
+    jobs = re.search(r"(\d+) jobs on", said)
+    assert jobs is not None
+    assert said.count("reused   ") == int(jobs[1])
+    same = [(folder / "policy" / "policy.safetensors").read_bytes() for folder in (out, place / "again")]
+    assert same[0] == same[1]
+
+
+def test_keys_follow_what_is_learned_from_and_by(out):
+    env = f"data:{out / 'dataset'}"
+    config = preset(env, "smoke")
+    before = set(plan_fit(config).jobs)
+    for changes, kept in (
+        ({"assess.contexts": 5}, {"adopt", "teach", "models", "relabel", "fqe", "distill"}),
+        ({"fqe.steps": 41}, {"adopt", "teach", "models", "relabel"}),
+        ({"varies": "dynamics"}, {"adopt", "teach", "fqe"}),
+        ({"assess.held_episodes": 0.5}, set()),
+    ):
+        after = plan_fit(changed(config, changes)).jobs
+        assert {ref.stage for ref in after if ref in before} == kept, changes
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--held-out", "m9"], "There is no task m9 to hold out; there are m0, m1, m2, m3, m4, m5."),
+        (["--held-out", "m0", "m1", "m2", "m3", "m4"], "1 tasks to learn from and 5 held out; at least 2 and 1"),
+        (["--env", "umaze_goal"], "fit learns from logs alone; leave out --env umaze_goal."),
+        (["--methods", "metagenrl"], "metagenrl"),
+        (["--methods", "ground_truth"], "ground_truth needs a reward function"),
+        (["--train-tasks", "2"], "leave out train_tasks, test_tasks"),
+        (["--fqe.steps", "0"], "fqe.steps is 0"),
+        (["--data", "/no/such/logs"], "/no/such/logs does not exist"),
+    ],
+)
+def test_bad_input_is_one_sentence(place, tmp_path, capsys, more, words):
+    arguments = [*command(place, "bad"), "--out", str(tmp_path / "out"), *more]
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: ")
+    assert said.err.count("\n") == 1
+    assert words in said.err
+    assert not (tmp_path / "out" / "policy").exists()
+
+
+def test_a_logged_dataset_cannot_be_run_and_fit_needs_a_folder(out, place, capsys):
+    assert main(["run", "--env", f"data:{out / 'dataset'}", "--store", str(place / "store")]) == 2
+    assert "is logged data without a simulator; give its folder to python -m pipeline fit" in capsys.readouterr().err
+    assert main(["fit", "--data", str(place / "carts.parquet")]) == 2
+    assert "Say with --out" in capsys.readouterr().err
