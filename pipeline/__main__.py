@@ -250,7 +250,7 @@ class Export:
     dataset: tyro.conf.Positional[str]
     """The dataset's folder: <store>/collect/<key>/dataset."""
     folder: tyro.conf.Positional[str]
-    """Where they go, one file or dataset per task."""
+    """Where the files go, one file or dataset per task."""
     format: Literal["parquet", "minari"] = "parquet"
     """Parquet in the columns that RLlib's offline algorithms read, rows in random order; or Minari datasets, for which
     the folder is the place that MINARI_DATASETS_PATH names."""
