@@ -10,16 +10,17 @@ import torch
 torch.set_num_threads(1)
 
 
-# `make test` has two workers. What starts Ray stays together in one of them: it shares that Ray, and no test of how
-# fast something stops has a second Ray beside it.
 _WITHOUT_RAY = Path(__file__).with_name("mbml")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group the tests by the worker that they need."""
+    """Group tests for the two workers of `make test`: what shares the embedded Ray stays together, and so does every
+    file that starts a Ray of its own; the others go where there is room."""
+    sharing = {item.path for item in items if "embedded_ray" in getattr(item, "fixturenames", ())}
     for item in items:
         if _WITHOUT_RAY not in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("ray"))
+            group = "ray" if item.path in sharing else str(item.path)
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")

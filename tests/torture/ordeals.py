@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -20,6 +20,7 @@ Sums = dict[str, dict[str, str]]
 """Artefact -> file -> SHA-256."""
 Row = dict[str, str | int]
 _DEADLINE = 900.0
+_ROUNDS = 8
 
 
 @dataclass(frozen=True)
@@ -73,26 +74,34 @@ def _row(done: str, times: int, came: str, found: Sums, reference: Sums) -> Row:
 
 
 def workers(place: Place, reference: Sums, rng: random.Random) -> Row:
-    """SIGKILL at random moments to processes that make artefacts."""
+    """SIGKILL at random moments to processes that make artefacts, in several runs."""
     killed: Counter[str] = Counter()
-    with place.start() as process:
-        family = psutil.Process(process.pid)
-        deadline = time.monotonic() + _DEADLINE
-        lines = _reader(process)
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(rng.expovariate(60.0 / place.pace))
-            with suppress(psutil.Error):
-                busy = [(child, doing) for child in family.children(recursive=True) if (doing := _doing(child))]
-                if busy:
-                    victim, doing = rng.choice(busy)
-                    victim.kill()
-                    killed[doing] += 1
-        if process.poll() is None:
-            process.kill()
-    came = f"exit code {process.returncode}; " + ", ".join(f"{name} {n}" for name, n in killed.most_common())
-    raw = [line for line in lines() if line.strip() and not line.startswith("[") and "|" not in line]
-    came += f"; lines that are not ours: {sum('raylet' in line or 'Traceback' in line for line in raw)}"
-    return _row("a worker killed (SIGKILL) at a random moment", sum(killed.values()), came, place.sums(), reference)
+    codes: Counter[int] = Counter()
+    compared = lost = foreign = 0
+    for number in range(_ROUNDS):
+        own = replace(place, folder=place.folder / str(number))
+        with own.start() as process:
+            lines, family = _reader(process), psutil.Process(process.pid)
+            deadline = time.monotonic() + _DEADLINE
+            while process.poll() is None and time.monotonic() < deadline:
+                time.sleep(rng.expovariate(16.0 / place.pace))
+                with suppress(psutil.Error):
+                    busy = [(child, doing) for child in family.children(recursive=True) if (doing := _doing(child))]
+                    if busy:
+                        victim, doing = rng.choice(busy)
+                        victim.kill()
+                        killed[doing] += 1
+            if process.poll() is None:
+                process.kill()
+        codes[process.returncode] += 1
+        foreign += sum("raylet" in line or "Traceback" in line for line in lines())
+        row = _row("", 0, "", own.sums(), reference)
+        compared, lost = compared + int(row["compared"]), lost + int(row["lost"])
+    came = "exit codes " + ", ".join(f"{code} ({n} runs)" for code, n in codes.items())
+    came += "; killed at " + ", ".join(f"{name} {n}" for name, n in killed.most_common())
+    came += f"; lines that are not ours: {foreign}"
+    done = "a worker killed (SIGKILL) at a random moment"
+    return {"done": done, "times": killed.total(), "came": came, "compared": compared, "lost": lost}
 
 
 def drivers(place: Place, reference: Sums, rng: random.Random) -> Row:
@@ -169,7 +178,7 @@ def two_at_once(place: Place, reference: Sums, rng: random.Random) -> Row:
 def full_disk(place: Place, reference: Sums, rng: random.Random) -> Row:
     """A store on a small file system that fills up, and is then given room (needs the right to mount)."""
     place.store.mkdir(parents=True)
-    size, said, times = 256, Counter(), 0
+    size, said, times = 64, Counter(), 0
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", str(place.store)]
     if subprocess.run(mount, capture_output=True).returncode:
         return _row("a disk that is full", 0, "not tried: no right to mount", reference, reference)
@@ -181,7 +190,7 @@ def full_disk(place: Place, reference: Sums, rng: random.Random) -> Row:
             times += 1
             one = "No space left" in text and "Traceback" not in text
             said[f"a sentence, exit code {code}" if one else text[-300:]] += 1
-            size *= 2
+            size = size * 3 // 2
             subprocess.run(["mount", "-o", f"remount,size={size}k", str(place.store)], check=True)
         found = place.sums()
     finally:
