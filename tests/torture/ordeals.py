@@ -20,7 +20,7 @@ Sums = dict[str, dict[str, str]]
 """Artefact -> file -> SHA-256."""
 Row = dict[str, str | int]
 _DEADLINE = 900.0
-_ROUNDS = 8
+_ROUNDS = 4
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,15 @@ def workers(place: Place, reference: Sums, rng: random.Random) -> Row:
             lines, family = _reader(process), psutil.Process(process.pid)
             deadline = time.monotonic() + _DEADLINE
             while process.poll() is None and time.monotonic() < deadline:
-                time.sleep(rng.expovariate(16.0 / place.pace))
+                time.sleep(0.05)
                 with suppress(psutil.Error):
                     busy = [(child, doing) for child in family.children(recursive=True) if (doing := _doing(child))]
                     if busy:
                         victim, doing = rng.choice(busy)
+                        time.sleep(rng.expovariate(40.0 / place.pace))
                         victim.kill()
                         killed[doing] += 1
+                        time.sleep(rng.expovariate(10.0 / place.pace))  # others get on meanwhile
             if process.poll() is None:
                 process.kill()
         codes[process.returncode] += 1
