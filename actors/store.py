@@ -140,6 +140,8 @@ class Store:
                 partial.mkdir(parents=True, exist_ok=True)
                 if (lock := _locked(partial / _LOCK)) is not None:
                     stack.enter_context(lock)
+                    if self.complete(stage, key):  # published between the look above and the lock
+                        shutil.rmtree(partial, ignore_errors=True)
                     break
                 waits()
                 time.sleep(_LOCK_SECONDS)
@@ -171,8 +173,8 @@ class Store:
                 files = [{"file": n, "bytes": p.stat().st_size, "sha256": _sum_at(p)} for n, p in made.items()]
                 created = datetime.now(UTC).isoformat(timespec="microseconds")
                 own = {"stage": stage, "key": key, "description": description, "created": created, "files": files}
-                manifest = output.manifest | own
-                json_of(manifest, f"The manifest of {uri}", StoreError)
+                # As it will be read: JSON makes strings of keys that are numbers, which sort otherwise.
+                manifest = json.loads(json_of(output.manifest | own, f"The manifest of {uri}", StoreError))
                 text = json.dumps(manifest | {_CHECKSUM: _checksum(manifest)}, indent=1) + "\n"
                 self._publish(stage, key, output.path, text.encode())
             except Exception as error:

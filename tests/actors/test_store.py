@@ -372,6 +372,15 @@ def test_a_manifest_without_sums_is_of_an_earlier_store(tmp_path: Path):
     assert contents(store.fetch("bcq", "k1"))["task=000/part.arrow"] == "hello"
 
 
+def test_keys_that_are_numbers_are_no_damage(url: str):
+    store = Store(url)
+    with store.create("bcq", "k1", {"by step": {2: "two", 10: "ten"}}) as out:
+        (out.path / "text").write_text("hello")
+        out.manifest["metrics"] = {"loss": 0.1}
+    assert store.damage("bcq", "k1") is None
+    assert store.describe("bcq", "k1")["description"] == {"by step": {"2": "two", "10": "ten"}}
+
+
 def test_what_is_discarded_is_gone_and_can_be_made_again(url: str):
     store = Store(url)
     publish(store)
