@@ -66,11 +66,13 @@ def _export_parquet(dataset: Dataset, index: int, folder: Path) -> None:
 def _export_minari(dataset: Dataset, index: int, folder: Path) -> None:
     """Write a task as the local Minari dataset <environment>/task-<index>-v0; `folder` is the place that
     MINARI_DATASETS_PATH names. The task's label and parameter are in the metadata."""
+    from mbml.logs.minari_reader import NEEDED  # readers of logs wait until they are asked for
+
     try:
         from minari import create_dataset_from_buffers
         from minari.data_collector.episode_buffer import EpisodeBuffer
     except ImportError:
-        raise DatasetError("Minari datasets need the package minari; pip install 'minari[hdf5]'.") from None
+        raise DatasetError(NEEDED) from None
     batch, meta, header = _as_logged(dataset, index), dataset.meta(index), dataset.header
     name = f"{re.sub('[^A-Za-z0-9_-]', '-', header['environment'])}/task-{index:03d}-v0"
     if (folder / name).exists():

@@ -37,13 +37,13 @@ def _folder(path: str) -> Path:
     try:
         from minari.storage.datasets_root_dir import get_dataset_path  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise DatasetError(_NEEDED) from None
+        raise DatasetError(NEEDED) from None
     if (folder := _data(str(get_dataset_path(path)))) is None:
         raise DatasetError(f"{path} is neither the folder nor the id of a local Minari dataset.")
     return folder
 
 
-_NEEDED = "Minari datasets need the package minari; install it with pip install 'minari[hdf5]'."
+NEEDED = "Minari datasets need the package minari; install it with pip install 'minari[hdf5]'."
 
 
 def read(source: Source) -> Iterator[Raw]:
@@ -55,7 +55,7 @@ def read(source: Source) -> Iterator[Raw]:
             try:
                 from minari import MinariDataset  # pyright: ignore[reportMissingImports]
             except ImportError:
-                raise DatasetError(_NEEDED) from None
+                raise DatasetError(NEEDED) from None
             dataset = MinariDataset(folder)
             tasks = _tasks(dataset, source.columns.task)
             bounds = _bounds(dataset.action_space)
