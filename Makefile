@@ -42,7 +42,7 @@ help:
 	@echo "make lint                      ruff, pyright, import-linter, count"
 	@echo "make count                     lines of code, which may be at most $(LIMIT)"
 	@echo "make setup                     virtual environment and pinned requirements (the others do it when needed)"
-	@echo "make clean                     remove caches; runs/ and $(VENV)/ stay"
+	@echo "make clean                     remove caches, also of copies from stores behind a URL; runs/ and $(VENV)/ stay"
 	@echo
 	@echo "Variables of pipeline, sweep, warmstart, figures, report and export:"
 	@echo "  ENV          an environment, such as umaze_goal ('make pipeline' lists them), or your own as module:family"
@@ -126,5 +126,6 @@ count: $(STAMP)
 	@$(RUN) -m tests.count --limit $(LIMIT)
 
 clean:
+	rm -rf "$${MBML_CACHE:-$${TMPDIR:-/tmp}/mbml-cache-$$(id -u)}"
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist *.egg-info MUJOCO_LOG.TXT
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -not -path './$(PEERS)/*' -prune -exec rm -rf {} +

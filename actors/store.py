@@ -6,8 +6,6 @@
 A plain path is used in place. For a URL that fsspec knows (s3://, gs://, file://) work goes on in a local scratch
 directory and is copied. There, a partial directory holds the files of the last checkpoint under hashes of their content
 and checkpoint.json, which says which is which and comes last: a checkpoint is whole or absent.
-
-Local copies live in $MBML_CACHE, or else in a directory of this user under the system's temporary directory.
 """
 
 import fcntl
@@ -28,6 +26,8 @@ from typing import IO, Any, NamedTuple
 
 import fsspec
 
+from actors import cache
+from actors.lease import leased
 from mbml.serialise import json_of, sha256_of
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=+-]*")
@@ -102,15 +102,17 @@ class Store:
             return self._whole(self._folder / stage / key, manifest, self.uri(stage, key))
         target = self._cached(stage, key, text)
         with suppress(StoreError):
+            cache.used(target / _MANIFEST)
             return self._whole(target, manifest, str(target))
         shutil.rmtree(target, ignore_errors=True)  # something cleared old files out of the cache, or changed one
-        with tempfile.TemporaryDirectory(dir=_cache()) as scratch:
+        with tempfile.TemporaryDirectory(dir=cache.folder()) as scratch:
             with suppress(FileNotFoundError):
                 for entry in manifest["files"]:
                     self._get(self._place(stage, key, entry["file"]), Path(scratch, entry["file"]))
             self._whole(Path(scratch), manifest, self.uri(stage, key))
             Path(scratch, _MANIFEST).write_bytes(text)
             _rename_unless_there(Path(scratch), target)
+        cache.trim()
         return target
 
     def damage(self, stage: str, key: str) -> str | None:
@@ -132,9 +134,12 @@ class Store:
         """Be the only process that makes an artefact; call `waits` again and again while another one does.
 
         Whoever waited finds the artefact complete, or goes on from what the other one left. A claim ends with its
-        process. Behind a URL nobody waits: the work is done twice, and what is published second is dropped.
+        process; behind a URL it is a lease, which others take over half a minute after its last renewal.
         """
         with ExitStack() as stack:
+            if self._folder is None:
+                lease = f"{self._root}/{_artefact(stage, key)}.partial/{_LOCK}"
+                stack.enter_context(leased(self._fs, lease, lambda: self.complete(stage, key), waits))
             while self._folder is not None and not self.complete(stage, key):
                 partial = self._folder / stage / f"{key}.partial"
                 partial.mkdir(parents=True, exist_ok=True)
@@ -248,7 +253,7 @@ class Store:
             yield Output(partial, {})
             return
         remote = f"{self._root}/{stage}/{key}.partial"
-        with tempfile.TemporaryDirectory(dir=_cache()) as scratch:
+        with tempfile.TemporaryDirectory(dir=cache.folder()) as scratch:
             for name, blob in self._checkpoint(remote).items():
                 _check_inside(name)
                 self._get(f"{remote}/{blob}", Path(scratch, name))
@@ -287,12 +292,13 @@ class Store:
             self._put_text(text, self._place(stage, key, _MANIFEST))
             # Whoever needs the artefact next on this machine need not download it.
             _rename_unless_there(made, self._cached(stage, key, text))
+            cache.trim()
         with suppress(Exception):  # the artefact is complete; a checkpoint that stays only takes space
             self._fs.rm(f"{self._root}/{stage}/{key}.partial", recursive=True)
 
     def _cached(self, stage: str, key: str, text: bytes) -> Path:
         """Its place in the cache; the manifest is part of the name because an artefact may be made anew."""
-        return _cache() / _digest(self.url.encode()) / stage / _digest(text) / key
+        return cache.folder() / _digest(self.url.encode()) / stage / _digest(text) / key
 
     def _put(self, local: Path, remote: str) -> None:
         self._fs.makedirs(remote.rsplit("/", 1)[0], exist_ok=True)
@@ -367,14 +373,6 @@ def _rename_unless_there(source: Path, target: Path) -> None:
         if not (target / _MANIFEST).is_file():
             raise
         shutil.rmtree(source, ignore_errors=True)
-
-
-def _cache() -> Path:
-    """Local copies and work in progress, on one file system so that one can be renamed into the other."""
-    default = Path(tempfile.gettempdir()) / f"mbml-cache-{os.getuid()}"
-    cache = Path(os.environ.get("MBML_CACHE", default)).absolute()
-    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return cache
 
 
 def _digest(content: bytes) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from actors import lease
 from actors.store import Store, StoreError
 
 
@@ -235,9 +236,11 @@ def make_claimed(url: str, entered, seconds: float, die: bool) -> None:
 
 
 @pytest.mark.parametrize("die", [False, True])
-def test_whoever_comes_second_waits_and_takes_over_only_from_the_dead(tmp_path: Path, die: bool):
+def test_whoever_comes_second_waits_and_takes_over_only_from_the_dead(url: str, tmp_path: Path, die: bool, monkeypatch):
     context = multiprocessing.get_context("spawn")
-    entered, store, waited = context.Event(), Store(tmp_path), []
+    entered, store, waited = context.Event(), Store(url), []
+    if die:
+        monkeypatch.setattr(lease, "EXPIRES", 2.0)
     first = context.Process(target=make_claimed, args=(store.url, entered, 1.5, die))
     first.start()
     assert entered.wait(60)
@@ -245,8 +248,10 @@ def test_whoever_comes_second_waits_and_takes_over_only_from_the_dead(tmp_path: 
         assert waited
         assert not any(waited)
         assert store.complete("bcq", "k1") is not die
-        left = "k1.partial" if die else "k1"
-        assert (tmp_path / "bcq" / left / "text").read_text() == f"of {first.pid}"
+        if not die:
+            assert contents(store.fetch("bcq", "k1"))["text"] == f"of {first.pid}"
+        elif "://" not in url:
+            assert (Path(url) / "bcq" / "k1.partial" / "text").read_text() == f"of {first.pid}"
         if die:
             publish(store)
     first.join(60)
@@ -269,10 +274,10 @@ def race(url: str, barrier, results) -> None:
     results.put(own)
 
 
-def test_of_racing_processes_each_artefact_is_one_s_work(tmp_path: Path):
+def test_of_racing_processes_each_artefact_is_one_s_work(url: str, tmp_path: Path):
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(3), context.Queue()
-    racers = [context.Process(target=race, args=(str(tmp_path), barrier, results)) for _ in range(3)]
+    racers = [context.Process(target=race, args=(url, barrier, results)) for _ in range(3)]
     for racer in racers:
         racer.start()
     own = [results.get(timeout=60) for _ in racers]

@@ -1,7 +1,12 @@
 """From logs to a policy folder by one command: what comes out, what a second call reuses, and what is refused."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +22,7 @@ from pipeline.fit import plan_fit
 from pipeline.presets import preset
 from pipeline.results import Results, cube
 
+ROOT = Path(__file__).parents[2]
 LENGTHS = {"m0": (30,) * 10, "m1": (30,) * 10, "m2": (7, 30), "m3": (12,), "m4": (40,) * 20, "m5": (30,) * 5}
 """Of every machine's episodes; m4 is held out."""
 
@@ -183,3 +189,26 @@ def test_a_logged_dataset_cannot_be_run_and_fit_needs_a_folder(out, place, capsy
     assert "is logged data without a simulator; give its folder to python -m pipeline fit" in capsys.readouterr().err
     assert main(["fit", "--data", str(place / "carts.parquet")]) == 2
     assert "Say with --out" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_a_fit_and_the_same_command_continues_it(place, embedded_ray, capsys):
+    long = command(place, "stopped", "--evidence.steps", "4000", "--evidence.snapshot-every", "250")
+    long[long.index("--store") + 1] = str(place / "own-store")
+    surroundings = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    how = {"cwd": ROOT, "env": surroundings, "text": True, "start_new_session": True}
+    with subprocess.Popen(
+        [sys.executable, "-m", "pipeline", *long], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **how
+    ) as process:
+        while not list((place / "own-store").glob("distill/*.partial/snapshots/step-0000250.safetensors")):
+            assert process.poll() is None
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)
+        said, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "Interrupted. Finished jobs are kept; the same command continues."
+    assert "Traceback" not in said
+    assert not (place / "stopped" / "policy").exists()
+    assert main(long) == 0  # on the Ray of the tests
+    said = capsys.readouterr().out
+    assert "reused   teach" in said
+    AdaptivePolicy.load(place / "stopped" / "policy")
