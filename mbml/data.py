@@ -287,7 +287,10 @@ def _read_meta(root: Path) -> Meta:
     try:
         meta = TypeAdapter(Meta).validate_json(path.read_bytes(), strict=True)
     except OSError as error:
-        raise DatasetError(f"{path} is missing or unreadable, so {root} is no complete dataset ({error}).") from None
+        inside = [file.parent for depth in range(1, 5) for file in sorted(root.glob("*/" * depth + "meta.json"))]
+        right = f"; give {' or '.join(map(str, inside[:3]))}" if inside else ""
+        fault = f"{path} is missing or unreadable, so {root} is no complete dataset ({error})"
+        raise DatasetError(f"{fault}{right}.") from None
     except ValidationError as error:
         fault = error.errors()[0]
         place = ".".join(map(str, fault["loc"]))

@@ -60,7 +60,7 @@ def export_parquet(batch: TransitionBatch, path: str | Path, *, shuffle_seed: in
 
 
 def _export_parquet(dataset: Dataset, index: int, folder: Path) -> None:
-    export_parquet(_as_logged(dataset, index), folder / f"task-{index:03d}.parquet", shuffle_seed=index)
+    export_parquet(as_logged(dataset, index), folder / f"task-{index:03d}.parquet", shuffle_seed=index)
 
 
 def _export_minari(dataset: Dataset, index: int, folder: Path) -> None:
@@ -73,7 +73,7 @@ def _export_minari(dataset: Dataset, index: int, folder: Path) -> None:
         from minari.data_collector.episode_buffer import EpisodeBuffer
     except ImportError:
         raise DatasetError(NEEDED) from None
-    batch, meta, header = _as_logged(dataset, index), dataset.meta(index), dataset.header
+    batch, meta, header = as_logged(dataset, index), dataset.meta(index), dataset.header
     name = f"{re.sub('[^A-Za-z0-9_-]', '-', header['environment'])}/task-{index:03d}-v0"
     if (folder / name).exists():
         raise DatasetError(f"{folder / name} is there already; give another folder, or take it away.")
@@ -95,7 +95,8 @@ def _export_minari(dataset: Dataset, index: int, folder: Path) -> None:
     made.storage.update_metadata({"task": meta["label"], "parameter": json.dumps(meta["parameter"])})
 
 
-def _as_logged(dataset: Dataset, index: int) -> TransitionBatch:
+def as_logged(dataset: Dataset, index: int) -> TransitionBatch:
+    """All transitions of a task in the scale that they were logged in; DatasetError for a task that is not there."""
     batch = dataset.task(index)
     if dataset.scaling is None:
         return batch

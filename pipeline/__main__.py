@@ -28,7 +28,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import tyro
 
 from mbml import envs
-from mbml.data import Dataset, DatasetError, validate
+from mbml.data import Dataset, validate
 from mbml.envs.logged import SCHEME
 from mbml.export import FORMATS
 from mbml.settings import Count, Whole, check_fields
@@ -237,7 +237,6 @@ class Validate:
     """The folder: <store>/collect/<key>/dataset."""
 
     def __call__(self, log: Log) -> int:
-        _check_dataset(self.dataset)
         validate(self.dataset)
         print(f"{self.dataset} is a valid dataset.")
         return 0
@@ -256,7 +255,6 @@ class Export:
     the folder is the place that MINARI_DATASETS_PATH names."""
 
     def __call__(self, log: Log) -> int:
-        _check_dataset(self.dataset)
         dataset = Dataset.open(self.dataset)
         for task in dataset.task_indices:
             FORMATS[self.format](dataset, task, Path(self.folder))
@@ -285,20 +283,19 @@ class Play:
     """Folder of picture and films; by default runs/play-<env>-<split>-<number>."""
     seed: Whole = 0
     """Of the environment and of what the policy draws: the same seed gives the same episodes."""
+    given: str = ""
+    """A dataset's folder, as a run's collection or import leave it: the policy sees transitions of it first."""
+    given_task: Whole = 0
+    """Which task's, by its index there."""
+    given_transitions: Count = 200
+    """How many at most, from the task's first one on."""
 
     def __call__(self, log: Log) -> int:
         check_fields(self)
-        from pipeline.play import play
+        from pipeline.play import Given, play
 
-        return play(self.policy, self.env, self.task, self.episodes, self.out, self.seed, log)
-
-
-def _check_dataset(folder: str) -> None:
-    """Raise DatasetError, naming folders that would be right, for one that holds no dataset."""
-    if not Path(folder, "meta.json").exists():
-        inside = [file for depth in range(1, 5) for file in sorted(Path(folder).glob("*/" * depth + "meta.json"))]
-        right = " or ".join(str(file.parent) for file in inside[:3]) or "<store>/collect/<key>/dataset"
-        raise DatasetError(f"{folder} is no dataset, for want of a meta.json; give {right}.")
+        given = Given(self.given, self.given_task, self.given_transitions) if self.given else None
+        return play(self.policy, self.env, self.task, self.episodes, self.out, self.seed, log, given)
 
 
 COMMANDS: dict[str, type] = {

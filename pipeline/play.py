@@ -13,10 +13,12 @@ import numpy as np
 from PIL import Image
 
 from mbml import AdaptivePolicy, envs
+from mbml.data import Dataset
 from mbml.deploy.description import Space
 from mbml.envs import Family, SimulationDiverged, Task
 from mbml.envs.rendering import backend
 from mbml.envs.view import Recorder
+from mbml.export import as_logged
 from mbml.serialise import replacing
 from pipeline.config import ConfigError
 from pipeline.publish import Log, make_folder
@@ -48,7 +50,27 @@ class _Film:
             self.frames.append(image.reduce(-(-image.width // _PIXELS)))
 
 
-def play(folder: str, env: str, task: str, episodes: int, out: str, seed: int, log: Log) -> int:
+@dataclass(frozen=True)
+class Given:
+    """Transitions that a policy sees before it acts: the first so many of a task of a dataset."""
+
+    folder: str
+    task: int
+    transitions: int
+
+    def show(self, policy: AdaptivePolicy, log: Log) -> None:
+        """Let a policy learn from them; raises ValueError for what is not there or does not fit."""
+        rows = as_logged(Dataset.open(self.folder), self.task).rows(0, self.transitions)
+        for step in range(len(rows)):
+            seen, action, following = rows.observation[step], rows.action[step], rows.next_observation[step]
+            policy.observe(seen, action, rows.reward[step], following, rows.terminated[step], rows.truncated[step])
+        policy.begin_episode()
+        log(f"given {len(rows)} transitions of task {self.task} of {self.folder}{_belief(policy)}")
+
+
+def play(
+    folder: str, env: str, task: str, episodes: int, out: str, seed: int, log: Log, given: Given | None = None
+) -> int:
     """Let the policy in `folder` adapt to a task for some episodes, and leave what it did in `out`.
 
     Raises ValueError, one sentence, for what does not fit together.
@@ -69,6 +91,8 @@ def play(folder: str, env: str, task: str, episodes: int, out: str, seed: int, l
     place = Path(out or f"runs/play-{family.name}-{task.replace('/', '-')}".replace(":", "-"))
     make_folder(place)
     log(f"{about.title}, {chosen.split} task {chosen.index}: {chosen.label}")
+    if given:
+        given.show(policy, log)
     recorder = Recorder(_in_units(about.action, family.environment(chosen, about.data.horizon)), family.view)
     drawn_by, fault = _camera(recorder.unwrapped)
     films = {number: _Film(-(-about.data.horizon // _FRAMES), fault=fault) for number in sorted({1, episodes})}

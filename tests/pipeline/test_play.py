@@ -10,12 +10,14 @@ import pytest
 from PIL import Image
 
 from mbml import AdaptivePolicy, envs
+from mbml.data import Dataset
 from mbml.deploy.description import Data, identity
 from mbml.deploy.folder import write_folder
 from mbml.envs.rendering import backend
 from mbml.rows import RowLayout
 from pipeline.__main__ import main
 from tests.mbml.deploy.small import describe, make_policy
+from tests.mbml.test_data import example, from_episodes, write
 
 HORIZON = 25
 PENDULUM = "examples.pendulum_gravity:pendulum_gravity"
@@ -164,3 +166,50 @@ def test_help_teaches(capsys):
     said = " ".join(capsys.readouterr().out.replace("│", "").split())
     for words in ("--task STR Split (train, test or ood) and number from 0. (default: test/0)", "the films"):
         assert words in said
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory):
+    """A dataset whose tasks have numbers of the maze's sizes."""
+    family = envs.get("umaze_goal")
+    values = np.random.default_rng(0).uniform(-1, 1, 900).astype(np.float32)
+    sizes = family.observation_size, family.action_size
+    batch = from_episodes((20, 30), ("truncated", "none"), values, *sizes)
+    ends = {"observation_size": sizes[0], "action_size": sizes[1]}
+    return write(tmp_path_factory.mktemp("logs") / "dataset", {0: batch, 3: batch}, **ends)
+
+
+def test_what_it_is_given_it_has_seen_before_it_acts(maze, logged, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "disable")
+    given = ["--given", str(logged), "--given-task", "3", "--given-transitions", "30"]
+    said = played(capsys, "--policy", maze, "--episodes", "1", "--out", str(tmp_path), *given)
+    assert f"given 30 transitions of task 3 of {logged}; most like training task " in said
+    policy, family = AdaptivePolicy.load(maze, seed=0), envs.get("umaze_goal")
+    rows = Dataset.open(logged).task(3)
+    for i in range(30):
+        ends = rows.terminated[i], rows.truncated[i]
+        policy.observe(rows.observation[i], rows.action[i], rows.reward[i], rows.next_observation[i], *ends)
+    policy.begin_episode()
+    env = family.environment(family.tasks("test")[0], HORIZON)
+    observation, _ = env.reset(seed=0)
+    total = 0.0
+    for _ in range(HORIZON):
+        action = policy.act(observation)
+        following, reward, *_ = env.step(action)
+        policy.observe(observation, action, reward, following)
+        observation, total = following, total + float(reward)
+    assert returns_in(said) == pytest.approx([total], abs=0.051)
+    alone = played(capsys, "--policy", maze, "--episodes", "1", "--out", str(tmp_path))
+    assert returns_in(alone) != returns_in(said)
+
+
+def test_what_cannot_be_given(maze, logged, tmp_path, capsys):
+    for more, sentence in (
+        (["--given", str(logged.parent)], f"is no complete dataset .* give {logged}"),
+        (["--given", str(logged), "--given-task", "1"], "task"),
+        (["--given", str(write(tmp_path / "other", {0: example()}))], "observation has shape"),
+    ):
+        assert main(["play", "--policy", maze, "--out", str(tmp_path / "out"), *more]) == 2
+        error = capsys.readouterr().err
+        assert re.search(sentence, error), error
+        assert len(error.splitlines()) == 1
