@@ -15,6 +15,7 @@ from mbml.settings import check_fields
 from pipeline.cluster import connect
 from pipeline.config import ConfigError, Place, RunConfig
 from pipeline.handover import POLICY, hand_over, write_policy
+from pipeline.memory import check_memory
 from pipeline.plan import Plan, plan, plan_warmstart
 from pipeline.publish import Log, make_folder, publish, say_failures
 from pipeline.report.page import Page, run_page
@@ -54,6 +55,7 @@ def carry_out(
     started = time.monotonic()
     log(f"{title}: starting Ray")
     with connect(place.num_cpus, dashboard=place.dashboard, modules=envs.modules_of(config.env)) as where:
+        check_memory([*jobs, *all_jobs])
         log(f"{len(jobs)} jobs on {where}")
         limits = {name: getattr(place, name) for name in ("most_pending", "patience", "checkpoint_seconds")}
         outcome = execute(jobs, store.url, log=log, poll_seconds=_POLL_SECONDS, **limits)

@@ -1,0 +1,59 @@
+"""What surely does not fit into memory is refused before anything starts, with a lower bound of what it would take."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import ray
+
+from actors.artefacts import layout_of
+from actors.stage import Job, Stack
+from actors.stages.collect import Collect
+from actors.stages.warmstart import WarmStart
+from pipeline.config import ConfigError
+
+_COPIES = 16
+"""Bytes of a weight that is learned: itself, its gradient, and the optimiser's two moments."""
+
+
+def check_memory(jobs: Iterable[Job]) -> None:
+    """Raise ConfigError for the first job that no machine of the connected Ray can hold."""
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    # Ray keeps a part of a machine's memory for its object store.
+    there = max((m.get("memory", 0.0) + m.get("object_store_memory", 0.0) for m in machines), default=0.0)
+    for job in jobs:
+        for needed, what in _needs(job.spec):
+            if needed > there > 0:
+                fault = f"{job.name} needs at least {needed / 1e9:,.1f} GB for {what}"
+                advice = "make it smaller, or give fewer tasks to an actor (tasks_per_actor)"
+                raise ConfigError(f"{fault}, and the largest machine has {there / 1e9:,.1f} GB; {advice}.")
+
+
+def _needs(spec: Any) -> Iterator[tuple[float, str]]:
+    """Bytes that a job holds at once, each way of needing them by itself."""
+    side_by_side = len(spec.tasks) if isinstance(spec, Stack) else 1
+    for config, widths in _networks(spec):
+        number = side_by_side * getattr(config, "members", 1)
+        copies = f", {number} times" if number > 1 else ""
+        weights = sum(a * b for a, b in itertools.pairwise(widths))
+        yield float(number * weights * _COPIES), f"a network of {' x '.join(map(str, widths))}{copies}"
+        batch = getattr(config, "batch_size", 0)
+        yield float(number * batch * max(widths) * 4), f"batches of {batch} in layers of {max(widths)}{copies}"
+    if isinstance(spec, Collect | WarmStart):
+        bytes_of_a_step, steps = 4 * layout_of(spec.env).row_size, spec.config.steps
+        yield float(side_by_side * steps * bytes_of_a_step), f"{steps:,} steps of {side_by_side} tasks"
+
+
+def _networks(config: Any) -> Iterator[tuple[Any, tuple[int, ...]]]:
+    """Widths of every network's hidden layers in a specification, and the configuration that has them."""
+    if isinstance(config, Mapping):
+        for value in config.values():
+            yield from _networks(value)
+    elif is_dataclass(config):
+        for item in fields(config):
+            value = getattr(config, item.name)
+            if item.name.endswith("hidden") and value:
+                yield config, value
+            else:
+                yield from _networks(value)
