@@ -77,7 +77,7 @@ def workers(place: Place, reference: Sums, rng: random.Random) -> Row:
     """SIGKILL at random moments to processes that make artefacts, in several runs."""
     killed: Counter[str] = Counter()
     codes: Counter[int] = Counter()
-    compared = lost = foreign = 0
+    compared = lost = foreign = again = 0
     for number in range(_ROUNDS):
         own = replace(place, folder=place.folder / str(number))
         with own.start() as process:
@@ -96,10 +96,13 @@ def workers(place: Place, reference: Sums, rng: random.Random) -> Row:
             if process.poll() is None:
                 process.kill()
         codes[process.returncode] += 1
+        if process.returncode:  # a job was given up: the same command goes on
+            again += own.run()[0] == 0
         foreign += sum("raylet" in line or "Traceback" in line for line in lines())
         row = _row("", 0, "", own.sums(), reference)
         compared, lost = compared + int(row["compared"]), lost + int(row["lost"])
     came = "exit codes " + ", ".join(f"{code} ({n} runs)" for code, n in codes.items())
+    came += f"; typed again and ended well: {again}" if again else ""
     came += "; killed at " + ", ".join(f"{name} {n}" for name, n in killed.most_common())
     came += f"; lines that are not ours: {foreign}"
     done = "a worker killed (SIGKILL) at a random moment"
