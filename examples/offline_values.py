@@ -2,8 +2,8 @@
 
     python -m examples.offline_values umaze_goal half_cheetah_vel --store runs/store
 
-reads batches, teachers and references of these families from the store of their runs (`make pipeline ENV=...`), or makes
-them. Without a simulator a fit chooses by these values which single teacher acts before anything was seen.
+reads batches, teachers and references of these families from the store of their runs (`make pipeline ENV=...`), or
+makes them. Without a simulator a fit chooses by these values which single teacher acts before anything was seen.
 """
 
 import argparse

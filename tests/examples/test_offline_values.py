@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[2]
 def test_what_is_compared():
     true = np.array([[1.0, 5.0], [2.0, 3.0], [3.0, 1.0]])  # three teachers, two tasks
     exact = compared(true, true)
-    assert exact["order"] == pytest.approx(1) and exact["chosen"] == exact["best"] == 3
+    assert exact["order"] == pytest.approx(1)
+    assert exact["chosen"] == exact["best"] == 3
     assert exact["own chosen"] == exact["own best"] == 4
     said = np.array([[3.0, 1.0], [2.0, 2.0], [1.0, 6.0]])  # the other way round
     wrong = compared(said, true)
@@ -38,4 +39,5 @@ def test_the_command_makes_what_is_missing(tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     line = json.loads(done.stdout.splitlines()[-1])
-    assert line["env"] == "umaze_goal" and line["worst"] <= line["chosen"] <= line["best"]
+    assert line["env"] == "umaze_goal"
+    assert line["worst"] <= line["chosen"] <= line["best"]

@@ -13,11 +13,14 @@ from pipeline.presets import preset
     ("change", "sentence"),
     [
         # 10**11 steps of 5 tasks in rows of 12 numbers of 4 bytes
-        ({"collect.steps": 10**11}, r"collect tasks 0-4 .* needs at least 2\d,\d{3}\.\d GB for 100,000,000,000 steps of 5"),
+        ({"collect.steps": 10**11}, r"collect tasks 0-4 .* needs at least 2\d,\d{3}\.\d GB for 100,000,000,000 steps"),
         # 10**10 weights, each with gradient and two moments, for 5 tasks
         ({"collect.sac.critic_hidden": (100_000, 100_000)}, r"collect .* 800\.0 GB for .* 100000 x 100000, 5 times"),
         ({"models.reward.hidden": (50_000, 50_000)}, r"models tasks .* 1,000\.0 GB for .* 50000 x 50000, 25 times"),
-        ({"distill.student.value_hidden": (100_000, 100_000)}, r"distill full .* 160\.0 GB for .* 100000 x 100000, and"),
+        (
+            {"distill.student.value_hidden": (100_000, 100_000)},
+            r"distill full .* 160\.0 GB for .* 100000 x 100000, and",
+        ),
         ({"bcq.batch_size": 10**9}, r"teach .* for batches of 1000000000 in layers of \d+, 5 times"),
     ],
 )
