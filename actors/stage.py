@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, get_type_hints
 from mbml import envs
 from mbml.envs.logged import LoggedFamily
 from mbml.serialise import load_tree, save_tree
+from mbml.settings import decisive
 from mbml.training import Process
 
 CHECKPOINT_SECONDS = 60.0
@@ -137,8 +138,8 @@ class Job:
         family = envs.get(self.spec.env) if hasattr(self.spec, "env") else None
         decides |= {"fingerprint": family.fingerprint} if family and family.fingerprint else {}
         if isinstance(family, LoggedFamily):  # whose content decides, not the folder that it is in
-            decides["spec"] = vars(self.spec) | {"env": family.name}
-        text = json.dumps(decides, sort_keys=True, default=vars)  # `asdict` copies, and took most of a plan's time
+            decides["spec"] = decisive(self.spec) | {"env": family.name}
+        text = json.dumps(decides, sort_keys=True, default=decisive)  # `asdict` copies, and took most of a plan's time
         return Ref(self.stage.name, hashlib.sha256(text.encode()).hexdigest()[:16])
 
     @cached_property

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import field, fields, is_dataclass, replace
 from functools import cache
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -24,10 +24,29 @@ Widths = tuple[Count, ...]
 """Units of each hidden layer."""
 
 _Config = TypeVar("_Config")
+_LATER = "later"
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be run; the message says what would be right."""
+
+
+def later(default: Any) -> Any:
+    """A field that a configuration has had only since its artefacts are out in the world: while it has its default,
+    which must be what was done before, they stay good."""
+    return field(default=default, metadata={_LATER: True})
+
+
+def decisive(config: Any) -> dict[str, Any]:
+    """The fields of a dataclass that decide what comes out: all but those of `later` at their defaults."""
+    since, found = _defaults(type(config)), vars(config)
+    return {name: value for name, value in found.items() if name not in since or value != since[name]}
+
+
+@cache
+def _defaults(config: type) -> dict[str, Any]:
+    """The defaults of the fields that came later."""
+    return {item.name: item.default for item in fields(config) if _LATER in item.metadata}
 
 
 def changed(config: _Config, changes: Mapping[str, Any]) -> _Config:

@@ -1,11 +1,12 @@
 """Keys and edges follow from a specification."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
 import actors.stages  # noqa: F401
 from actors.stage import STAGES, Job, Ref, Stage
+from mbml.settings import later
 from tests.pipeline.workers import Add, job
 
 
@@ -19,6 +20,23 @@ def test_a_key_changes_with_the_specification_the_inputs_and_the_version_and_wit
     stage = STAGES[Add]
     monkeypatch.setitem(STAGES, Add, Stage(stage.name, stage.version + 1, stage.make))
     assert job("two", one).ref.key != key.key
+
+
+def test_a_field_that_came_later_decides_only_where_something_else_is_said():
+    @dataclass(frozen=True)
+    class Before:
+        steps: int = 3
+
+    @dataclass(frozen=True)
+    class After(Before):
+        share: float = later(0.0)
+
+    def key(settings):
+        return Job(Add("a", settings={"deep": settings}), "a").ref
+
+    assert key(After()) == key(Before())
+    assert key(After(share=0.5)) != key(Before())
+    assert key(After(steps=4)) == key(Before(steps=4)) != key(Before())
 
 
 def test_edges_are_found_anywhere_in_a_specification():
