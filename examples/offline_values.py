@@ -27,8 +27,8 @@ def planned(env: str, teacher: str, size: str) -> tuple[Planner, Ref]:
     """The jobs of a run of one family, with fitted Q evaluation of its teachers."""
     planner = Planner(changed(preset(env, size), {"teacher": teacher, "methods": ("evidence",)}))
     artefacts, config = planner.run().artefacts, planner.config
-    reads = {"collect": tuple(artefacts["collect"]), "teach": tuple(artefacts["teach"])}
-    return planner, planner.add(Fqe, config, "fqe", config=config.fqe, **reads)
+    collect, teach = tuple(artefacts["collect"]), tuple(artefacts["teach"])
+    return planner, planner.add(Fqe, config, "fqe", config=config.fqe, collect=collect, teach=teach)
 
 
 def compared(said: np.ndarray, true: np.ndarray) -> dict[str, float]:
@@ -39,7 +39,7 @@ def compared(said: np.ndarray, true: np.ndarray) -> dict[str, float]:
     "own chosen": mean over tasks of the return of the teacher with the highest value there; "own best": the highest.
     """
     pairs = zip(said.T, true.T, strict=True)
-    order = [float(spearmanr(a, b).statistic) for a, b in pairs if np.ptp(a) and np.ptp(b)]
+    order = [float(spearmanr(a, b)[0]) for a, b in pairs if np.ptp(a) and np.ptp(b)]  # pyright: ignore[reportArgumentType]
     means, tasks = true.mean(1), np.arange(true.shape[1])
     return {
         "order": float(np.mean(order)),
