@@ -9,10 +9,10 @@ import pandas as pd
 from tensorboardX import SummaryWriter
 
 from pipeline.config import ConfigError
+from pipeline.outcome import Outcome
 from pipeline.report.page import Page, run_page
 from pipeline.report.tables import evaluations
 from pipeline.results import Results
-from pipeline.scheduler import Outcome
 
 Log = Callable[[str], None]
 

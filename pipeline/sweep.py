@@ -11,6 +11,7 @@ from pathlib import Path
 from actors.store import Store
 from pipeline.cluster import fit
 from pipeline.config import ConfigError, RunConfig
+from pipeline.outcome import Outcome
 from pipeline.plan import Plan, Trained, plan
 from pipeline.publish import Log, make_folder
 from pipeline.report.drawing import FIGURES, Picture, picture
@@ -19,7 +20,6 @@ from pipeline.report.paper import PAPER
 from pipeline.report.warmstart import SECTION
 from pipeline.results import Results, gather
 from pipeline.run import Place, carry_out, title_of
-from pipeline.scheduler import Outcome
 from pipeline.sweep_config import Sweep, load_sweep, runnable, sweep_defaults
 
 # Ray Tune would write its own pictures of the run to the terminal, and turn Ctrl-C into a normal end.

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pandas as pd
 
+from actors.host import duration
 from pipeline.report import statistics
 from pipeline.report.wording import ABSENT, is_simple, method_name, reference, score, with_interval
 from pipeline.results import SPLITS, Results, cube
-from pipeline.scheduler import duration
 
 
 def decimals(results: Results) -> int:

@@ -133,7 +133,7 @@ def test_a_cluster_without_a_processor_is_waited_for(tmp_path):
             said.append(line)
             if line.startswith("waiting"):
                 break
-        assert "4 jobs, no worker yet" in said[-1]
+        assert "4 jobs wait for a machine with 1 CPUs and 0 GPUs" in said[-1]
         assert "0 CPUs" in said[-1]
         cluster_process.stdin.write("9\n")
         cluster_process.stdin.flush()
