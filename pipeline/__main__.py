@@ -10,6 +10,7 @@ examples:
   python -m pipeline warmstart --env umaze_goal --distill-seeds 0 1 2
   python -m pipeline export-policy --env umaze_goal --out policy
   python -m pipeline play --policy policy --task test/3
+  python -m pipeline submit sweep --sweep beta --env ant_dir --store s3://bucket/mbml
   python -m pipeline fit --data logs/ --out fleet --columns columns.yaml
   python -m pipeline import --data logs/ --out dataset --columns columns.yaml
   python -m pipeline validate path/to/dataset
@@ -28,11 +29,11 @@ from typing import Annotated, Any, ClassVar, Literal
 import tyro
 
 from mbml import envs
-from mbml.data import Dataset, DatasetError, validate
 from mbml.envs.logged import SCHEME
-from mbml.export import FORMATS
 from mbml.settings import Count, Whole, check_fields
 from pipeline.config import Method, Place, RunConfig
+from pipeline.datasets import Export, Validate
+from pipeline.jobs import JOBS, Submit
 from pipeline.presets import preset
 from pipeline.sweep_config import load_sweep, runnable, sweep_defaults
 from pipeline.sweep_config import names as sweep_names
@@ -230,41 +231,6 @@ class Fit(_Experiment):
 
 
 @dataclass(frozen=True)
-class Validate:
-    """Check a dataset folder: schema, checksums, episodes."""
-
-    dataset: tyro.conf.Positional[str]
-    """The folder: <store>/collect/<key>/dataset."""
-
-    def __call__(self, log: Log) -> int:
-        _check_dataset(self.dataset)
-        validate(self.dataset)
-        print(f"{self.dataset} is a valid dataset.")
-        return 0
-
-
-@dataclass(frozen=True)
-class Export:
-    """Write a dataset's batches for other programs, in the scale that they were logged in."""
-
-    dataset: tyro.conf.Positional[str]
-    """The dataset's folder: <store>/collect/<key>/dataset."""
-    folder: tyro.conf.Positional[str]
-    """Where the files go, one file or dataset per task."""
-    format: Literal["parquet", "minari"] = "parquet"
-    """Parquet in the columns that RLlib's offline algorithms read, rows in random order; or Minari datasets, for which
-    the folder is the place that MINARI_DATASETS_PATH names."""
-
-    def __call__(self, log: Log) -> int:
-        _check_dataset(self.dataset)
-        dataset = Dataset.open(self.dataset)
-        for task in dataset.task_indices:
-            FORMATS[self.format](dataset, task, Path(self.folder))
-        print(f"{len(dataset.task_indices)} tasks as {self.format}: {self.folder}")
-        return 0
-
-
-@dataclass(frozen=True)
 class Play:
     """Watch a policy's folder act: returns, a picture and, where this machine can draw, films.
 
@@ -293,14 +259,6 @@ class Play:
         return play(self.policy, self.env, self.task, self.episodes, self.out, self.seed, log)
 
 
-def _check_dataset(folder: str) -> None:
-    """Raise DatasetError, naming folders that would be right, for one that holds no dataset."""
-    if not Path(folder, "meta.json").exists():
-        inside = [file for depth in range(1, 5) for file in sorted(Path(folder).glob("*/" * depth + "meta.json"))]
-        right = " or ".join(str(file.parent) for file in inside[:3]) or "<store>/collect/<key>/dataset"
-        raise DatasetError(f"{folder} is no dataset, for want of a meta.json; give {right}.")
-
-
 COMMANDS: dict[str, type] = {
     "run": Run,
     "sweep": Sweep,
@@ -313,6 +271,7 @@ COMMANDS: dict[str, type] = {
     "validate": Validate,
     "export": Export,
     "play": Play,
+    **JOBS,
 }
 
 
@@ -361,6 +320,8 @@ def _parse(arguments: list[str]) -> Callable[[Log], int]:
     options: dict[str, Any] = {"prog": f"{program} {arguments[0]}", "description": chosen.__doc__}
     if issubclass(chosen, _Experiment):
         options["default"] = chosen.default(*_first(rest, chosen.env))
+    if chosen is Submit:
+        rest, options["default"] = Submit.split(rest, _parse)
     return tyro.cli(chosen, args=rest, **options)
 
 

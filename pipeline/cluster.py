@@ -20,7 +20,8 @@ from typing import Any
 
 import ray
 
-_PACKAGES = ("mbml", "actors", "pipeline")
+from pipeline.jobs import PACKAGES
+
 _OBJECT_STORE_BYTES = 128 * 1024**2  # paths and metrics only: Ray's default is a third of the memory
 _ANSWER_SECONDS = 12
 _LONGEST_FOLDER = 24
@@ -131,9 +132,9 @@ def _start(num_cpus: int | None, dashboard: bool, folder: str) -> str:
 
 def _join(address: str, modules: Iterable[ModuleType]) -> str:
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
-    # What is imported here, unless `ray job submit` brought the whole source tree already.
+    # What is imported here, unless the job's submission brought the whole source tree already.
     brought = "working_dir" in (job.get("runtime_env") or {})
-    source = {} if brought else {"py_modules": [*map(import_module, _PACKAGES), *modules]}
+    source = {} if brought else {"py_modules": [*map(import_module, PACKAGES), *modules]}
     ray.init(address, runtime_env={**source, "env_vars": _PATIENT}, log_to_driver=False, logging_level=logging.ERROR)
     return f"Ray cluster at {address}, {sum(node['Alive'] for node in ray.nodes())} nodes, {resources()}"
 
@@ -142,7 +143,7 @@ def _address() -> str:
     address = os.environ.get("RAY_ADDRESS", "").strip()
     if "://" in address:
         right = "runs take host:port of a cluster's head, such as 10.0.0.1:6379"
-        others = "http:// is for ray job submit --address, ray:// for Ray Client, in which no run can work"
+        others = "http:// is for make submit, ray:// for Ray Client, in which no run can work"
         raise ClusterError(f"RAY_ADDRESS is {address}; {right} ({others}).")
     return address
 

@@ -61,6 +61,8 @@ class Place:
     repair: bool = False
     """Check every finished artefact of this run against its checksums first, and make anew those that are damaged and
     all that were made from them."""
+    report_in_store: bool = False
+    """Also keep report, tables and policy in the store, as submitted jobs do, whose own folder is lost."""
     track: Literal["mlflow", "wandb"] | None = None
     """Also send configuration, curves and report to a tracker, by its own package."""
 

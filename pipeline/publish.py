@@ -8,7 +8,9 @@ from pathlib import Path
 import pandas as pd
 from tensorboardX import SummaryWriter
 
+from actors.store import Store
 from pipeline.config import ConfigError
+from pipeline.jobs import REPORT
 from pipeline.outcome import Outcome
 from pipeline.report.page import Page, run_page
 from pipeline.report.tables import evaluations
@@ -35,6 +37,15 @@ def publish(results: Results, out: Path, log: Log, page: Callable[[Results, Path
     made = page(results, out)
     made.write(out)
     log(made.render("txt"))
+
+
+def keep_report(store: Store, out: Path, log: Log) -> None:
+    """Copy what is in `out` into the store, in the place of an earlier one, for those whose disk is not this one."""
+    store.discard(REPORT, out.name)
+    with store.create(REPORT, out.name, {"report": out.name}) as made:
+        # Tune's own files and the logs of fit, which the store holds already, stay behind.
+        shutil.copytree(out, made.path, ignore=shutil.ignore_patterns("tune", "dataset"), dirs_exist_ok=True)
+    log(f"Report and policy are in the store: make report STORE={store.url} brings them.")
 
 
 def _write_curves(table: pd.DataFrame, out: Path) -> None:

@@ -17,7 +17,7 @@ from pipeline.config import ConfigError, Place, RunConfig
 from pipeline.handover import POLICY, hand_over, write_policy
 from pipeline.outcome import Outcome
 from pipeline.plan import Plan, plan, plan_warmstart
-from pipeline.publish import Log, make_folder, publish, say_failures
+from pipeline.publish import Log, keep_report, make_folder, publish, say_failures
 from pipeline.report.page import Page, run_page
 from pipeline.report.warmstart import warmstart_page
 from pipeline.results import Results, best_policy, gather, gather_warmstart
@@ -65,6 +65,8 @@ def carry_out(
     publish(results := gathered(store, outcome), out, log, page)
     if place.track:
         track(place.track, results, out, log)
+    if place.report_in_store:
+        keep_report(store, out, log)
     policy = f" Policy: {out / POLICY}." if "policy" in results.run else ""
     log(f"Took {duration(time.monotonic() - started)}.{policy} Report: {out / 'report.html'}")
     return code

@@ -28,7 +28,7 @@ def test_no_cluster_at_the_address_is_one_sentence(address, monkeypatch):
 @pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "ray://127.0.0.1:10001"])
 def test_an_address_for_something_else_says_for_what(address, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", address)
-    with pytest.raises(ClusterError, match=r"RAY_ADDRESS is .*; runs take host:port .*ray job submit"), connect():
+    with pytest.raises(ClusterError, match=r"RAY_ADDRESS is .*; runs take host:port .*make submit"), connect():
         pass
 
 
