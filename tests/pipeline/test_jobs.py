@@ -150,9 +150,7 @@ def test_a_job_that_is_not_there_is_one_sentence(cluster):
         (["fetch", "--store", "nothing"], "has no report"),
     ],
 )
-def test_what_would_be_lost_or_cannot_be_meant_is_refused_before_anything_travels(
-    arguments, words, capsys, monkeypatch
-):
+def test_what_would_be_lost_or_cannot_be_meant_is_refused_before_it_travels(arguments, words, capsys, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert main(arguments) == 2
     assert words in capsys.readouterr().err
