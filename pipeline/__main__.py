@@ -61,6 +61,11 @@ class _Experiment:
     def out(self, behind: str = "") -> Path:
         """Folder of the report."""
         config = self.config
+        if "://" in self.place.out:
+            right = "for a copy in the store add --report-in-store, and for a store elsewhere --store"
+            raise ValueError(
+                f"--out is {self.place.out}, but reports are written to a folder of this machine; {right}."
+            )
         name = f"{config.env.replace(':', '-')}-{config.preset}-seed{config.seed}"
         return Path(self.place.out or f"runs/{name}{behind}")
 

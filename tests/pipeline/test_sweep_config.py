@@ -1,13 +1,16 @@
 """Sweeps as YAML files: those that come with the project are right, every mistake is one sentence with its field."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from mbml import envs
+from mbml.settings import hints
 from pipeline.config import ConfigError
 from pipeline.presets import NAMES, preset
-from pipeline.sweep_config import load_sweep, names, runnable, sweep_defaults
+from pipeline.sweep_config import Sweep, load_sweep, names, runnable, sweep_defaults
 
 
 def written(tmp_path, text):
@@ -70,6 +73,15 @@ def test_single_changes_stand_beside_the_point_that_changes_nothing(tmp_path):
         ("student.standardised=False", {"evidence.student.standardised": False}),
         ("encoder.standardised=False", {"evidence.student.encoder.standardised": False}),
     ]
+
+
+def test_the_example_of_the_documentation_is_a_sweep(tmp_path):
+    text = (Path(__file__).resolve().parents[2] / "docs" / "running.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    sweep = load_sweep(written(tmp_path, example))
+    known = {name for name in hints(Sweep) if name not in ("name", "description", "drawn")}
+    assert set(re.findall(r"^(\w+):", example, re.MULTILINE)) == known
+    assert runnable(sweep, sweep_defaults(sweep, preset("umaze_goal", "laptop")), print)
 
 
 def test_a_search_is_crossed_with_methods_and_grid_and_more_samples_only_add(tmp_path):
