@@ -24,14 +24,19 @@ OPTIONS = $(if $(strip $(ENV)),--env '$(ENV)') $(if $(PRESET),--preset $(PRESET)
           $(if $(STORE),--store '$(STORE)') $(if $(SEEDS),--distill-seeds $(SEEDS)) \
           $(if $(DASHBOARD),--dashboard) $(ARGS)
 
+OF_sweep = $(if $(strip $(SWEEP)),--sweep '$(SWEEP)')
+OF_fit = $(if $(DATA),--data $(DATA)) --out '$(or $(OUT),runs/fit)' $(if $(COLUMNS),--columns '$(COLUMNS)')
+
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline fit sweep warmstart figures report export play bench bench-peers test torture lint count clean
+.PHONY: help setup pipeline fit sweep warmstart figures submit status logs stop report export play bench bench-peers test torture lint count clean
 
 help:
 	@echo "make pipeline ENV=...          collect, learn, relabel, distil, evaluate and report one environment"
 	@echo "make fit DATA=... [OUT=...]     learn one policy from logs of your own, without a simulator (docs/fit.md)"
 	@echo "make sweep SWEEP=... ENV=...   compare methods or settings with Ray Tune (tune_configs/)"
 	@echo "make warmstart ENV=...         SAC on the unseen tasks, from scratch and from the multi-task policy"
+	@echo "make submit ENV=... STORE=...  the same as a job of the cluster at RAY_ADDRESS=http://...:8265; then make status,"
+	@echo "                               make logs JOB=..., make stop JOB=..., make report STORE=... (docs/cluster.md)"
 	@echo "make figures ENV=...           draw the paper's figures from the finished sweeps"
 	@echo "make report ENV=...            write the report of a finished run again"
 	@echo "make export ENV=...            write a finished run's policy as a folder of its own, for other programs"
@@ -54,6 +59,9 @@ help:
 	@echo "  DASHBOARD    1: also Ray's dashboard; its address and token are printed"
 	@echo "  RAY_ADDRESS  an existing Ray cluster; without it Ray starts inside the run and ends with it"
 	@echo "  ARGS         more options; '$(RUN) -m pipeline run --help' lists them"
+	@echo "Variables of submit, beside these:"
+	@echo "  CMD          run (default), sweep, warmstart or fit, with its own variables"
+	@echo "  WAIT         0: do not follow the job"
 	@echo "Variables of play:"
 	@echo "  POLICY       the folder; ENV is by default the environment that it learned in"
 	@echo "  TASK         split and number, such as test/3 (default test/0)"
@@ -79,20 +87,28 @@ pipeline: $(STAMP)
 	@$(RUN) -m pipeline run $(OPTIONS)
 
 fit: $(STAMP)
-	@$(RUN) -m pipeline fit $(if $(DATA),--data $(DATA)) --out '$(or $(OUT),runs/fit)' \
-		$(if $(COLUMNS),--columns '$(COLUMNS)') $(OPTIONS)
+	@$(RUN) -m pipeline fit $(OF_fit) $(OPTIONS)
 
 sweep: $(STAMP)
-	@$(RUN) -m pipeline sweep $(if $(strip $(SWEEP)),--sweep '$(SWEEP)') $(OPTIONS)
+	@$(RUN) -m pipeline sweep $(OF_sweep) $(OPTIONS)
 
 warmstart: $(STAMP)
 	@$(RUN) -m pipeline warmstart $(OPTIONS)
+
+submit: $(STAMP)
+	@$(RUN) -m pipeline submit $(if $(filter 0,$(WAIT)),--no-wait) $(or $(CMD),run) $(OF_$(or $(CMD),run)) $(OPTIONS)
+
+status: $(STAMP)
+	@$(RUN) -m pipeline status
+
+logs stop: $(STAMP)
+	@$(RUN) -m pipeline $@ $(if $(strip $(JOB)),'$(JOB)')
 
 figures: $(STAMP)
 	@$(RUN) -m pipeline figures $(OPTIONS)
 
 report: $(STAMP)
-	@$(RUN) -m pipeline report $(OPTIONS)
+	@$(RUN) -m pipeline $(if $(strip $(ENV)),report,$(if $(STORE),fetch,report)) $(OPTIONS)
 
 export: $(STAMP)
 	@$(RUN) -m pipeline export-policy $(OPTIONS)

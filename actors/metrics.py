@@ -16,7 +16,7 @@ from ray.util.metrics import Gauge
 from actors.stage import Job
 
 _OF_JOB = ("environment", "stage", "job", "unit")
-_GAUGES = {
+GAUGES = {
     "mbml_done": ("How much of its work the job has done.", _OF_JOB),
     "mbml_total": ("How much work the job is.", _OF_JOB),
     "mbml_rate": ("Work of the last minute or so, per second.", _OF_JOB),
@@ -27,7 +27,7 @@ _GAUGES = {
 
 @cache
 def _gauge(name: str) -> Gauge:
-    description, labels = _GAUGES[name]
+    description, labels = GAUGES[name]
     return Gauge(name, description, labels)
 
 

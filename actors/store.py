@@ -86,6 +86,14 @@ class Store:
             return bool(self._fs.info(self._place(stage, key, _MANIFEST)))
         return False
 
+    def keys(self, stage: str) -> list[str]:
+        """Keys of the complete artefacts of a stage."""
+        with suppress(*_ABSENT):
+            places = self._fs.ls(f"{self._root}/{stage}", detail=False)
+            found = sorted(place.rstrip("/").rsplit("/", 1)[-1] for place in places)
+            return [key for key in found if not key.endswith(".partial") and self.complete(stage, key)]
+        return []
+
     def describe(self, stage: str, key: str) -> dict[str, Any]:
         """The manifest of a complete artefact; StoreError if there is none or it is damaged."""
         return self._read_manifest(stage, key)[0]

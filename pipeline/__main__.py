@@ -10,6 +10,7 @@ examples:
   python -m pipeline warmstart --env umaze_goal --distill-seeds 0 1 2
   python -m pipeline export-policy --env umaze_goal --out policy
   python -m pipeline play --policy policy --task test/3
+  python -m pipeline submit sweep --sweep beta --env ant_dir --store s3://bucket/mbml
   python -m pipeline fit --data logs/ --out fleet --columns columns.yaml
   python -m pipeline import --data logs/ --out dataset --columns columns.yaml
   python -m pipeline validate path/to/dataset
@@ -28,11 +29,11 @@ from typing import Annotated, Any, ClassVar, Literal
 import tyro
 
 from mbml import envs
-from mbml.data import Dataset, validate
 from mbml.envs.logged import SCHEME
-from mbml.export import FORMATS
 from mbml.settings import Count, Whole, check_fields
 from pipeline.config import Method, Place, RunConfig
+from pipeline.datasets import Export, Validate
+from pipeline.jobs import JOBS, Submit
 from pipeline.presets import preset
 from pipeline.sweep_config import load_sweep, runnable, sweep_defaults
 from pipeline.sweep_config import names as sweep_names
@@ -60,6 +61,11 @@ class _Experiment:
     def out(self, behind: str = "") -> Path:
         """Folder of the report."""
         config = self.config
+        if "://" in self.place.out:
+            right = "for a copy in the store add --report-in-store, and for a store elsewhere --store"
+            raise ValueError(
+                f"--out is {self.place.out}, but a report goes to a folder of this machine; {right}."
+            )
         name = f"{config.env.replace(':', '-')}-{config.preset}-seed{config.seed}"
         return Path(self.place.out or f"runs/{name}{behind}")
 
@@ -230,39 +236,6 @@ class Fit(_Experiment):
 
 
 @dataclass(frozen=True)
-class Validate:
-    """Check a dataset folder: schema, checksums, episodes."""
-
-    dataset: tyro.conf.Positional[str]
-    """The folder: <store>/collect/<key>/dataset."""
-
-    def __call__(self, log: Log) -> int:
-        validate(self.dataset)
-        print(f"{self.dataset} is a valid dataset.")
-        return 0
-
-
-@dataclass(frozen=True)
-class Export:
-    """Write a dataset's batches for other programs, in the scale that they were logged in."""
-
-    dataset: tyro.conf.Positional[str]
-    """The dataset's folder: <store>/collect/<key>/dataset."""
-    folder: tyro.conf.Positional[str]
-    """Where the files go, one file or dataset per task."""
-    format: Literal["parquet", "minari"] = "parquet"
-    """Parquet in the columns that RLlib's offline algorithms read, rows in random order; or Minari datasets, for which
-    the folder is the place that MINARI_DATASETS_PATH names."""
-
-    def __call__(self, log: Log) -> int:
-        dataset = Dataset.open(self.dataset)
-        for task in dataset.task_indices:
-            FORMATS[self.format](dataset, task, Path(self.folder))
-        print(f"{len(dataset.task_indices)} tasks as {self.format}: {self.folder}")
-        return 0
-
-
-@dataclass(frozen=True)
 class Play:
     """Watch a policy's folder act: returns, a picture and, where this machine can draw, films.
 
@@ -310,6 +283,7 @@ COMMANDS: dict[str, type] = {
     "validate": Validate,
     "export": Export,
     "play": Play,
+    **JOBS,
 }
 
 
@@ -358,6 +332,8 @@ def _parse(arguments: list[str]) -> Callable[[Log], int]:
     options: dict[str, Any] = {"prog": f"{program} {arguments[0]}", "description": chosen.__doc__}
     if issubclass(chosen, _Experiment):
         options["default"] = chosen.default(*_first(rest, chosen.env))
+    if chosen is Submit:
+        rest, options["default"] = Submit.split(rest, _parse)
     return tyro.cli(chosen, args=rest, **options)
 
 

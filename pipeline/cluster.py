@@ -20,7 +20,8 @@ from typing import Any
 
 import ray
 
-_PACKAGES = ("mbml", "actors", "pipeline")
+from pipeline.jobs import PACKAGES
+
 _OBJECT_STORE_BYTES = 128 * 1024**2  # paths and metrics only: Ray's default is a third of the memory
 _ANSWER_SECONDS = 12
 _LONGEST_FOLDER = 24
@@ -52,7 +53,7 @@ def connect(
         ClusterError: no Ray answers at RAY_ADDRESS, or that is no address of one.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = _address()
+    address = address_given()
     if ray.is_initialized() and not address:
         yield f"the Ray of this process, {resources()}"
         return
@@ -85,7 +86,7 @@ def fit(who: str, num_cpus: float, num_gpus: float, log: Callable[[str], None]) 
     """
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
     fitting = [machine["CPU"] for machine in machines if machine.get("GPU", 0.0) >= num_gpus]
-    if not fitting and not _address():
+    if not fitting and not address_given():
         asked = f"{who} asks for {num_gpus:g} GPUs, but this machine has {resources()}"
         raise ClusterError(f"{asked}; give learner_gpus 0 to train on CPUs.")
     cpus = min(num_cpus, max(fitting, default=num_cpus))
@@ -131,18 +132,18 @@ def _start(num_cpus: int | None, dashboard: bool, folder: str) -> str:
 
 def _join(address: str, modules: Iterable[ModuleType]) -> str:
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
-    # What is imported here, unless `ray job submit` brought the whole source tree already.
+    # What is imported here, unless the job's submission brought the whole source tree already.
     brought = "working_dir" in (job.get("runtime_env") or {})
-    source = {} if brought else {"py_modules": [*map(import_module, _PACKAGES), *modules]}
+    source = {} if brought else {"py_modules": [*map(import_module, PACKAGES), *modules]}
     ray.init(address, runtime_env={**source, "env_vars": _PATIENT}, log_to_driver=False, logging_level=logging.ERROR)
     return f"Ray cluster at {address}, {sum(node['Alive'] for node in ray.nodes())} nodes, {resources()}"
 
 
-def _address() -> str:
+def address_given() -> str:
     address = os.environ.get("RAY_ADDRESS", "").strip()
     if "://" in address:
         right = "runs take host:port of a cluster's head, such as 10.0.0.1:6379"
-        others = "http:// is for ray job submit --address, ray:// for Ray Client, in which no run can work"
+        others = "http:// is for make submit, ray:// for Ray Client, in which no run can work"
         raise ClusterError(f"RAY_ADDRESS is {address}; {right} ({others}).")
     return address
 

@@ -54,13 +54,15 @@ class Place:
     most_pending: Count = 8
     """Actors of a size that are asked of a cluster before it has placed one of them; a cluster that grows by demand
     grows for those."""
-    patience: Positive = 1800.0
-    """Seconds to wait for a cluster that has no room."""
+    wait_for_nodes: Positive = 1800.0
+    """Seconds to wait for a cluster that has no room, such as one whose machines have yet to start."""
     checkpoint_seconds: Positive = 60.0
     """How much of its work a job may lose with its process or machine."""
     repair: bool = False
     """Check every finished artefact of this run against its checksums first, and make anew those that are damaged and
     all that were made from them."""
+    report_in_store: bool = False
+    """Also keep report, tables and policy in the store, as submitted jobs do, whose own folder is lost."""
     track: Literal["mlflow", "wandb"] | None = None
     """Also send configuration, curves and report to a tracker, by its own package."""
 

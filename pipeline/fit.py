@@ -24,11 +24,11 @@ from mbml.methods import METHODS
 from mbml.settings import changed
 from pipeline.config import ConfigError, Place, RunConfig
 from pipeline.handover import POLICY, check_replaceable, hand_over
+from pipeline.outcome import Outcome
 from pipeline.plan import Plan, Planner, Stacks, refs_of
 from pipeline.report.fit import PROTOCOL, fit_page
 from pipeline.results import UNTOLD, Results, about_run, learning_curves, losses_of, relabelling_of, table_of, tidy
 from pipeline.run import carry_out
-from pipeline.scheduler import Outcome
 
 
 def plan_fit(config: RunConfig) -> Plan:

@@ -11,6 +11,7 @@ from actors.artefacts import layout_of
 from actors.stage import Job, Stack
 from actors.stages.collect import Collect
 from actors.stages.warmstart import WarmStart
+from pipeline.cluster import address_given
 from pipeline.config import ConfigError
 
 _COPIES = 16
@@ -18,16 +19,18 @@ _COPIES = 16
 
 
 def check_memory(jobs: Iterable[Job]) -> None:
-    """Raise ConfigError for the first job that no machine of the connected Ray can hold."""
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    """Raise ConfigError for the first job that this machine cannot hold; to a cluster larger ones may come."""
+    if address_given():
+        return
+    (machine,) = (node["Resources"] for node in ray.nodes() if node["Alive"])
     # Ray keeps a part of a machine's memory for its object store.
-    there = max((m.get("memory", 0.0) + m.get("object_store_memory", 0.0) for m in machines), default=0.0)
+    there = machine["memory"] + machine["object_store_memory"]
     for job in jobs:
         for needed, what in _needs(job.spec):
-            if needed > there > 0:
+            if needed > there:
                 fault = f"{job.name} needs at least {needed / 1e9:,.1f} GB for {what}"
                 advice = "make it smaller, or give fewer tasks to an actor (tasks_per_actor)"
-                raise ConfigError(f"{fault}, and the largest machine has {there / 1e9:,.1f} GB; {advice}.")
+                raise ConfigError(f"{fault}, and this machine has {there / 1e9:,.1f} GB; {advice}.")
 
 
 def _needs(spec: Any) -> Iterator[tuple[float, str]]:

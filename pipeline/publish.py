@@ -1,6 +1,7 @@
 """What runs, sweeps, warm starts and sets of figures leave in their folder, and the last words of one that failed."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,11 +9,13 @@ from pathlib import Path
 import pandas as pd
 from tensorboardX import SummaryWriter
 
+from actors.store import Store
 from pipeline.config import ConfigError
+from pipeline.jobs import REPORT
+from pipeline.outcome import Outcome
 from pipeline.report.page import Page, run_page
 from pipeline.report.tables import evaluations
 from pipeline.results import Results
-from pipeline.scheduler import Outcome
 
 Log = Callable[[str], None]
 
@@ -32,9 +35,20 @@ def publish(results: Results, out: Path, log: Log, page: Callable[[Results, Path
     if len(results.rows("score")):
         evaluations(results).to_csv(out / "results.csv", index=False)
     _write_curves(results.table, out)
+    if "sweep" in results.run:
+        _write_hparams(results, out)
     made = page(results, out)
     made.write(out)
     log(made.render("txt"))
+
+
+def keep_report(store: Store, out: Path, log: Log) -> None:
+    """Copy what is in `out` into the store, in the place of an earlier one, for those whose disk is not this one."""
+    store.discard(REPORT, out.name)
+    with store.create(REPORT, out.name, {"report": out.name}) as made:
+        # Tune's own files and the logs of fit, which the store holds already, stay behind.
+        shutil.copytree(out, made.path, ignore=shutil.ignore_patterns("tune", "dataset"), dirs_exist_ok=True)
+    log(f"Report and policy are in the store: make report STORE={store.url} brings them.")
 
 
 def _write_curves(table: pd.DataFrame, out: Path) -> None:
@@ -50,6 +64,19 @@ def _write_curves(table: pd.DataFrame, out: Path) -> None:
             line = {"tag": tag, "step": int(row["step"]), "value": row["value"]}
             writer.add_scalar(tag, line["value"], line["step"])
             lines.write(json.dumps(line) + "\n")
+
+
+def _write_hparams(results: Results, out: Path) -> None:
+    """What every trial of a sweep changed and its last returns, for TensorBoard's HParams."""
+    scores = results.rows("score").sort_values("step").groupby(["method", "seed", "split", "task"]).tail(1)
+    with SummaryWriter(str(out / "tensorboard")) as writer:
+        for variant in results.run["variants"]:
+            label = re.sub(r"[^-.=, \w]", "_", variant["label"])
+            for seed, own in scores[scores["method"] == variant["label"]].groupby("seed"):
+                given = {"method": variant["method"], "seed": seed, **variant["changes"]}
+                plain = {name: v if isinstance(v, bool | int | float) else str(v) for name, v in given.items()}
+                found = {f"{split}_return": float(v) for split, v in own.groupby("split")["value"].mean().items()}
+                writer.add_hparams(plain, found, f"{label} seed {seed}")
 
 
 def say_failures(outcome: Outcome, store_url: str, log: Log) -> int:

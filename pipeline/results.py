@@ -19,7 +19,7 @@ from actors.artefacts import read_json, read_lines, tasks_of
 from actors.store import Store
 from mbml import envs
 from mbml.evaluate import nearest_tasks
-from pipeline.scheduler import Outcome
+from pipeline.outcome import Outcome
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan, Trained
@@ -265,6 +265,7 @@ def about_run(plan: Plan, outcome: Outcome | None) -> dict[str, Any]:
         "variants": [asdict(variant) for variant in plan.variants],
         "config": asdict(config),
         "cost": [asdict(stage) for stage in outcome.cost] if outcome else [],
+        "timeline": [asdict(span) for span in outcome.timeline] if outcome else [],
         "wall_seconds": outcome.wall_seconds if outcome and outcome.done else None,
     }
 

@@ -16,12 +16,13 @@ from pipeline.cluster import connect
 from pipeline.config import ConfigError, Place, RunConfig
 from pipeline.handover import POLICY, hand_over, write_policy
 from pipeline.memory import check_memory
+from pipeline.outcome import Outcome
 from pipeline.plan import Plan, plan, plan_warmstart
-from pipeline.publish import Log, make_folder, publish, say_failures
+from pipeline.publish import Log, keep_report, make_folder, publish, say_failures
 from pipeline.report.page import Page, run_page
 from pipeline.report.warmstart import warmstart_page
 from pipeline.results import Results, best_policy, gather, gather_warmstart
-from pipeline.scheduler import Outcome, discard_damaged, execute, standing
+from pipeline.scheduler import discard_damaged, execute, standing
 from pipeline.tracking import check_tracker, track
 
 _POLL_SECONDS = 15.0
@@ -57,7 +58,7 @@ def carry_out(
     with connect(place.num_cpus, dashboard=place.dashboard, modules=envs.modules_of(config.env)) as where:
         check_memory([*jobs, *all_jobs])
         log(f"{len(jobs)} jobs on {where}")
-        limits = {name: getattr(place, name) for name in ("most_pending", "patience", "checkpoint_seconds")}
+        limits = {name: getattr(place, name) for name in ("most_pending", "wait_for_nodes", "checkpoint_seconds")}
         outcome = execute(jobs, store.url, log=log, poll_seconds=_POLL_SECONDS, **limits)
         if not outcome.complete:
             return say_failures(outcome, store.url, log)
@@ -66,6 +67,8 @@ def carry_out(
     publish(results := gathered(store, outcome), out, log, page)
     if place.track:
         track(place.track, results, out, log)
+    if place.report_in_store:
+        keep_report(store, out, log)
     policy = f" Policy: {out / POLICY}." if "policy" in results.run else ""
     log(f"Took {duration(time.monotonic() - started)}.{policy} Report: {out / 'report.html'}")
     return code

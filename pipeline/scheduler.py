@@ -17,48 +17,14 @@ from actors.host import duration, remote
 from actors.stage import CHECKPOINT, CHECKPOINT_SECONDS, Job, Ref
 from actors.store import Store, StoreError
 from pipeline.cluster import ClusterError, fit, resources
+from pipeline.outcome import Outcome, Span, StageCost
 
 _RETRIES = 4
 """How often a job whose process or machine was lost is tried again; from a checkpoint that it saved since, always."""
 _ANSWER_SECONDS = 1.0
 """How long a poll waits for the progress of busy processes."""
-
-
-@dataclass
-class StageCost:
-    """What a stage cost; a reused artefact counts with the work its manifest tells, but no wall time."""
-
-    stage: str
-    jobs: int = 0
-    reused: int = 0
-    wall_seconds: float = 0.0
-    """From the start of the stage's first job in this run to the end of its last."""
-    work_seconds: float = 0.0
-    """Sum over its jobs."""
-    peak_memory_mb: float = 0.0
-    """Largest of its jobs."""
-
-
-@dataclass
-class Outcome:
-    """What became of every job, by name: done, reused, unneeded, failed or skipped."""
-
-    done: list[str] = field(default_factory=list)
-    reused: list[str] = field(default_factory=list)
-    unneeded: list[str] = field(default_factory=list)
-    """No artefact, and none needed: everything made from it is complete."""
-    failed: dict[str, str] = field(default_factory=dict)
-    """Name -> what went wrong, one sentence."""
-    refused: list[str] = field(default_factory=list)
-    """Those that failed because of what they were given (a ValueError): damaged data, an impossible setting."""
-    skipped: dict[str, str] = field(default_factory=dict)
-    """Name -> why it could not run."""
-    cost: list[StageCost] = field(default_factory=list)
-    wall_seconds: float = 0.0
-
-    @property
-    def complete(self) -> bool:
-        return not self.failed and not self.skipped
+IDLE_SECONDS = 60.0
+"""How long a process without work is kept; a machine that has none any more can be let go."""
 
 
 def execute(
@@ -68,8 +34,9 @@ def execute(
     log: Callable[[str], None] = print,
     poll_seconds: float = 10.0,
     most_pending: int = 8,
-    patience: float = 1800.0,
+    wait_for_nodes: float = 1800.0,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    idle_seconds: float = IDLE_SECONDS,
 ) -> Outcome:
     """Make every artefact that is missing, inside `connect`.
 
@@ -83,14 +50,15 @@ def execute(
         log: receives one line at a time.
         poll_seconds: how often the running jobs are asked for their progress.
         most_pending: how many actors of a size are asked of Ray before it has placed one of them.
-        patience: seconds to wait where nothing runs because the cluster has no room.
+        wait_for_nodes: seconds to wait where nothing runs because the cluster has no room.
         checkpoint_seconds: how much work a job may lose with its process.
+        idle_seconds: how long a process without work is kept.
 
     Raises:
         StoreError: an unusable store, or an input that no job makes and the store does not hold.
-        ClusterError: no room within `patience`, or never on the embedded Ray.
+        ClusterError: no room within `wait_for_nodes`, or never on the embedded Ray.
     """
-    limits = (most_pending, patience, checkpoint_seconds)
+    limits = (most_pending, wait_for_nodes, checkpoint_seconds, idle_seconds)
     run = _Run({job.ref: job for job in jobs}, Store(store_url), log, *limits)
     try:
         run.until_done(poll_seconds)
@@ -137,10 +105,12 @@ class Actor:
 
     handle: Any  # a Ray actor handle, whose type knows no methods
     size: Size
-    answered: bool = False
+    number: int
+    machine: str = ""
+    """Where Ray placed it; empty before that."""
     job: Job | None = None
-    started: float = 0.0
-    """When it was given its job."""
+    since: float = field(default_factory=time.monotonic)
+    """When it was given its job, or ended it."""
 
 
 class _Run:
@@ -153,14 +123,18 @@ class _Run:
         store: Store,
         log: Callable[[str], None],
         most_pending: int = 0,
-        patience: float = 0.0,
+        wait_for_nodes: float = 0.0,
         checkpoint_seconds: float = 0.0,
+        idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         self.jobs, self.store, self.log = jobs, store, log
-        self.most_pending, self.patience, self.checkpoint_seconds = most_pending, patience, checkpoint_seconds
+        self.most_pending, self.wait_for_nodes = most_pending, wait_for_nodes
+        self.checkpoint_seconds, self.idle_seconds = checkpoint_seconds, idle_seconds
         self.result = Outcome()
         self.started = self.moved = time.monotonic()
         self.actors: list[Actor] = []
+        self.hired = 0
+        """How many actors there were, those that are gone included."""
         self.calls: dict[ray.ObjectRef, Actor] = {}
         """What is awaited: an idle actor's first answer, or a busy one's job."""
         self.sizes: dict[Size, Size] = {}
@@ -240,7 +214,7 @@ class _Run:
         ray.kill(actor.handle)
 
     def _idle(self) -> list[Actor]:
-        return [actor for actor in self.actors if actor.answered and actor.job is None]
+        return [actor for actor in self.actors if actor.machine and actor.job is None]
 
     def _hand_out(self) -> None:
         """Give jobs to idle actors, and ask Ray for as many as there are jobs that could run besides."""
@@ -259,22 +233,23 @@ class _Run:
         heappush(self.waiting.setdefault(self.sizes[asked], []), (self.place[job.ref], job))
 
     def _start(self, job: Job, actor: Actor) -> None:
-        actor.job, actor.started = job, time.monotonic()
-        self.begun.setdefault(job.ref.stage, actor.started)
+        actor.job, actor.since = job, time.monotonic()
+        self.begun.setdefault(job.ref.stage, actor.since)
         self.log(f"started  {job.name}")
         self.calls[actor.handle.run.options(name=job.name).remote(job)] = actor
 
     def _ask(self, wanted: dict[Size, int]) -> None:
         """Let what Ray has yet to place follow what is wanted; idle actors make way for those of another size."""
         for size in {actor.size for actor in self.actors} | wanted.keys():
-            pending = [actor for actor in self.actors if not actor.answered and actor.size == size]
+            pending = [actor for actor in self.actors if not actor.machine and actor.size == size]
             number = min(wanted.get(size, 0), self.most_pending)
             for actor in pending[number:]:
                 self.drop(actor)
             for _ in range(number - len(pending)):
-                self.actors.append(actor := Actor(remote(self.store.url, *size, self.checkpoint_seconds), size))
-                self.calls[actor.handle.__ray_ready__.remote()] = actor
-        pending_sizes = {actor.size for actor in self.actors if not actor.answered}
+                host, self.hired = remote(self.store.url, *size, self.checkpoint_seconds), self.hired + 1
+                self.actors.append(actor := Actor(host, size, self.hired))
+                self.calls[actor.handle.machine.remote()] = actor
+        pending_sizes = {actor.size for actor in self.actors if not actor.machine}
         for actor in self._idle():
             if pending_sizes - {actor.size}:
                 self.drop(actor)
@@ -283,22 +258,27 @@ class _Run:
         """A job has ended, or an actor that was asked for is there."""
         if actor not in self.actors:
             return
-        job, actor.job = actor.job, None
-        self.moved = time.monotonic()
+        (job, actor.job), since = (actor.job, None), actor.since
+        actor.since = self.moved = time.monotonic()
         if job is not None:
             self.cost[job.ref.stage].wall_seconds = self.moved - self.begun[job.ref.stage]
+            place = (job.ref.stage, actor.machine, actor.number)
+            span = Span(job.name, *place, since - self.started, self.moved - since, finished=False)
+            self.result.timeline.append(span)
         try:
             value = ray.get(answer)
         except Exception as error:
             self._trouble(actor, job, error)
             return
-        actor.answered = True
-        if job is not None:
-            self._account(job.ref, value)
-            self.result.done.append(job.name)
-            self.log(f"finished {job.name}   {duration(self.moved - actor.started)}")
-            del self.left[job.ref]
-            self.graph.done(job.ref)
+        if job is None:
+            actor.machine = value
+            return
+        self._account(job.ref, value)
+        self.result.timeline[-1].finished = True
+        self.result.done.append(job.name)
+        self.log(f"finished {job.name}   {duration(self.moved - since)}")
+        del self.left[job.ref]
+        self.graph.done(job.ref)
 
     def _trouble(self, actor: Actor, job: Job | None, error: Exception) -> None:
         """A job went wrong in its process, which goes on to the next; or the process itself is lost."""
@@ -336,7 +316,7 @@ class _Run:
                 self.result.skipped[self.left.pop(ref).name] = f"it needs {job.name}, which failed"
 
     def _poll(self) -> None:
-        """Say how far the running jobs are and how long others have waited."""
+        """Say how far the running jobs are and how long others have waited; let go of processes without work."""
         busy = [actor for actor in self.actors if actor.job is not None]
         waiting, now, result = sum(map(len, self.waiting.values())), time.monotonic(), self.result
         done, lost = len(result.done + result.reused), len(result.failed | result.skipped)
@@ -347,11 +327,18 @@ class _Run:
             with suppress(RayError):  # a lost process shows in its job
                 if line := ray.get(answer):
                     self.log(line)
+        for actor in self._idle():
+            if now - actor.since > self.idle_seconds:
+                self.drop(actor)
         if waiting and not busy:
-            self.log(f"waiting  {waiting} jobs, no worker yet, {duration(now - self.moved)}; there is {resources()}")
-            if now - self.moved > self.patience:
-                lack = f"No worker came within {duration(self.patience)}; there is {resources()}"
-                raise ClusterError(f"{lack}. Start machines, or wait longer with --patience.")
+            wanted = " or ".join(
+                f"{cpus:g} CPUs and {gpus:g} GPUs" for (cpus, gpus), jobs in self.waiting.items() if jobs
+            )
+            lack = f"{waiting} jobs wait for a machine with {wanted} free; there is {resources()}"
+            self.log(f"waiting  {lack}; {duration(now - self.moved)} of {duration(self.wait_for_nodes)}")
+            if now - self.moved > self.wait_for_nodes:
+                limit = f"No machine came within {duration(self.wait_for_nodes)}: {lack}"
+                raise ClusterError(f"{limit}. Start machines that have it, or wait longer with --wait-for-nodes.")
 
 
 def sentence(error: BaseException) -> str:

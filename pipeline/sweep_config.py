@@ -4,13 +4,14 @@ import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from mbml.methods import METHODS, Variant
-from mbml.settings import Whole, changed, hint_at, hints, unknown, validated
+from mbml.settings import Count, Positive, Whole, changed, hint_at, hints, unknown, validated
 from pipeline.config import ConfigError, Method, RunConfig
+from pipeline.search import OBJECTIVES, Domain, Point, domain, drawn
 
 FOLDER = Path(__file__).resolve().parents[1] / "tune_configs"
 _FIXED = ("env", "preset", "train_tasks", "test_tasks", "methods", "distill_seeds")
@@ -19,7 +20,7 @@ _FIXED = ("env", "preset", "train_tasks", "test_tasks", "methods", "distill_seed
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is compared: every method with every point of the grid, every single change and every seed."""
+    """What is compared: every method with every point of grid and search, every single change and every seed."""
 
     name: str
     description: str = ""
@@ -34,12 +35,30 @@ class Sweep:
     """One learner per seed and variant, from the same data and teachers."""
     set: Mapping[str, Any] = field(default_factory=dict)
     """Changes of the configuration for all of them, by dotted path."""
-    asha: bool = False
-    """Stop poor trials early by asynchronous successive halving on the return on training tasks."""
+    search: Mapping[str, Domain] = field(default_factory=dict)
+    """What to draw values from, by dotted path; every point of it is crossed with every point of the grid."""
+    samples: Count = 10
+    """Points of the search."""
+    search_seed: Whole = 0
+    """Seed of the search: the same one finds the same points."""
+    searcher: Literal["random", "optuna"] = "random"
+    """Draw all points at once, or let Optuna (its own package) suggest them round by round."""
+    objective: Literal["train_return", "train_worst"] = "train_return"
+    """What Optuna and asha go by, at the last evaluation so far: return on the training tasks, their mean or the worst.
+    Unseen tasks play no part in any choice."""
+    scheduler: Literal["none", "asha"] = "none"
+    """Let all trials end, or stop poor ones early by asynchronous successive halving."""
+    max_concurrent: Count | None = None
+    """Trials at the same time; by default as many as there is room for. Optuna's rounds have so many (else 8)."""
+    time_budget: Positive | None = None
+    """Seconds after which trials are stopped; the same command goes on with them."""
+    drawn: tuple[Point, ...] = ()
+    """Points of the search so far; not in the file."""
 
     def variants(self) -> list[Variant]:
-        """The variants in order: methods outermost, the last grid field innermost, single changes after the grid."""
-        points = [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
+        """The variants in order: methods outermost, then the grid, the search innermost, single changes after them."""
+        grid = [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
+        points = [place | point for place in grid for point in self.drawn or [{}]]
         if self.alone and {} not in points:
             points.insert(0, {})
         points += [{path: value} for path, values in self.alone.items() for value in values]
@@ -53,7 +72,7 @@ class Sweep:
 
     def _word(self, path: str) -> str:
         """The shortest end of a path that no other path has."""
-        parts, others = path.split("."), {*self.grid, *self.alone} - {path}
+        parts, others = path.split("."), {*self.grid, *self.alone, *self.search} - {path}
         ends = (".".join(parts[-length:]) for length in range(1, len(parts) + 1))
         return next((end for end in ends if not any(f".{other}".endswith(f".{end}") for other in others)), path)
 
@@ -85,7 +104,7 @@ def load_sweep(name: str) -> Sweep:
 
 
 def _sweep(name: str, found: Any) -> Sweep:
-    valid = {key: hint for key, hint in hints(Sweep).items() if key != "name"}
+    valid = {key: hint for key, hint in hints(Sweep).items() if key not in ("name", "drawn")}
     for key in _mapping(found).keys() - valid:
         raise ConfigError(unknown(key, valid))
     grid, alone, changes = (_mapping(found.pop(part, {})) for part in ("grid", "alone", "set"))
@@ -94,12 +113,24 @@ def _sweep(name: str, found: Any) -> Sweep:
         for part in (grid, alone)
     )
     changes = {path: validated(path, _type_at(path), value) for path, value in changes.items()}
+    search = {path: domain(path, _type_at(path), value) for path, value in _mapping(found.pop("search", {})).items()}
     for path in [path for path, values in [*grid.items(), *alone.items()] if not values]:
         raise ConfigError(f"{path} has no values; give a list such as [1, 2].")
+    if str(found.get("objective", "")).startswith("test"):
+        raise ConfigError(f"objective is {found['objective']!r}; nothing may be chosen by unseen tasks: give one of "
+                          f"{', '.join(OBJECTIVES)}.")  # fmt: skip
     own = {key: validated(key, valid[key], value) for key, value in found.items()}
-    sweep = Sweep(name, grid=grid, alone=alone, set=changes, **own)
+    sweep = Sweep(name, grid=grid, alone=alone, set=changes, search=search, **own)
     if not sweep.methods or len(set(sweep.methods)) < len(sweep.methods):
         raise ConfigError(f"methods: give one or more, each once; there are {', '.join(METHODS)}.")
+    if twice := [path for path in search if path in grid or path in alone]:
+        raise ConfigError(f"{twice[0]} is in search and in grid or alone; give it once.")
+    if needless := [key for key in ("samples", "search_seed", "searcher") if key in found and not search]:
+        raise ConfigError(f"{needless[0]} is about a search; give one, such as search: {{distill.margin: ...}}.")
+    if sweep.searcher == "random":
+        return replace(sweep, drawn=tuple(drawn(search, sweep.samples, sweep.search_seed))) if search else sweep
+    if grid or alone or len(sweep.methods) > 1 or sweep.scheduler != "none":
+        raise ConfigError("searcher optuna searches for one method, without grid, alone or scheduler; leave them out.")
     return sweep
 
 

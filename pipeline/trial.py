@@ -15,6 +15,7 @@ from actors.artefacts import snapshot_of
 from actors.host import Host, duration
 from actors.stage import Job, Ref
 from pipeline.plan import Trained
+from pipeline.search import objective
 
 _SILENCE = 15.0  # seconds after which it is said again what is running
 
@@ -25,11 +26,12 @@ def run_trial(
     work: Mapping[tuple[str, int], Trained],
     jobs: Mapping[Ref, Job],
     host: tuple[str, int, float, float],
+    judged: str,
 ) -> None:
     """Make the artefacts that the variant and seed of `params["trial"]` still lack; report every evaluation to Tune.
 
-    They are those that `make pipeline` would make; `host` is what its `Host` is given. A trial that was stopped
-    continues from the learner's checkpoint; one whose artefacts stand reports them at once.
+    They are those that `make pipeline` would make; `host` is what its `Host` is given, `judged` names the objective. A
+    trial that was stopped continues from the learner's checkpoint; one whose artefacts stand reports them at once.
     """
     learner = work[params["trial"]["variant"], params["trial"]["seed"]]
     trainer, player = Host(*host), Host(*host[:2])
@@ -38,7 +40,10 @@ def run_trial(
     def evaluate(at_hand: Mapping[Ref, Path]) -> None:
         step = pending.pop(0)
         metrics = player.run(jobs[learner.evaluations[step]], at_hand=at_hand)
-        tune.report({"step": step, **{name: metrics[name] for name in metrics if name.endswith("_return")}})
+        found = {name: metrics[name] for name in metrics if name.endswith("_return")}
+        if "train_return" in found:
+            found["objective"] = objective(player.store, learner.evaluations[step], judged)
+        tune.report({"step": step, **found})
 
     def evaluate_snapshots(training: Path) -> None:
         while pending and snapshot_of(training, pending[0]).exists():

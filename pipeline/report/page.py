@@ -14,9 +14,10 @@ from pipeline.report.drawing import FIGURES, Picture, picture
 from pipeline.report.figures import WELL
 from pipeline.report.mechanism import KNOWS
 from pipeline.report.sources import SOURCE
+from pipeline.report.timeline import TOOK
 from pipeline.results import Results
 
-SECTIONS = (WELL, DOES, KNOWS, SOURCE)
+SECTIONS = (WELL, DOES, KNOWS, SOURCE, TOOK)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pandas as pd
 
+from actors.host import duration
 from pipeline.report import statistics
 from pipeline.report.wording import ABSENT, is_simple, method_name, reference, score, with_interval
 from pipeline.results import SPLITS, Results, cube
-from pipeline.scheduler import duration
 
 
 def decimals(results: Results) -> int:
@@ -179,6 +179,7 @@ def facts(results: Results) -> dict[str, str]:
     sweep, wall, policy = run.get("sweep"), run.get("wall_seconds"), run.get("policy")
     found = {
         "sweep": f"{sweep['name']} ({sweep['description']})" if sweep else None,
+        "best variant": sweep and sweep.get("best") and f"{sweep['best']}, by the {sweep['objective']}",
         "environment": run["environment"] + f" ({run['title']})" * (run["title"] != run["environment"]),
         **{name: run.get(name) for name in ("preset", "seed", "horizon")},
         "training tasks": len(results.tasks("train")) or None,

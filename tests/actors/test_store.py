@@ -57,6 +57,19 @@ def contents(directory: Path) -> dict[str, str]:
     }
 
 
+def test_keys_are_those_of_complete_artefacts(url: str):
+    store = Store(url)
+    assert store.keys("bcq") == []
+    publish(store, "k2")
+    publish(store, "k1")
+    with pytest.raises(Stopped), Store(url).create("bcq", "k3", {}):
+        raise Stopped
+    assert store.keys("bcq") == ["k1", "k2"]
+    store.discard("bcq", "k1")
+    assert store.keys("bcq") == ["k2"]
+    assert store.keys("teach") == []
+
+
 def test_publish_describe_fetch(url: str):
     store = Store(url)
     store.check_writable()

@@ -28,7 +28,7 @@ def test_no_cluster_at_the_address_is_one_sentence(address, monkeypatch):
 @pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "ray://127.0.0.1:10001"])
 def test_an_address_for_something_else_says_for_what(address, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", address)
-    with pytest.raises(ClusterError, match=r"RAY_ADDRESS is .*; runs take host:port .*ray job submit"), connect():
+    with pytest.raises(ClusterError, match=r"RAY_ADDRESS is .*; runs take host:port .*make submit"), connect():
         pass
 
 
@@ -133,7 +133,7 @@ def test_a_cluster_without_a_processor_is_waited_for(tmp_path):
             said.append(line)
             if line.startswith("waiting"):
                 break
-        assert "4 jobs, no worker yet" in said[-1]
+        assert "4 jobs wait for a machine with 1 CPUs and 0 GPUs" in said[-1]
         assert "0 CPUs" in said[-1]
         cluster_process.stdin.write("9\n")
         cluster_process.stdin.flush()

@@ -69,6 +69,8 @@ def refused(capsys, *arguments) -> str:
         (["run", "--env", "umaze_goal", "--store", "/proc/none"], ["/proc/none"]),
         (["run", "--env", "umaze_goal", "--store", "store", "--out", "/proc/none"], ["/proc/none", "--out"]),
         (["run", "--env", "umaze_goal", "--methods", "metagenrl"], ["metagenrl", "ant_dir"]),
+        (["run", "--env", "umaze_goal", "--out", "s3://x/y"], ["--out is s3://x/y", "--report-in-store"]),
+        (["report", "--env", "umaze_goal", "--out", "s3://x/y"], ["--out is s3://x/y", "--store"]),
         (["sweep", "--env", "umaze_goal"], ["--sweep", "ablations", "triplet_margin"]),
         (["sweep", "--sweep", "ablations"], ["--env", "umaze_goal"]),
         (["sweep", "--sweep", "margins", "--env", "umaze_goal"], ["margins", "ablations", "triplet_margin"]),

@@ -1,5 +1,6 @@
 """The scheduler on a real embedded Ray of two CPUs."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -115,6 +116,40 @@ class TestExecute:
         metrics = [Store(tmp_path).describe(*each.ref)["metrics"] for each in jobs]
         at_once = [sum(other["started"] <= m["started"] < other["ended"] for other in metrics) for m in metrics]
         assert max(at_once) <= 2
+
+    def test_the_timeline_has_every_try_of_every_job_and_no_process_does_two_at_once(self, tmp_path):
+        jobs = [job("lost", die="once"), job("refused", refuse="no"), *(job(f"n{i}", sleep=0.2) for i in range(3))]
+        spans = execute(jobs, str(tmp_path), log=lambda line: None).timeline
+        tries = sorted((span.job, span.finished) for span in spans)
+        assert tries == [("lost", False), ("lost", True), ("n0", True), ("n1", True), ("n2", True), ("refused", False)]
+        assert {span.stage for span in spans} == {"add"}
+        assert all(ray.nodes()[0]["NodeID"].startswith(span.machine.split()[1]) for span in spans)
+        for worker in {span.worker for span in spans}:
+            own = sorted((span.started, span.started + span.seconds) for span in spans if span.worker == worker)
+            assert all(ended <= begun for (_, ended), (begun, _) in itertools.pairwise(own))
+
+    def test_a_process_without_work_is_let_go_so_that_its_machine_can_be(self, tmp_path):
+        short, gate = job("short"), tmp_path / "gate"
+        long = job("long", wait_for=str(gate))
+
+        def log(line):
+            if Store(tmp_path).complete(*short.ref):
+                pid = Store(tmp_path).describe(*short.ref)["metrics"]["pid"]
+                if not psutil.pid_exists(pid) or time.monotonic() > latest:
+                    gone.append(not psutil.pid_exists(pid))
+                    gate.touch()
+
+        gone, latest = [], time.monotonic() + 60
+        outcome = execute([short, long], str(tmp_path), log=log, poll_seconds=0.2, idle_seconds=0.5)
+        assert sorted(outcome.done) == ["long", "short"]
+        assert gone[0]
+
+    def test_a_machine_that_never_comes_is_one_sentence(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("RAY_ADDRESS", "of a cluster, where more machines may come")
+        lines = []
+        with pytest.raises(ClusterError, match=r"No machine came within 1\.0s: 1 jobs wait for .*1 CPUs and 3 GPUs.*"):
+            execute([job("a", num_gpus=3)], str(tmp_path), log=lines.append, poll_seconds=0.3, wait_for_nodes=1.0)
+        assert any(line.startswith("waiting  1 jobs wait for a machine with 1 CPUs and 3 GPUs") for line in lines)
 
     def test_actors_of_one_size_make_way_for_another(self, tmp_path):
         small = [job(f"small {i}") for i in range(3)]

@@ -4,11 +4,14 @@ import csv
 import itertools
 import os
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData  # pyright: ignore[reportAttributeAccessIssue]
 
 from actors.artefacts import read_json
 from actors.store import Store
@@ -24,7 +27,7 @@ from pipeline.sweep_config import load_sweep, runnable, sweep_defaults
 ROOT = Path(__file__).resolve().parents[2]
 RIVALS = "methods: [full, contextual_bcq, batch_pearl]\nseeds: [0, 1]\n"
 MARGINS = "grid:\n  distill.margin: [2, 4]\nseeds: [0, 1]\n"
-HALVING = "grid:\n  distill.kl_weight: [0.1, 0.2, 0.3, 0.4, 0.5]\nseeds: [0]\nasha: true\n"
+HALVING = "grid:\n  distill.kl_weight: [0.1, 0.2, 0.3, 0.4, 0.5]\nseeds: [0]\nscheduler: asha\n"
 
 
 class Sweeps:
@@ -134,6 +137,75 @@ def test_poor_trials_are_stopped_early_and_left_out(place, rivals):
     for run in jobs.runs:
         if run.variant.label not in finished:
             assert not place.store.complete(*run.trained)
+
+
+def trials_of_hparams(folder: Path) -> dict[str, dict]:
+    """What TensorBoard's HParams reads: by session, what was set."""
+    found = {}
+    for file in folder.glob("*/events*"):
+        data, settings = file.read_bytes(), {}
+        while data:  # records of length, checksum, event, checksum
+            (length,) = struct.unpack("<Q", data[:8])
+            event, data = Event.FromString(data[12 : 12 + length]), data[16 + length :]
+            for value in event.summary.value:
+                if value.tag == "_hparams_/session_start_info":
+                    begun = HParamsPluginData.FromString(value.metadata.plugin_data.content).session_start_info
+                    settings |= {name: one.number_value or one.string_value for name, one in begun.hparams.items()}
+                elif value.HasField("simple_value"):
+                    settings[value.tag] = value.simple_value
+        found[file.parent.name] = settings
+    return found
+
+
+def test_a_search_adds_to_what_stands_names_the_best_on_training_tasks_and_fills_hparams(place, rivals):
+    text = "search:\n  distill.margin: {uniform: [0, 8]}\nobjective: train_worst\nmax_concurrent: 1\nseeds: [0]\n"
+    assert place.sweep("search", text + "samples: 1\n")[0] == 0
+    code, jobs = place.sweep("search", text + "samples: 2\n")
+    assert code == 0
+    assert "1 trials reused, 1 to run" in place.said
+    rows, results = place.rows("search"), Results.load(place.folder / "search")
+    assert [row["variant"] for row in rows] == [run.variant.label for run in jobs.runs for _ in run.evaluations]
+    worst = {name: results.scores(name, "train")[1][0, -1].min() for name in results.methods("score")}
+    assert results.run["sweep"]["best"] == max(worst, key=lambda name: worst[name])
+    assert results.run["sweep"]["objective"] == "return on the worst training task"
+    shown = trials_of_hparams(place.folder / "search" / "tensorboard")
+    for row in (row for row in rows if row["step"] == "20"):
+        own = shown[f"{row['variant']} seed 0"]
+        assert own["distill.margin"] == pytest.approx(float(row["distill.margin"]))
+        assert own["train_return"] == pytest.approx(float(row["train_mean"]))
+        assert own["method"] == "full"
+
+
+def test_a_grid_that_was_changed_reuses_what_stands(place, rivals):
+    place.sweep("changed", "grid:\n  distill.margin: [3, 5]\nseeds: [0]\n")
+    assert place.sweep("changed", "grid:\n  distill.margin: [3, 9]\nseeds: [0]\n")[0] == 0
+    assert "1 trials reused, 1 to run" in place.said
+    assert {row["distill.margin"] for row in place.rows("changed")} == {"3.0", "9.0"}
+
+
+def test_a_time_budget_ends_trials_and_the_same_command_goes_on(place, rivals):
+    place.sweep("budget", "grid:\n  distill.margin: [11]\nseeds: [0]\n")  # so that there is something to report
+    slow = "grid:\n  distill.margin: [11, 12, 13]\nseeds: [0]\nmax_concurrent: 1\ntime_budget: 1\n"
+    assert place.sweep("budget", slow)[0] == 0
+    assert any("trials have not ended in 1 s; the same command goes on" in line for line in place.said)
+    assert place.sweep("budget", slow.replace("time_budget: 1\n", ""))[0] == 0
+    assert len(place.rows("budget")) == 6
+
+
+def test_optuna_suggests_round_by_round_and_the_same_command_finds_what_stands(place, rivals):
+    pytest.importorskip("optuna", reason="optuna is not installed")
+    text = "search:\n  distill.margin: {uniform: [0, 8]}\nseeds: [0]\nsearcher: optuna\nmax_concurrent: 2\n"
+    code, _ = place.sweep("suggested", text + "samples: 3\n")
+    assert code == 0
+    assert any(line.startswith("trials are judged by the mean return on the training") for line in place.said)
+    found = [row["distill.margin"] for row in place.rows("suggested")]
+    assert len(set(found)) == 3
+    assert place.sweep("suggested", text + "samples: 3\n")[0] == 0
+    assert [line for line in place.said if "to run" in line] == [
+        "2 trials reused, 0 to run",
+        "3 trials reused, 0 to run",
+    ]
+    assert [row["distill.margin"] for row in place.rows("suggested")] == found
 
 
 def test_figures_are_drawn_from_what_stands_and_say_what_is_missing(place, rivals, tmp_path):

@@ -1,13 +1,16 @@
 """Sweeps as YAML files: those that come with the project are right, every mistake is one sentence with its field."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from mbml import envs
+from mbml.settings import hints
 from pipeline.config import ConfigError
 from pipeline.presets import NAMES, preset
-from pipeline.sweep_config import load_sweep, names, runnable, sweep_defaults
+from pipeline.sweep_config import Sweep, load_sweep, names, runnable, sweep_defaults
 
 
 def written(tmp_path, text):
@@ -40,8 +43,10 @@ def test_the_margin_sweep_is_the_missions():
 
 def test_methods_and_grid_are_crossed_in_order(tmp_path):
     text = "methods: [full, neither]\ngrid:\n  distill.margin: [1, 2]\n  distill.kl_weight: [0.5]\nseeds: [4]\n"
-    sweep = load_sweep(written(tmp_path, text + "set:\n  distill.steps: 7\n  rllib.algorithms: [bc]\nasha: true\n"))
-    assert (sweep.name, sweep.asha) == ("mine", True)
+    sweep = load_sweep(
+        written(tmp_path, text + "set:\n  distill.steps: 7\n  rllib.algorithms: [bc]\nscheduler: asha\n")
+    )
+    assert (sweep.name, sweep.scheduler) == ("mine", "asha")
     assert [(v.label, v.method) for v in sweep.variants()] == [
         ("full, margin=1, kl_weight=0.5", "full"),
         ("full, margin=2, kl_weight=0.5", "full"),
@@ -68,6 +73,32 @@ def test_single_changes_stand_beside_the_point_that_changes_nothing(tmp_path):
         ("student.standardised=False", {"evidence.student.standardised": False}),
         ("encoder.standardised=False", {"evidence.student.encoder.standardised": False}),
     ]
+
+
+def test_the_example_of_the_documentation_is_a_sweep(tmp_path):
+    text = (Path(__file__).resolve().parents[2] / "docs" / "running.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    sweep = load_sweep(written(tmp_path, example))
+    known = {name for name in hints(Sweep) if name not in ("name", "description", "drawn")}
+    assert set(re.findall(r"^(\w+):", example, re.MULTILINE)) == known
+    assert runnable(sweep, sweep_defaults(sweep, preset("umaze_goal", "laptop")), print)
+
+
+def test_a_search_is_crossed_with_methods_and_grid_and_more_samples_only_add(tmp_path):
+    text = "methods: [full, neither]\ngrid:\n  distill.steps: [3, 4]\nsearch:\n  distill.margin: {uniform: [0, 8]}\n"
+    text += "  distill.kl_weight: {loguniform: [0.001, 1]}\n"
+    few = load_sweep(written(tmp_path, text + "samples: 2\n")).variants()
+    assert len(few) == 2 * 2 * 2
+    assert len({variant.label for variant in few}) == len(few)
+    for variant in few:
+        margin, weight = variant.changes["distill.margin"], variant.changes["distill.kl_weight"]
+        assert 0 <= margin <= 8
+        assert 0.001 <= weight <= 1
+        assert f"margin={margin:g}, kl_weight={weight:g}" in variant.label
+    more = [variant.label for variant in load_sweep(written(tmp_path, text + "samples: 3\n")).variants()]
+    assert {variant.label for variant in few} < set(more)
+    other = load_sweep(written(tmp_path, text + "samples: 2\nsearch_seed: 1\n")).variants()
+    assert not {variant.label for variant in few} & {variant.label for variant in other}
 
 
 def test_labels_are_the_shortest_ends_that_no_other_path_has(tmp_path):
@@ -121,11 +152,24 @@ def test_what_an_environment_rules_out_is_left_out_and_said():
         ("grid:\n  distill.triplet: [softly]\n", ["distill.triplet", "softly", "hard_mining"]),
         ("grid:\n  env: [ant_dir]\n", ["env", "same in the whole sweep"]),
         ("grid: [1]\n", ["name: value"]),
-        ("margins: [1]\n", ["margins", "description, methods, grid, alone, seeds, set, asha"]),
+        ("margins: [1]\n", ["margins", "description, methods, grid, alone, seeds, set, search, samples"]),
         ("seeds: [0, one]\n", ["seeds", "entry 1", "one", "integer"]),
         ("seeds: [0]\nseeds: [1]\n", ["line 2", "second time"]),
         ("methods:\n  - full\n  - fulll\n", ["methods", "entry 1", "fulll", "contextual_bcq"]),
         ("methods: [full, full]\n", ["methods", "each once"]),
+        ("search:\n  distill.margn: {uniform: [0, 1]}\n", ["did you mean distill.margin"]),
+        ("search:\n  distill.margin: [0, 1]\n", ["distill.margin", "loguniform: [low, high]"]),
+        ("search:\n  distill.steps: {uniform: [1, 9]}\n", ["distill.steps", "randint"]),
+        ("search:\n  distill.steps: {randint: [0, 9]}\n", ["distill.steps is 0", "equal to 1"]),
+        ("search: {distill.margin: {uniform: [0, 1]}}\ngrid: {distill.margin: [1]}\n", ["distill.margin", "once"]),
+        ("samples: 3\n", ["samples", "search"]),
+        ("scheduler: hyperband\n", ["scheduler", "hyperband", "asha"]),
+        ("max_concurrent: 0\n", ["max_concurrent is 0"]),
+        ("time_budget: soon\n", ["time_budget", "soon"]),
+        ("objective: test_return\n", ["objective", "unseen tasks", "train_return, train_worst"]),
+        ("objective: best\n", ["objective", "best", "train_return"]),
+        ("searcher: optuna\n", ["searcher", "search"]),
+        ("search: {distill.margin: {uniform: [0, 1]}}\nsearcher: optuna\nmethods: [full, neither]\n", ["one method"]),
         ("set:\n  distill.steps: many\n", ["distill.steps", "many", "integer"]),
         ("seeds: [0\n", ["line", "not YAML"]),
         ("", ["mine.yaml", "name: value"]),

@@ -146,6 +146,21 @@ def results(
             | {"peak_memory_mb": 410.0}
             for stage, reused, wall in (("collect", 0, 330.0), ("teach", 2, 0.0))
         ],
+        "timeline": [
+            {
+                "job": f"{stage} task {worker}",
+                "stage": stage,
+                "machine": machine,
+                "worker": worker,
+                "finished": finished,
+            }
+            | {"started": started, "seconds": 100.0}
+            for stage, machine, worker, started, finished in (
+                ("collect", "10.0.0.2 b", 1, 0.0, True),
+                ("collect", "10.0.0.1 a", 2, 5.0, False),
+                ("teach", "10.0.0.1 a", 3, 120.0, True),
+            )
+        ],
         "wall_seconds": 845.0,
     }
     return Results(table_of(parts), run)

@@ -29,7 +29,7 @@ def many(synthetic):
 
 
 def without_numbers(results):
-    return dataclasses.replace(results, table=results.table.iloc[:0], run=results.run | {"cost": []})
+    return dataclasses.replace(results, table=results.table.iloc[:0], run=results.run | {"cost": [], "timeline": []})
 
 
 def x(line: Line2D) -> np.ndarray:
@@ -45,7 +45,7 @@ def entries(figure) -> list[str]:
 
 
 def test_the_report_and_the_paper_have_their_figures():
-    assert len(OF_A_RUN) == 14
+    assert len(OF_A_RUN) == 15
     assert [f"figure-{number}" for number in ("02", "04", "05", "06", "07", "11")] == OF_THE_PAPER
 
 
@@ -178,3 +178,13 @@ def test_figure_11_needs_two_margins(synthetic):
     assert to_rgba(figure.axes[0].lines[0].get_color()) != to_rgba(figure.axes[0].lines[1].get_color())
     with pytest.raises(MissingData, match="triplet_margin"):
         draw("figure-11", synthetic.results(("margin=2",)))
+
+
+def test_the_timeline_has_a_row_per_process_by_machine_and_crosses_out_what_was_lost(two):
+    made = draw("timeline", two)
+    (axes,) = made.axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["2: 10.0.0.1 a", "3: 10.0.0.1 a", "1: 10.0.0.2 b"]
+    bars = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+    assert [bar.get_x() for bar in bars] == pytest.approx([0, 5 / 60, 2])
+    assert [bool(bar.get_hatch()) for bar in bars] == [False, True, False]
+    assert entries(made) == ["collect", "teach"]

@@ -1,0 +1,117 @@
+"""A Ray cluster on this machine that scales by demand: a head without processors, and fake machines of one processor
+that its autoscaler starts and lets go. What it starts is recognised by its token, and nothing else is ever stopped."""
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import ray
+
+_COMMANDS = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+
+
+def configuration(gcs: str, most: int) -> dict:
+    """What `ray start --autoscaling-config` reads; `gcs` is the head's address."""
+    worker = {"resources": {"CPU": 1, "object_store_memory": 10**8}, "min_workers": 0, "max_workers": most}
+    head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
+    return {
+        "cluster_name": "growing",
+        "provider": {"type": "fake_multinode", "gcs_address": gcs},
+        "max_workers": most,
+        "upscaling_speed": 10,
+        "idle_timeout_minutes": 0.1,
+        "head_node_type": "ray.head.default",
+        "available_node_types": {"ray.head.default": head, "worker": worker | {"node_config": {}}},
+        "auth": {},
+        "docker": {},
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False,
+        "rsync_exclude": [],
+        "rsync_filter": [],
+        **{f"{name}_commands": [] for name in _COMMANDS},
+    }
+
+
+def processes(variable: str, value: str) -> list[psutil.Process]:
+    """Those that have a variable of this value in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(variable) == value:
+                found.append(process)
+    return found
+
+
+def kill_all(variable: str, value: str) -> None:
+    """Kill those processes, and those that they start meanwhile."""
+    for _ in range(3):
+        for process in processes(variable, value):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        time.sleep(0.5)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("", 0)) as server:
+        return server.getsockname()[1]
+
+
+def wait_for_port(port: int, process: subprocess.Popen, log: Path) -> None:
+    """Return when somebody listens; raises RuntimeError with the log where the process ended, or after two minutes."""
+    end = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < end:
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        time.sleep(0.1)
+    raise RuntimeError(f"Nobody listens on {port}: {log.read_text()}")
+
+
+@contextmanager
+def growing_cluster(folder: Path, most: int) -> Iterator[dict[str, str]]:
+    """The environment of a program that joins it."""
+    port = free_port()
+    gcs = f"{ray.util.get_node_ip_address()}:{port}"
+    file = folder / "autoscaling.json"
+    file.write_text(json.dumps(configuration(gcs, most)))
+    token = secrets.token_hex(32)
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0"}
+    growing = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=0"]
+    command += [f"--port={port}", f"--autoscaling-config={file}", "--include-dashboard=false"]
+    with (folder / "head.log").open("w") as log:
+        head = subprocess.Popen(command, env=environment | growing, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_for_port(port, head, folder / "head.log")
+        yield environment | {"RAY_ADDRESS": gcs}
+    finally:
+        kill_all("RAY_AUTH_TOKEN", token)
+        head.wait(30)
+
+
+_LOOK = """
+import sys, time, ray
+ray.init(log_to_driver=False)
+end = time.monotonic() + float(sys.argv[1])
+while (alive := sum(node["Alive"] for node in ray.nodes())) > 1 and time.monotonic() < end:
+    time.sleep(1)
+print("alive", alive)
+"""
+
+
+def machines_left(environment: dict[str, str], seconds: float) -> int:
+    """How many machines are alive besides the head, after at most so many seconds of waiting for none."""
+    command = [sys.executable, "-c", _LOOK, str(seconds)]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds + 120)
+    return int(said.stdout.split()[-1]) - 1
