@@ -140,6 +140,7 @@ def _join(address: str, modules: Iterable[ModuleType]) -> str:
 
 
 def address_given() -> str:
+    """RAY_ADDRESS, host:port; "" where Ray is to run inside this process. Raises ClusterError for other forms."""
     address = os.environ.get("RAY_ADDRESS", "").strip()
     if "://" in address:
         right = "runs take host:port of a cluster's head, such as 10.0.0.1:6379"
