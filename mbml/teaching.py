@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from mbml import teachers
+from mbml.relabel import RelabelTables
 from mbml.rollout import EnvStack, mean_returns
 from mbml.rows import RowLayout, Rows
 from mbml.seeding import generator_of, seed_of
 from mbml.settings import Count
+from mbml.sharing import shared_batches
 from mbml.teachers import TEACHERS, TeacherLearner, Teachers
 from mbml.training import Training, batches
 
@@ -50,10 +52,12 @@ class Teaching(Training[TeacherLearner]):
         seed: int,
         device: torch.device | str = "cpu",
         *,
+        tables: RelabelTables | None = None,
         cuda_graphs: bool = False,
     ) -> None:
         """`teacher` is a name in TEACHERS and `learner` its configuration; `make_envs(copies)` builds `copies`
-        environments of each task, task by task, or is None where there are none; `tasks` are their indices.
+        environments of each task, task by task, or is None where there are none; `tasks` are their indices. With
+        `tables`, for a `foreign_share` of every batch, `rows` are those of all tasks that the tables are of.
 
         The learner and `rows` are on `device`; with `cuda_graphs` an update there is one captured graph.
         """
@@ -62,6 +66,8 @@ class Teaching(Training[TeacherLearner]):
         made = TEACHERS[teacher].make(learner, layout, len(self.tasks), generator)
         schedule = config.iterations, config.evaluation_every, self._evaluated
         draw = batches(rows, learner.batch_size, generator)
+        if tables is not None:
+            draw = shared_batches(rows, tasks, layout, tables, learner.batch_size, learner.foreign_share, generator)
         super().__init__(made, draw, *schedule, cuda_graphs=cuda_graphs, unit="iterations")
         self.envs = make_envs(config.evaluation_episodes) if make_envs else None
         self.best = made.teachers()

@@ -16,7 +16,6 @@ from actors.stage import Ref
 from actors.stages.adopt import Adopt
 from actors.stages.assess import Assess
 from actors.stages.fqe import Fqe
-from actors.stages.teach import Teach
 from actors.store import Store
 from mbml import envs
 from mbml.envs.logged import LoggedFamily
@@ -63,12 +62,8 @@ class _FitPlanner(Planner):
     def data(self, config: RunConfig) -> tuple[Stacks, Stacks]:
         """The logs and the teachers of the training tasks."""
         adopted = self.add(Adopt, config, "adopt", held_episodes=config.assess.held_episodes)
-        collected = dict.fromkeys((*self.plan.train, *self.held), adopted)
-        return dict.fromkeys(self.plan.train, adopted), self._teachers(config, collected, self.plan.train)
-
-    def _teachers(self, config: RunConfig, collected: Stacks, tasks: tuple[int, ...]) -> Stacks:
-        own = {"teacher": config.teacher, "config": config.teach, "learner": getattr(config, config.teacher)}
-        return self.stacks(Teach, config, config.teach.tasks_per_actor, collected, tasks, **own)
+        collected = dict.fromkeys(self.plan.train, adopted)
+        return collected, self.teachers(config, collected)
 
     def references(self, config: RunConfig, collected: Stacks, teachers: Stacks) -> Ref:
         """Fitted Q evaluation of the teachers on the training tasks."""
@@ -81,7 +76,7 @@ class _FitPlanner(Planner):
         """No evaluations, no behaviour, and what the logs say of the last snapshot."""
         collected, teachers = self.data(config)
         (adopted,) = refs_of(collected)
-        own = self._teachers(config, dict.fromkeys(self.held, adopted), self.held)
+        own = self.teachers(config, dict.fromkeys(self.held, adopted), self.held)
         configs, ensembles = self.models(config, collected)
         judged = self.add(
             Assess, config, f"assess {label}", config=config.assess, fqe=config.fqe, held=self.held, trained=trained,

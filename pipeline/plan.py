@@ -206,8 +206,16 @@ class Planner:
     def data(self, config: RunConfig) -> tuple[Stacks, Stacks]:
         """Collection and teachers."""
         collected = self.stacks(Collect, config, config.collect.tasks_per_actor, config=config.collect)
-        own = {"teacher": config.teacher, "config": config.teach, "learner": getattr(config, config.teacher)}
-        return collected, self.stacks(Teach, config, config.teach.tasks_per_actor, collected, **own)
+        return collected, self.teachers(config, collected)
+
+    def teachers(self, config: RunConfig, collected: Stacks, of: tuple[int, ...] | None = None) -> Stacks:
+        """Teachers of the run's kind, of the training tasks or of those given, which nothing is relabelled for."""
+        learner = getattr(config, config.teacher)
+        own = {"teacher": config.teacher, "config": config.teach, "learner": learner}
+        if not learner.foreign_share or of:
+            return self.stacks(Teach, config, config.teach.tasks_per_actor, collected, of, **own)
+        own |= {"relabelled": self.plan.train, "relabel": self.tables(config, collected)}
+        return self.stacks(Teach, config, config.teach.tasks_per_actor, collect=refs_of(collected), **own)
 
     def references(self, config: RunConfig, collected: Stacks, teachers: Stacks) -> Ref:
         """What needs no multi-task learner, played on all tasks: of the first variant that has such teachers."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mbml.nets import StackedMLP, adam, soft_update, step
 from mbml.rows import RowLayout, Transitions
-from mbml.settings import Count, NotNegative, Positive, Share, Widths
+from mbml.settings import Count, NotNegative, Positive, Share, Widths, later
 from mbml.teachers.contract import PRESETS, TeacherEntry, TeacherLearner, Teachers, twin_error
 
 PERTURBATION = 0.05
@@ -46,6 +46,8 @@ class BCQConfig(TargetConfig):
     """Candidate actions per observation when acting."""
     kl_weight: NotNegative = 0.5
     """Weight of the VAE's divergence."""
+    foreign_share: Share = later(0.0)
+    """Share of a batch that are other tasks' transitions with this task's labels (mbml/sharing.py)."""
 
 
 def clamped_latents(shape: Sequence[int], generator: torch.Generator) -> Tensor:

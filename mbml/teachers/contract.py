@@ -12,7 +12,7 @@ from mbml.learner import Learner
 from mbml.nets import StackedMLP, join_stacks, select_stack
 from mbml.registry import Entry
 from mbml.rows import RowLayout
-from mbml.settings import Count, Positive, Share, Widths
+from mbml.settings import Count, Positive, Share, Widths, later
 
 
 @dataclass(eq=False)
@@ -120,6 +120,8 @@ class TeacherConfig:
     """Discount factor."""
     tau: Share = 0.005
     """Polyak rate of the target networks."""
+    foreign_share: Share = later(0.0)
+    """Share of a batch that are other tasks' transitions with this task's labels (mbml/sharing.py)."""
 
 
 PRESETS = {
