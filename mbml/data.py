@@ -288,9 +288,9 @@ def _read_meta(root: Path) -> Meta:
         meta = TypeAdapter(Meta).validate_json(path.read_bytes(), strict=True)
     except OSError as error:
         inside = [file.parent for depth in range(1, 5) for file in sorted(root.glob("*/" * depth + "meta.json"))]
-        right = f"; give {' or '.join(map(str, inside[:3]))}" if inside else ""
-        fault = f"{path} is missing or unreadable, so {root} is no complete dataset ({error})"
-        raise DatasetError(f"{fault}{right}.") from None
+        right = " or ".join(map(str, inside[:3])) or "<store>/collect/<key>/dataset"
+        fault = f"{path} is missing or unreadable, so {root} is no complete dataset ({error.strerror})"
+        raise DatasetError(f"{fault}; give {right}.") from None
     except ValidationError as error:
         fault = error.errors()[0]
         place = ".".join(map(str, fault["loc"]))
