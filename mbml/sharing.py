@@ -8,7 +8,6 @@ from torch import Tensor
 
 from mbml.relabel import RelabelTables
 from mbml.rows import RowLayout, Rows, gather_rows, sample_rows
-from mbml.training import batches
 
 _SOURCES = 4
 """Other tasks at most that the rows of one batch come from: each costs a gather."""
