@@ -71,8 +71,10 @@ class _FitPlanner(Planner):
         return self.stacks(Teach, config, config.teach.tasks_per_actor, collected, tasks, **own)
 
     def references(self, config: RunConfig, collected: Stacks, teachers: Stacks) -> Ref:
-        """Fitted Q evaluation of the teachers on the training tasks."""
-        own = {"config": config.fqe, "collect": refs_of(collected), "teach": refs_of(teachers)}
+        """Fitted Q evaluation of the teachers on the training tasks, or some of them."""
+        tasks = self.plan.played
+        own = {"tasks": tasks, "config": config.fqe, "collect": refs_of(collected)}
+        own["teach"] = refs_of(teachers, tasks)
         return self.add(Fqe, config, f"fqe of {config.teacher}", **own)
 
     def judged(
@@ -85,8 +87,9 @@ class _FitPlanner(Planner):
         configs, ensembles = self.models(config, collected)
         judged = self.add(
             Assess, config, f"assess {label}", config=config.assess, fqe=config.fqe, held=self.held, trained=trained,
-            step=learned["config"].steps, collect=refs_of(collected), teach=refs_of(teachers), own=refs_of(own),
-            references=self.references(config, collected, teachers), models=configs, ensembles=refs_of(ensembles),
+            step=learned["config"].steps, collect=refs_of(collected), teach=refs_of(teachers, self.plan.played),
+            own=refs_of(own), references=self.references(config, collected, teachers), models=configs,
+            ensembles=refs_of(ensembles, self.plan.played) if ensembles else (),
         )  # fmt: skip
         return {}, judged, None
 
@@ -123,7 +126,8 @@ def _assessed(
     for split, table in found["agreement"].items():
         for name, values in table.items():
             if (who := whose(name)) is not None:
-                parts.append(tidy("difference", "task", values, split=split, task=getattr(plan, split), **who))
+                at = {"split": split, "task": plan.played if split == "train" else plan.test}
+                parts.append(tidy("difference", "task", values, **at, **who))
     for name, tasks in found["value"].items():
         if (who := whose(name)) is not None:
             for task, blocks in zip(plan.test, tasks, strict=True):

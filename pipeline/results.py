@@ -106,9 +106,14 @@ class Results:
         """Task indices of a split."""
         return [task["index"] for task in self.run["tasks"].get(split, [])]
 
+    def played(self, split: str) -> list[int]:
+        """Those that were played and looked into: of many training tasks some."""
+        return self.run.get("played", {}).get(split) or self.tasks(split)
+
     def labels(self, split: str) -> list[str]:
-        """Short names of the tasks of a split."""
-        return [task["label"] for task in self.run["tasks"].get(split, [])]
+        """Short names of the tasks that were played."""
+        known = {task["index"]: task["label"] for task in self.run["tasks"].get(split, [])}
+        return [known[index] for index in self.played(split)] if known else []
 
     def scores(
         self, method: str, split: str | None, metric: str = "score", axis: str = "step"
@@ -125,8 +130,8 @@ class Results:
         return steps[shared], values[:, shared]
 
     def references(self, split: str) -> dict[str, np.ndarray]:
-        """Returns `[tasks]` of every reference on a split."""
-        rows, tasks = self.rows("reference", split=split), self.tasks(split)
+        """Returns `[tasks]` of every reference on the tasks of a split that were played."""
+        rows, tasks = self.rows("reference", split=split), self.played(split)
         return {name: cube(rows[rows["method"] == name], "task", task=tasks)[1] for name in rows["method"].unique()}
 
     @property
@@ -262,6 +267,7 @@ def about_run(plan: Plan, outcome: Outcome | None) -> dict[str, Any]:
         "parameter": family.parameter,
         "view": asdict(family.view),
         "tasks": tasks,
+        **({"played": {"train": list(plan.played)}} if plan.played != plan.train else {}),
         "variants": [asdict(variant) for variant in plan.variants],
         "config": asdict(config),
         "cost": [asdict(stage) for stage in outcome.cost] if outcome else [],
@@ -285,8 +291,8 @@ def _references(plan: Plan, file: Path) -> list[pd.DataFrame]:
     found, environment = read_json(file), plan.config.env
     tables = {split: np.array(found[split].pop("teachers")) for split in SPLITS}
     blind, bound = (int(tables[split].mean(axis=1).argmax()) for split in ("train", "test"))
-    tasks = {split: tasks_of(environment, split, getattr(plan, split)) for split in SPLITS}
-    nearest = nearest_tasks(envs.get(environment), tasks["test"], tasks["train"])
+    tasks = {s: tasks_of(environment, s, which) for s, which in (("test", plan.test), ("train", plan.played))}
+    nearest = nearest_tasks(envs.get(environment), tasks["test"], tasks["train"])  # of those that were compared
     test = tables["test"]
     bounds = {"nearest_teacher": test[nearest, np.arange(len(nearest))], "blind_teacher_bound": test[bound]}
     chosen = {"test": bounds, "train": {"own_teacher": np.diagonal(tables["train"])}}
@@ -295,7 +301,7 @@ def _references(plan: Plan, file: Path) -> list[pd.DataFrame]:
         where: dict[str, Any] = {"split": split, "task": found[split].pop("task")}
         levels = found[split] | {"blind_teacher": table[blind]} | chosen[split] | {"best_teacher": table.max(axis=0)}
         parts += [tidy("reference", "task", row, method=name, **where) for name, row in levels.items()]
-        parts.append(tidy("teacher_return", "index task", table, method="teacher", index=plan.train, **where))
+        parts.append(tidy("teacher_return", "index task", table, method="teacher", index=plan.played, **where))
     return parts
 
 
@@ -366,9 +372,19 @@ def _behaviour(run: Trained, folder: Path) -> Iterator[pd.DataFrame]:
 def relabelling_of(plan: Plan, label: str, found: dict[str, Any]) -> list[pd.DataFrame]:
     """The tables that a variant learned from, and their error while the models learned."""
     where: dict[str, Any] = {"method": label, "split": "train", "task": plan.train}
+    parts = []
     names = [name for name in ("share", "error_eligible", "error_all") if found.get(name) is not None]
-    parts = [tidy(f"relabel_{name}", "task index", found[name], index=plan.train, **where) for name in names]
+    for name in names:
+        if "partners" not in found:
+            parts.append(tidy(f"relabel_{name}", "task index", found[name], index=plan.train, **where))
+            continue
+        pairs = zip(found["partners"], found[name], strict=True)  # a line for every partner, a number a task
+        parts += [
+            tidy(f"relabel_{name}", "index", line, index=plan.train, **where | {"task": [plan.train[i] for i in whose]})
+            for whose, line in pairs
+        ]
     for row in found["training"] or []:
-        parts.append(tidy("relabel_training_error", "task", row["error"], step=row["step"], **where))
+        at = where | {"task": row.get("task", plan.train), "step": row["step"]}
+        parts.append(tidy("relabel_training_error", "task", row["error"], **at))
         parts.append(tidy("relabel_training_kept", "", row["kept"], step=row["step"], method=label))
     return parts
