@@ -96,16 +96,18 @@ class _FitPlanner(Planner):
 
 def gather_fit(plan: Plan, store: Store, outcome: Outcome | None = None) -> Results:
     """Read every artefact of a finished fit; raises StoreError when one is missing."""
-    parts = [learning_curves([store.fetch(*ref) for ref in plan.artefacts["teach"]], method="teacher", split="train")]
+    curves = [store.file(*ref, "curves.jsonl") for ref in plan.artefacts["teach"]]
+    parts = [learning_curves(curves, method="teacher", split="train")]
     notes: dict[str, Any] = {}
     for run in plan.runs:
         where: dict[str, Any] = {"method": run.variant.label, "seed": run.seed}
-        parts += losses_of(store.fetch(*run.trained), **where)
-        found, step = read_json(store.fetch(*run.probes) / "assessment.json"), plan.jobs[run.probes].spec.step
+        parts += losses_of(store.file(*run.trained, "losses.jsonl"), **where)
+        found, step = read_json(store.file(*run.probes, "assessment.json")), plan.jobs[run.probes].spec.step
         parts += _assessed(plan, found, step, first="blind" not in notes, **where)
         notes |= {"environment": "logged", "blind": found["blind"]}
         if run.relabel:
-            parts += relabelling_of(plan, run.variant.label, read_json(store.fetch(*run.relabel) / "diagnostics.json"))
+            found = read_json(store.file(*run.relabel, "diagnostics.json"))
+            parts += relabelling_of(plan, run.variant.label, found)
     return Results(table_of(parts), about_run(plan, outcome) | {"protocol": PROTOCOL, **notes})
 
 

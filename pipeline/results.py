@@ -197,29 +197,33 @@ def gather(plan: Plan, store: Store, outcome: Outcome | None = None) -> Results:
     Raises StoreError when an artefact is missing.
     """
     config, train = plan.config, {"split": "train"}
-    folders = {name: [store.fetch(*ref) for ref in found] for name, found in plan.artefacts.items()}
-    sac = learning_curves(folders["collect"], method="sac", **train)
+
+    def files(artefact: str, name: str) -> list[Path]:
+        return [store.file(*ref, name) for ref in plan.artefacts.get(artefact, [])]
+
+    sac = learning_curves(files("collect", "curves.jsonl"), method="sac", **train)
     ends = sac[sac["metric"] == "return"].sort_values("step").groupby("task", as_index=False).tail(1)
-    parts = [sac, learning_curves(folders["teach"], method="teacher", **train)]
+    parts = [sac, learning_curves(files("teach", "curves.jsonl"), method="teacher", **train)]
     parts.append(ends.assign(metric="reference"))
     for place, kind in enumerate(plan.teachers):
-        found = [*_references(plan, folders["references"][place] / "references.json")]
-        found += [part for folder in folders.get(f"likelihood of {kind}", []) for part in _likelihood(folder)]
+        found = [*_references(plan, files("references", "references.json")[place])]
+        found += [part for file in files(f"likelihood of {kind}", "likelihood.json") for part in _likelihood(file)]
         parts += found if not place else [_of_kind(part, kind) for part in found if part["method"][0] in _OF_KIND]
-    for choice in (row for folder in folders["teach"] for row in read_json(folder / "selected.json")):
+    for choice in (row for file in files("teach", "selected.json") for row in read_json(file)):
         where = {"method": "teacher", "task": choice["task"], "step": choice.get("step", choice.get("iteration"))}
         parts.append(tidy("selected", "", choice["return"], **where, **train))
-    rllib = [row["return"] for folder in folders["rllib"] for row in read_json(folder / "returns.json")]
+    rllib = [row["return"] for file in files("rllib", "returns.json") for row in read_json(file)]
     for name, row in zip(config.rllib.algorithms, np.reshape(rllib, (-1, len(plan.train))), strict=True):
         parts.append(tidy("reference", "task", row, method=f"rllib_{name}", task=plan.train, **train))
-    for seed, folder in zip(config.distill_seeds, folders.get("metagenrl", []), strict=False):
-        parts.append(learning_curves([folder], method="metagenrl", seed=seed, **train))
+    for seed, file in zip(config.distill_seeds, files("metagenrl", "curves.jsonl"), strict=False):
+        parts.append(learning_curves([file], method="metagenrl", seed=seed, **train))
     notes: dict[str, Any] = {}
     for run in plan.runs:
-        evaluations = {step: read_json(store.fetch(*ref) / "scores.json") for step, ref in run.evaluations.items()}
-        parts += _learner(run, store.fetch(*run.trained), evaluations, store.fetch(*run.probes))
+        evaluations = {step: read_json(store.file(*ref, "scores.json")) for step, ref in run.evaluations.items()}
+        probes = read_json(store.file(*run.probes, "probes.json"))
+        parts += _learner(run, store.file(*run.trained, "losses.jsonl"), evaluations, probes)
         if run.relabel and run.variant.label not in notes:
-            found = read_json(store.fetch(*run.relabel) / "diagnostics.json")
+            found = read_json(store.file(*run.relabel, "diagnostics.json"))
             notes[run.variant.label] = {name: found[name] for name in ("threshold", "error_note")}
             parts += relabelling_of(plan, run.variant.label, found)
     about = about_run(plan, outcome) | {"protocol": config.evaluate.protocol(), "relabelling": notes}
@@ -227,7 +231,7 @@ def gather(plan: Plan, store: Store, outcome: Outcome | None = None) -> Results:
     for run in plan.runs:
         handed_out = chosen and (run.variant.label, run.seed) == (chosen["method"], chosen["seed"])
         if handed_out and run.trace and store.complete(*run.trace):  # runs of earlier versions have none
-            parts += _behaviour(run, store.fetch(*run.trace))
+            parts += _behaviour(run, store.file(*run.trace, "behaviour.jsonl"))
     return Results(table_of(parts), about)
 
 
@@ -236,11 +240,12 @@ def gather_warmstart(plan: Plan, store: Store, outcome: Outcome | None = None) -
 
     Raises StoreError when an artefact is missing.
     """
-    parts = [learning_curves([store.fetch(*ref) for ref in plan.artefacts["collect"]], method="sac", split="train")]
+    collected = [store.file(*ref, "curves.jsonl") for ref in plan.artefacts["collect"]]
+    parts = [learning_curves(collected, method="sac", split="train")]
     for arm in plan.arms:
         where: dict[str, Any] = {"method": arm.name, "seed": arm.seed, "split": "test"}
         folders = [store.fetch(*reference) for reference in arm.jobs]
-        curves = learning_curves(folders, **where)
+        curves = learning_curves([folder / "curves.jsonl" for folder in folders], **where)
         parts.append(curves.assign(step=curves["step"] + arm.initial_steps))
         for metric in ("policy_return", "imitation_loss") if arm.initial_steps else ():
             values = [value for folder in folders for value in read_json(folder / "start.json")[metric]]
@@ -275,9 +280,9 @@ def about_run(plan: Plan, outcome: Outcome | None) -> dict[str, Any]:
     }
 
 
-def learning_curves(folders: list[Path], **where: Any) -> pd.DataFrame:
-    """Learning curves in artefacts: returns, and what else their lines hold as "training/<name>"."""
-    lines = pd.DataFrame([line for folder in folders for line in read_lines(folder / "curves.jsonl")])
+def learning_curves(files: list[Path], **where: Any) -> pd.DataFrame:
+    """Learning curves: returns, and what else their lines hold as "training/<name>"."""
+    lines = pd.DataFrame([line for file in files for line in read_lines(file)])
     rows = lines.rename(columns={"iteration": "step"}).melt(["task", "step"], var_name="metric")
     return rows.assign(metric=rows["metric"].where(rows["metric"] == "return", "training/" + rows["metric"]), **where)
 
@@ -313,26 +318,25 @@ def _of_kind(part: pd.DataFrame, kind: str) -> pd.DataFrame:
     return part.assign(method=part["method"] + f" ({kind})")
 
 
-def _likelihood(folder: Path) -> Iterator[pd.DataFrame]:
+def _likelihood(file: Path) -> Iterator[pd.DataFrame]:
     """Scores of the likelihood teacher, which learns about a task while it acts, like a multi-task policy."""
-    for split, found in read_json(folder / "likelihood.json").items():
+    for split, found in read_json(file).items():
         tasks = found.pop("task")
         yield from (tidy("reference", "task", row, task=tasks, method=name, split=split) for name, row in found.items())
 
 
-def losses_of(trained: Path, **where: Any) -> list[pd.DataFrame]:
+def losses_of(file: Path, **where: Any) -> list[pd.DataFrame]:
     """Losses of one multi-task learner, if it left any."""
-    if not (losses := read_lines(trained / "losses.jsonl")):
+    if not (losses := read_lines(file)):
         return []
     rows = pd.DataFrame(losses).melt(["step"], var_name="metric").assign(**where)
     return [rows.assign(metric="training/" + rows["metric"])]
 
 
-def _learner(run: Trained, trained: Path, evaluations: dict[int, Any], probes: Path) -> list[pd.DataFrame]:
+def _learner(run: Trained, losses: Path, evaluations: dict[int, Any], probe: dict[str, Any]) -> list[pd.DataFrame]:
     """Losses, evaluations and probes of one multi-task learner."""
     where: dict[str, Any] = {"method": run.variant.label, "seed": run.seed}
-    parts = losses_of(trained, **where)
-    probe, last = read_json(probes / "probes.json"), evaluations[max(evaluations)]
+    parts, last = losses_of(losses, **where), evaluations[max(evaluations)]
     for split in [split for split in SPLITS if split in last]:
         at = where | {"split": split, "task": last[split]["task"]}
         scores = [found[split]["score"] for found in evaluations.values()]
@@ -361,9 +365,9 @@ def _learner(run: Trained, trained: Path, evaluations: dict[int, Any], probes: P
     return parts
 
 
-def _behaviour(run: Trained, folder: Path) -> Iterator[pd.DataFrame]:
+def _behaviour(run: Trained, file: Path) -> Iterator[pd.DataFrame]:
     """What a policy did on some unseen tasks."""
-    for line in read_lines(folder / "behaviour.jsonl"):
+    for line in read_lines(file):
         where = {"method": run.variant.label, "seed": run.seed, "split": "test", "task": line["task"]}
         where |= {"index": line["episode"], "step": line["step"]}
         yield from (tidy(f"behaviour_{axis}", "step", row, **where) for axis, row in enumerate(line["shown"]))
