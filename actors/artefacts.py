@@ -1,11 +1,13 @@
 """What stages leave in their artefacts and how the next stage reads it: rows, teachers, models, JSON."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, dtype
 
 from mbml import envs, teachers
 from mbml.data import Dataset
@@ -13,11 +15,12 @@ from mbml.envs import Task
 from mbml.evaluate import make_envs
 from mbml.learner import NotFinite
 from mbml.models import Ensemble, EnsembleConfig, Target
-from mbml.nets import StackedMLP
+from mbml.nets import StackedMLP, select_stack
+from mbml.partners import Ring
 from mbml.relabel import RelabelTables, true_rewards
 from mbml.rollout import EnvStack
 from mbml.rows import MappedRows, RowLayout, Rows
-from mbml.serialise import load_tree
+from mbml.serialise import load_tree, tree_in_place
 from mbml.teachers import Teachers
 
 
@@ -85,30 +88,57 @@ def load_rows(collected: Sequence[Path], tasks: Sequence[int]) -> MappedRows:
     return MappedRows([dataset.shards(index) for index in tasks])
 
 
-def load_teachers(trained: Sequence[Path]) -> tuple[list[int], Teachers]:
-    """Task indices and teachers of all teachers' artefacts, joined in the order of the tasks."""
+def load_teachers(trained: Sequence[Path], tasks: Sequence[int]) -> Teachers:
+    """The teachers of `tasks`, which are in these artefacts; raises ArtefactError where one is not."""
     parts = _stacks(trained, "teachers")
-    return [t for p in parts for t in p["tasks"]], Teachers.join([teachers.load(p["teachers"]) for p in parts])
+    joined = Teachers.join([teachers.load(part["teachers"]) for part in parts])
+    places = _places(parts, tasks)
+    return joined if places == list(range(joined.tasks)) else joined.select(places)
 
 
-def load_ensemble(trained: Sequence[Path], config: EnsembleConfig, layout: RowLayout, target: Target) -> Ensemble:
-    """The ensembles of all model artefacts, joined in the order of the tasks."""
-    return _ensemble(_stacks(trained, "models"), config, layout, target)
+def load_ensemble(
+    trained: Sequence[Path], config: EnsembleConfig, layout: RowLayout, target: Target, tasks: Sequence[int]
+) -> Ensemble:
+    """The ensembles of `tasks`, which are in these artefacts; raises ArtefactError where one is not."""
+    parts = _stacks(trained, "models")
+    joined = Ensemble.of_networks(config, layout, target, [StackedMLP.load(part[target]) for part in parts])
+    places = _places(parts, tasks)
+    return joined if places == list(range(joined.tasks)) else joined.select(torch.tensor(places))
 
 
-def load_history(trained: Sequence[Path], config: EnsembleConfig, layout: RowLayout) -> list[tuple[int, Ensemble]]:
-    """The reward ensembles of all model artefacts at the steps that were kept while they learned."""
-    history = zip(*(part["history"] for part in _stacks(trained, "history")), strict=True)
-    return [(points[0]["step"], _ensemble(points, config, layout, "reward")) for points in history]
+def _places(parts: Sequence[dict[str, Any]], tasks: Sequence[int]) -> list[int]:
+    """Where `tasks` stand in the tasks of several artefacts."""
+    there = {task: place for place, task in enumerate(task for part in parts for task in part["tasks"])}
+    if missing := set(tasks) - there.keys():
+        raise ArtefactError(f"Artefacts of tasks {sorted(there)} cannot serve for tasks {sorted(missing)}.")
+    return [there[task] for task in tasks]
 
 
-def _ensemble(parts: Sequence[Any], config: EnsembleConfig, layout: RowLayout, target: Target) -> Ensemble:
-    return Ensemble.of_networks(config, layout, target, [StackedMLP.load(part[target]) for part in parts])
+def load_history(
+    trained: Sequence[Path], config: EnsembleConfig, layout: RowLayout, some: Tensor | None = None
+) -> Iterator[tuple[int, Ensemble]]:
+    """The reward ensembles of all model artefacts, or of the tasks at `some` places, at the steps that were kept while
+    they learned."""
+    parts = _stacks(trained, "history", mapped=True)
+    wanted, start = [], 0
+    for part in parts:
+        places = range(start, start := start + len(part["tasks"]))
+        wanted.append(range(len(places)) if some is None else [i - places[0] for i in some.tolist() if i in places])
+    for points in zip(*(part["history"] for part in parts), strict=True):
+        chosen = [
+            select_stack(
+                StackedMLP.load(point["reward"]), [m + i * config.members for i in own for m in range(config.members)]
+            )
+            for point, own in zip(points, wanted, strict=True)
+            if own
+        ]
+        yield points[0]["step"], Ensemble.of_networks(config, layout, "reward", chosen)
 
 
-def _stacks(trained: Sequence[Path], name: str) -> list[dict[str, Any]]:
+def _stacks(trained: Sequence[Path], name: str, *, mapped: bool = False) -> list[dict[str, Any]]:
     """A file of several artefacts, in the order of their tasks."""
-    return sorted((load_tree(path / f"{name}.safetensors") for path in trained), key=lambda part: part["tasks"][0])
+    files = (load_tree(path / f"{name}.safetensors", mapped=mapped) for path in trained)
+    return sorted(files, key=lambda part: part["tasks"][0])
 
 
 def load_tables(path: Path) -> RelabelTables:
@@ -116,9 +146,28 @@ def load_tables(path: Path) -> RelabelTables:
     return RelabelTables(**load_tree(path / "tables.safetensors", mapped=True))
 
 
-def load_returns(references: Path) -> list[list[float]]:
-    """Returns `[K, K]` of every teacher (first axis) on every training task, of a references artefact."""
-    return read_json(references / "references.json")["train"]["teachers"]
+@contextmanager
+def tables_in_place(
+    path: Path, index: Sequence[Tensor], shapes: Mapping[str, tuple[tuple[int, ...], dtype]], ring: Ring
+) -> Iterator[dict[str, Tensor]]:
+    """Labels and flags of `shapes_of`, to be written where they will be read; see `mbml.serialise.tree_in_place`."""
+    known = {"index": torch.cat([*index]), "sizes": torch.tensor([*map(len, index)]), "order": ring.order}
+    with tree_in_place(path, {n: (tuple(t.shape), t.dtype) for n, t in known.items()} | shapes) as made:
+        for name, value in known.items():
+            made.pop(name).copy_(value)
+        yield made
+
+
+def load_returns(references: Path, tasks: Sequence[int]) -> Tensor:
+    """Returns `[K, K]` (float64) of the teachers of `tasks` (first axis) on each of these, of a references artefact;
+    NaN where they were not compared."""
+    found, place = read_json(references / "references.json")["train"], {task: i for i, task in enumerate(tasks)}
+    played, compared = ([place[t] for t in found[n]] for n in ("task", "candidates" if "own" in found else "task"))
+    table = torch.full((len(place), len(place)), torch.nan, dtype=torch.float64)
+    if "own" in found:
+        table[played, played] = torch.tensor(found["own"], dtype=torch.float64)
+    table[torch.tensor(compared).unsqueeze(1), played] = torch.tensor(found["teachers"], dtype=torch.float64)
+    return table
 
 
 def snapshot_of(trained: Path, step: int) -> Path:
@@ -126,7 +175,7 @@ def snapshot_of(trained: Path, step: int) -> Path:
     return trained / "snapshots" / f"step-{step:07d}.safetensors"
 
 
-def truth_table(environment: str, tasks: Sequence[Task], rows: Rows, index: Any = None) -> Tensor | None:
+def truth_table(environment: str, tasks: Sequence[Task], rows: Rows, *how: Any) -> Tensor | None:
     """`true_rewards` of the rows of K tasks, or None where they cannot be computed."""
     reward = envs.get(environment).reward
-    return None if reward is None else true_rewards(rows, layout_of(environment), reward, tasks, index)
+    return None if reward is None else true_rewards(rows, layout_of(environment), reward, tasks, *how)

@@ -123,6 +123,18 @@ class Store:
         cache.trim()
         return target
 
+    def file(self, stage: str, key: str, name: str) -> Path:
+        """One file of a complete artefact, to read: in a folder it alone is checked, from a URL all are fetched.
+
+        Raises StoreError where there is no such file, and as `fetch` does.
+        """
+        if self._folder is None:
+            return self.fetch(stage, key) / name
+        manifest, _ = self._read_manifest(stage, key)
+        if not (entries := [entry for entry in manifest["files"] if entry["file"] == name]):
+            raise StoreError(f"{self.uri(stage, key)} has no {name}; {_REMEDY}.")
+        return self._whole(self._folder / stage / key, {"files": entries}, self.uri(stage, key)) / name
+
     def damage(self, stage: str, key: str) -> str | None:
         """What is wrong with a complete artefact, in a sentence, if anything is."""
         try:

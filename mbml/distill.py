@@ -21,6 +21,7 @@ from mbml.losses import (
     triplet_loss,
 )
 from mbml.nets import adam, step
+from mbml.partners import Ring, some_tasks
 from mbml.relabel import RelabelTables
 from mbml.rows import RowLayout, Rows, gather_rows, lengths_of, sample_rows
 from mbml.settings import Count, NotNegative, Whole
@@ -49,8 +50,10 @@ class DistillConfig(Schedule):
     triplet_weight: NotNegative = 1.0
     """Weight of the triplet loss."""
     partners: Whole = 0
-    """Random other tasks j that every task i is paired with in a step; 0 takes all. Both the triplet loss and the
-    relabelled part of z's context see the transitions of these alone, so that a step's cost is linear in K."""
+    """Random other tasks j of a step that every task i is paired with; 0 takes all. Both the triplet loss and the
+    relabelled part of z's context see the transitions of these alone."""
+    tasks_per_step: Whole = 16
+    """Tasks of a step, drawn at random; all where there are no more, or with 0. A step's cost does not grow beyond."""
     hard_contexts: Count = 10
     """Contexts N per task for hard mining."""
     hard_reduction: Literal["sum", "mean"] = "sum"
@@ -103,19 +106,27 @@ class MultiTaskLearner(Learner):
         return self.student
 
     def update(self) -> dict[str, Tensor]:
-        """One step of encoder and students on Eq. 10, or on Eq. 6 where there is no triplet loss; returns the terms."""
+        """One step of encoder and students on Eq. 10, or on Eq. 6 where there is no triplet loss; returns the terms.
+
+        Where not all tasks are drawn, every term's gradient is on average that of the term over all of them, except
+        that partners and the hardest negatives are found among those drawn: they change what z is inferred from as
+        `partners` does, and make Eq. 11 milder.
+        """
         config = self.config
         self.anneal()
+        chosen = self._chosen_tasks()
 
         # Infer every task
-        contexts = self._relabelled_contexts() if config.union_context else self._own_contexts()
+        contexts = self._relabelled_contexts(chosen) if config.union_context else self._own_contexts(chosen)
         z = contexts.belief.sample(self.generator).unsqueeze(1).expand(-1, config.batch_size, -1)
 
         # Distil every teacher under its task's z
-        rows = sample_rows(self.rows, config.batch_size, self.generator)
+        rows = sample_rows(self.rows, config.batch_size, self.generator, chosen)
         batch, pair = self.layout.split(rows), self.layout.pair(rows)
-        losses = self.student.losses(self.teachers, batch, pair, z, self.generator)
-        losses["loss_kl"] = posterior_regulariser(self.student.encoder, contexts.belief, config.kl_weight)
+        teachers = self.teachers if chosen is None else self.teachers.select(chosen)
+        losses = self.student.losses(teachers, batch, pair, z, self.generator)
+        each = self.tasks / len(rows)  # of what is summed over tasks, a task of the step stands for so many
+        losses["loss_kl"] = posterior_regulariser(self.student.encoder, contexts.belief, config.kl_weight * each)
         objective = distillation_objective(losses)
         if contexts.triplet is not None:
             losses["loss_triplet"] = contexts.triplet
@@ -124,29 +135,44 @@ class MultiTaskLearner(Learner):
         step(self.optimiser, objective)
         return self.counted(**losses) | contexts.metrics
 
-    def _own_contexts(self) -> _Contexts:
+    def _chosen_tasks(self) -> Tensor | None:
+        """The tasks of this step; None: all."""
+        size, ring = self.config.tasks_per_step, self.ring
+        if ring is not None and 0 < size < self.tasks:  # strangers would have no labels for each other
+            return ring.window(size, self.generator)
+        return some_tasks(self.tasks, size, self.generator)
+
+    @property
+    def ring(self) -> Ring | None:
+        """Who is whose partner where that is not everybody."""
+        return self.tables.ring if self.config.union_context and self.tables else None
+
+    def _own_contexts(self, chosen: Tensor | None) -> _Contexts:
         """Contexts of 2M own transitions; with hard mining N of them per task, one of which gives z."""
         config, encoder = self.config, self.student.encoder
         number = config.hard_contexts if config.triplet == "hard_mining" else 1
-        own, _ = self._own_transitions(number * 2 * config.context_size)
-        beliefs = encoder.infer(own.unflatten(1, (number, -1)))  # [K, N, Z]
+        own, _ = self._own_transitions(number * 2 * config.context_size, chosen)
+        beliefs = encoder.infer(own.unflatten(1, (number, -1)))  # [T, N, Z]
         triplet = None
         if config.triplet == "hard_mining":
             triplet = hard_mining_triplet_loss(encoder, beliefs, config.margin, reduction=config.hard_reduction)
-        everyone = torch.arange(self.tasks, device=own.device)
-        chosen = torch.randint(number, (self.tasks,), generator=self.context_generator, device=own.device)
-        return _Contexts(Belief(*(part[everyone, chosen] for part in beliefs)), triplet, {})
+            if config.hard_reduction == "sum":
+                triplet = triplet * (self.tasks / len(own))
+        everyone = torch.arange(len(own), device=own.device)
+        picked = torch.randint(number, (len(own),), generator=self.context_generator, device=own.device)
+        return _Contexts(Belief(*(part[everyone, picked] for part in beliefs)), triplet, {})
 
-    def _relabelled_contexts(self) -> _Contexts:
+    def _relabelled_contexts(self, chosen: Tensor | None) -> _Contexts:
         """Own and relabelled transitions of every task, each encoded once however many sets it is in."""
         encoder, generator, size = self.student.encoder, self.context_generator, self.config.context_size
-        own, places = self._own_transitions(size)
-        partners = random_partners(self.tasks, self.config.partners, generator)
-        eligible, own_statistics, relabelled_statistics = self._encode(own, places, partners)
+        own, places = self._own_transitions(size, chosen)
+        drawn = torch.arange(self.tasks, device=own.device) if chosen is None else chosen
+        partners = self._partners(drawn)
+        eligible, own_statistics, relabelled_statistics = self._encode(own, places, drawn, partners)
 
         # z's context: all M own and up to M random eligible relabelled transitions
-        chosen = random_subset(eligible.flatten(1), size, generator)
-        belief = encoder.belief(own_statistics.sum(1) + _masked_sum(chosen, relabelled_statistics.flatten(1, 2)))
+        picked = random_subset(eligible.flatten(1), size, generator)
+        belief = encoder.belief(own_statistics.sum(1) + _masked_sum(picked, relabelled_statistics.flatten(1, 2)))
         metrics = {"eligible_share": eligible.mean(dtype=own_statistics.dtype)}
         if self.config.triplet != "relabelled":
             return _Contexts(belief, None, metrics)
@@ -165,24 +191,36 @@ class MultiTaskLearner(Learner):
         metrics["valid_pairs"] = valid.mean(dtype=own_statistics.dtype)
         return _Contexts(belief, triplet_loss(per_pair), metrics)
 
-    def _own_transitions(self, count: int) -> tuple[Tensor, Tensor]:
-        """Random context transitions `[K, count, d_c]` of each task and their places in the pool `[K, count]`."""
+    def _own_transitions(self, count: int, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Random context transitions `[T, count, d_c]` of each task and their places in the pool `[T, count]`."""
         tables = self.tables if self.config.union_context else None
-        places = (tables.pools if tables else lengths_of(self.rows)).sample(count, self.context_generator)
-        return self.layout.context(gather_rows(self.rows, tables.rows_at(places) if tables else places)), places
+        places = (tables.pools if tables else lengths_of(self.rows)).sample(count, self.context_generator, chosen)
+        index = tables.rows_at(places, chosen) if tables else places
+        return self.layout.context(gather_rows(self.rows, index, chosen)), places
 
-    def _encode(self, own: Tensor, places: Tensor, partners: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Encode own transitions `[K, M, d_c]`, and those of partners `[K, P]` that may be relabelled.
+    def _partners(self, drawn: Tensor) -> Tensor:
+        """Places `[T, P]` in `drawn` `[T]` of every task's partners."""
+        wanted, size, ring = self.config.partners, len(drawn), self.ring
+        if ring is None:
+            return random_partners(size, wanted, self.context_generator)
+        known = ring.knows(drawn.unsqueeze(1), drawn)
+        # At its ends a window holds the partners of one side alone.
+        least = ring.partners if size == self.tasks else max(1, min(ring.partners // 2, size - 1))
+        keys = torch.rand(known.shape, generator=self.context_generator, device=drawn.device)
+        return keys.masked_fill_(~known, 2.0).argsort(1)[:, : min(wanted or least, least)]
 
-        Returns which those are `[K, P, M]`, and statistics `[K, M, S]` and `[K, P, M, S]`, zero where not eligible.
+    def _encode(self, own: Tensor, places: Tensor, drawn: Tensor, partners: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode own transitions `[T, M, d_c]` of the tasks `drawn`, and those of partners `[T, P]` that may be
+        relabelled.
+
+        Returns which those are `[T, P, M]`, and statistics `[T, M, S]` and `[T, P, M, S]`, zero where not eligible.
         """
         tables, number = self.tables, own.shape[0] * own.shape[1]
         assert tables is not None
-        everyone = torch.arange(self.tasks, device=own.device).view(-1, 1, 1)
-        eligible = tables.may(everyone, partners.unsqueeze(-1), places[partners])
+        eligible = tables.may(drawn.view(-1, 1, 1), drawn[partners].unsqueeze(-1), places[partners])
         i, p, m = eligible.nonzero(as_tuple=True)
         j = partners[i, p]
-        relabelled = tables.relabelled(self.layout, own[j, m], i, j, places[j, m])
+        relabelled = tables.relabelled(self.layout, own[j, m], drawn[i], drawn[j], places[j, m])
         statistics = self.student.encoder.statistics(torch.cat([own.flatten(0, 1), relabelled]))
         own_statistics = statistics[:number].unflatten(0, own.shape[:2])
         relabelled_statistics = statistics.new_zeros(*eligible.shape, statistics.shape[-1])
@@ -190,7 +228,7 @@ class MultiTaskLearner(Learner):
 
 
 def random_partners(tasks: int, wanted: int, generator: torch.Generator) -> Tensor:
-    """Other tasks j for every task i, `[K, P]`: a random subset of `wanted`, or with 0 all of them."""
+    """Other tasks j for every one of K tasks i, `[K, P]`: a random subset of `wanted`, or with 0 all of them."""
     others = torch.arange(tasks - 1, device=generator.device).repeat(tasks, 1)
     if 0 < wanted < tasks - 1:
         keys = torch.rand(tasks, tasks - 1, generator=generator, device=generator.device)

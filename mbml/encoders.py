@@ -202,6 +202,16 @@ class Mixture(NetworkEncoder):
         """A logit for each anchor."""
         return self.config.anchors
 
+    def read_some(self, context: Tensor, own: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
+        """Of transitions `[n, d_c]` the logits `[n]` of one anchor each, `own` `[n]`, and those `[n, m]` of anchors
+        that are `shared` `[m]` by all; the others' are not computed."""
+        hidden, (weights, biases) = self.scale(self._inputs(context)), self.body.layers
+        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+            hidden = torch.relu(torch.addmm(bias[0], hidden, weight[0]))
+        weight, bias = weights[-1][0].T, biases[-1][0, 0]
+        mine = (hidden * weight[own]).sum(1) + bias[own]
+        return mine, torch.addmm(bias[shared], hidden, weight[shared].T)
+
     def statistics(self, context: Tensor) -> Tensor:
         """Log-probabilities of the anchors, and the number 1, `[..., anchors + 1]`."""
         evidence = torch.log_softmax(self.read(context), -1)

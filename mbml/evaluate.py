@@ -33,6 +33,9 @@ class EvaluateConfig:
     """Also evaluate on the training tasks."""
     reference_episodes: Count = 5
     """Episodes per task for every reference policy."""
+    most_tasks: Count = 64
+    """Training tasks at most, evenly spread, that are played and looked into, and whose teachers are compared; of logs,
+    those whose values are fitted."""
 
     def protocol(self) -> str:
         """The protocol in words, to stand beside every score."""

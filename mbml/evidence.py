@@ -20,9 +20,10 @@ from mbml.encoders import EncoderConfig, Mixture
 from mbml.learner import Learner, Schedule
 from mbml.losses import distillation_objective
 from mbml.nets import adam, step
+from mbml.partners import some_tasks
 from mbml.relabel import RelabelTables
 from mbml.rows import RowLayout, Rows, gather_rows, sample_indices, sample_rows
-from mbml.settings import Count, Share
+from mbml.settings import Count, Share, Whole
 from mbml.students import Student, StudentConfig, make_student
 from mbml.teachers import TEACHERS, Teachers
 
@@ -50,6 +51,11 @@ class EvidenceConfig(Schedule):
     guide: Literal["own", "best"] = "own"
     """The teacher that a task's embedding is distilled from: its own, or the one that does best on it in its
     simulator."""
+    tasks_per_step: Whole = 16
+    """Tasks of a step, drawn at random; all where there are no more, or with 0. A step's cost does not grow beyond."""
+    rivals: Whole = 128
+    """Tasks that a step's transitions are told from, drawn at random, each standing for as many as there are in all;
+    all where there are no more, or with 0."""
 
     def __post_init__(self) -> None:
         if self.teacher is not None:
@@ -61,9 +67,14 @@ class EvidenceConfig(Schedule):
 class EvidenceLearner(Learner):
     """`update` draws its own batches from all tasks' rows `[K, N, row]` and makes one step of students and classifier.
 
-    `returns` `[K, K]` are those of every teacher (first axis) on every training task; they choose the guide of the
-    untold embedding, which is distilled on everybody's states from the teacher that is best on average. Batches and
-    contexts have a generator each.
+    `returns` `[K, K]` are those of every teacher (first axis) on every training task, NaN where they are not known;
+    they choose the guide of the untold embedding, which is distilled on everybody's states from the teacher that is
+    best on average. Batches and contexts have a generator each.
+
+    Where not all tasks are drawn, the untold embedding is in every step all the same, and weighs as much as one of
+    those that are. What a step minimises is then on average T times the mean over all tasks and once the untold loss,
+    divided by T + 1. Embeddings and logits of tasks not drawn have no gradient in a step. Adam then moves them by what
+    it remembers of earlier ones, as it moves any weight on which a batch does not bear, less by a tenth every step.
     """
 
     constant = False  # the number of eligible transitions changes
@@ -81,8 +92,8 @@ class EvidenceLearner(Learner):
         self.config, self.layout, self.rows, self.tables = config, layout, rows, tables
         self.generator, self.context_generator = generators
         self.tasks = len(rows)
-        guides = returns.argmax(0) if config.guide == "best" else torch.arange(self.tasks)
-        self.teachers = teachers.select([*guides.tolist(), int(returns.mean(1).argmax())])
+        guides = best_teachers(returns) if config.guide == "best" else torch.arange(self.tasks)
+        self.teachers = teachers.select([*guides.tolist(), blind_teacher(returns)])
         encoder = replace(config.student.encoder, anchors=self.tasks)
         self.student = make_student(replace(config.student, encoder=encoder), layout, self.generator)
         self.student.fit(rows)
@@ -94,40 +105,49 @@ class EvidenceLearner(Learner):
         return self.student
 
     def update(self) -> dict[str, Tensor]:
-        """One step of the students on Eq. 3 to 5 under every embedding, and of the classifier; returns the terms."""
+        """One step of the students on Eq. 3 to 5 under every embedding drawn, and of the classifier; returns the
+        terms."""
         self.anneal()
         encoder = self.student.encoder
         assert isinstance(encoder, Mixture)
-        rows = self._batches()
-        z = encoder.embeddings.unsqueeze(1).expand(-1, rows.shape[1], -1)
+        chosen = some_tasks(self.tasks, self.config.tasks_per_step, self.generator)
+        rows = self._batches(chosen)
+        embeddings, teachers = encoder.embeddings, self.teachers
+        if chosen is not None:
+            told = torch.cat([chosen, chosen.new_tensor([self.tasks])])
+            embeddings, teachers = embeddings[told], teachers.select(told)
+        z = embeddings.unsqueeze(1).expand(-1, rows.shape[1], -1)
         batch, pair = self.layout.split(rows), self.layout.pair(rows)
-        losses = self.student.losses(self.teachers, batch, pair, z, self.generator)
-        context, label, valid = self._labelled()
-        losses["loss_evidence"] = evidence_loss(encoder, context, label, valid)
+        losses = self.student.losses(teachers, batch, pair, z, self.generator)
+        context, label, valid = self._labelled(chosen)
+        rivals = some_tasks(self.tasks, self.config.rivals, self.context_generator)
+        losses["loss_evidence"] = evidence_loss(encoder, context, label, valid, rivals)
         step(self.optimiser, distillation_objective(losses))
         return self.counted(**losses, labelled_share=valid.mean(dtype=z.dtype))
 
-    def _batches(self) -> Tensor:
-        """Rows `[K + 1, B, row]`: of every task, with `foreign_share` from all of them; last, from all of them."""
+    def _batches(self, chosen: Tensor | None) -> Tensor:
+        """Rows `[T + 1, B, row]`: of every task drawn, with `foreign_share` from all of them; last, from all of
+        them."""
         size = self.config.batch_size
-        own = sample_rows(self.rows, size, self.generator)
+        own = sample_rows(self.rows, size, self.generator, chosen)
         everybody = own.flatten(0, 1)
         foreign = round(self.config.foreign_share * size)
-        chosen = sample_indices(self.tasks, foreign, len(everybody), self.generator)
+        picked = sample_indices(len(own), foreign, len(everybody), self.generator)
         untold = sample_indices(1, size, len(everybody), self.generator)
-        told = torch.cat([own[:, foreign:], everybody[chosen]], 1)
+        told = torch.cat([own[:, foreign:], everybody[picked]], 1)
         return torch.cat([told, everybody[untold]])
 
-    def _labelled(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _labelled(self, chosen: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Context transitions `[n, d_c]`, the task whose reward (or dynamics) each carries `[n]`, and whether it may
-        count `[n]`: of every task own ones, and others relabelled for a random other task where that is eligible."""
+        count `[n]`: of every task drawn own ones, and others relabelled for a random partner where that is
+        eligible."""
         tables, generator, layout = self.tables, self.context_generator, self.layout
-        shape = self.tasks, self.config.context_size
-        place = tables.pools.sample(self.config.context_size, generator)
-        context = layout.context(gather_rows(self.rows, tables.rows_at(place))).flatten(0, 1)
-        source = torch.arange(self.tasks, device=generator.device).unsqueeze(1).expand(shape)
-        other = torch.randint(self.tasks - 1, shape, generator=generator, device=generator.device)
-        label = other + (other >= source).long()
+        place = tables.pools.sample(self.config.context_size, generator, chosen)
+        context = layout.context(gather_rows(self.rows, tables.rows_at(place, chosen), chosen)).flatten(0, 1)
+        source = torch.arange(self.tasks, device=generator.device) if chosen is None else chosen
+        source = source.unsqueeze(1).expand(place.shape)
+        number = torch.randint(tables.partners, place.shape, generator=generator, device=generator.device)
+        label = tables.partner(source, number)
         own = round(self.config.own_share * self.config.context_size)
         label[:, :own] = source[:, :own]
         i, j, t = label.flatten(), source.flatten(), place.flatten()
@@ -135,7 +155,33 @@ class EvidenceLearner(Learner):
         return torch.where(mine.unsqueeze(1), context, relabelled), i, mine | tables.may(i, j, t)
 
 
-def evidence_loss(encoder: Mixture, context: Tensor, label: Tensor, valid: Tensor) -> Tensor:
-    """Cross-entropy of the tasks `label` `[n]` given single transitions `context` `[n, d_c]`, over those `valid`."""
-    losses = F.cross_entropy(encoder.read(context), label, reduction="none")
+def evidence_loss(
+    encoder: Mixture, context: Tensor, label: Tensor, valid: Tensor, rivals: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy of the tasks `label` `[n]` given single transitions `context` `[n, d_c]`, over those `valid`.
+
+    With `rivals` `[m]`, a random subset of the K tasks, the sum over all other tasks in the softmax is that over the
+    rivals times (K - 1) / m: an estimate that is right on average, of which the logarithm is a little low.
+    """
+    if rivals is None:
+        losses = F.cross_entropy(encoder.read(context), label, reduction="none")
+        return (losses * valid).sum() / valid.sum().clamp_min(1)
+    own, others = encoder.read_some(context, label, rivals)
+    same = rivals == label.unsqueeze(1)  # the label is no rival of its own
+    standing = ((encoder.config.anchors - 1) / (len(rivals) - same.sum(1, keepdim=True)).clamp_min(1)).log()
+    others = (others + standing).masked_fill(same, -torch.inf)
+    losses = torch.cat([own.unsqueeze(1), others], 1).logsumexp(1) - own
     return (losses * valid).sum() / valid.sum().clamp_min(1)
+
+
+def blind_teacher(returns: Tensor) -> int:
+    """The teacher that is best on average, given `returns` `[K, n]` of K teachers on n tasks, NaN where not known: of
+    those that are known on every task on which any is."""
+    compared = ~returns.isnan().all(0)
+    return int(returns[:, compared].mean(1).nan_to_num(-torch.inf).argmax())
+
+
+def best_teachers(returns: Tensor) -> Tensor:
+    """The best teacher `[K]` on each of K tasks, given `returns` `[K, K]`; its own where none is known there."""
+    own = torch.arange(len(returns), device=returns.device)
+    return torch.where(returns.isnan().all(0), own, returns.nan_to_num(-torch.inf).argmax(0))

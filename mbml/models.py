@@ -92,6 +92,11 @@ class Ensemble(Learner):
         predictions = self.predict(pair)
         return predictions.mean(1), spread(predictions)
 
+    def select(self, tasks: Tensor) -> Ensemble:
+        """Copies of the ensembles of `tasks` `[n]`, in that order; to predict with."""
+        members = tasks.unsqueeze(1) * self.config.members + torch.arange(self.config.members)
+        return self.of_networks(self.config, self.layout, self.target, [select_stack(self.network, members.flatten())])
+
     @classmethod
     def of_networks(
         cls, config: EnsembleConfig, layout: RowLayout, target: Target, networks: Sequence[StackedMLP]

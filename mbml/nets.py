@@ -153,9 +153,10 @@ class Standardiser(nn.Module):
         return torch.cat([scaled, weight[:, size:]], 1), bias - (self.shift @ scaled).unsqueeze(1)
 
 
-def select_stack(network: StackedMLP, indices: Sequence[int]) -> StackedMLP:
+def select_stack(network: StackedMLP, indices: Sequence[int] | Tensor) -> StackedMLP:
     """A new network holding copies of the chosen members of `network`, in the order given."""
-    return StackedMLP.of(*([p.detach()[list(indices)] for p in part] for part in network.layers))
+    chosen = indices if isinstance(indices, Tensor) else list(indices)
+    return StackedMLP.of(*([p.detach()[chosen] for p in part] for part in network.layers))
 
 
 def part_of(network: StackedMLP, start: int, length: int) -> StackedMLP:

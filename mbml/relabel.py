@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from mbml.models import Ensemble, Target, spread
+from mbml.partners import Ring
 from mbml.rows import Lengths, RowLayout, Rows, gather_rows, lengths_of
+from mbml.seeding import generator_of
 from mbml.settings import NotNegative, Whole
 
 if TYPE_CHECKING:  # what was learned is used where there is no simulator
@@ -33,6 +35,9 @@ class RelabelConfig:
     """The same for the next-state ensemble; used only where the dynamics vary."""
     pool: Whole = 0
     """Random transitions per task that contexts are drawn from; 0 takes all of them."""
+    partners: Whole = 16
+    """Other tasks that a task's transitions are relabelled for, a random choice; all where there are no more, or with
+    0. Tables are linear in the tasks where there are more."""
     source: Source = "ensemble"
     """Labels of the reward ensembles, or the true reward with everything eligible."""
 
@@ -45,7 +50,8 @@ class RelabelTables:
     row t of task j. `eligible` `[K, K, P]` bool, false for i = j. `next_observation` `[K, K, P, d_s]` or None.
 
     Pools of different `sizes` `[K]` stand one after the other instead, Q transitions in all: `[Q]` for `[K, P]`, and
-    `[K, Q]` for `[K, K, P]`.
+    `[K, Q]` for `[K, K, P]`. So they do with an `order` `[K]`, where every task has labels for its partners in that
+    `Ring` alone: the first axis of labels and flags are then the numbers of the partners.
     """
 
     index: Tensor
@@ -53,13 +59,21 @@ class RelabelTables:
     eligible: Tensor
     next_observation: Tensor | None = None
     sizes: Tensor | None = None
+    order: Tensor | None = None
 
     @classmethod
-    def of(cls, index: Sequence[Tensor], reward: Tensor, eligible: Tensor, following: Tensor | None) -> RelabelTables:
-        """Of every task's pool, and of labels and flags `[K, Q, ...]`."""
+    def of(
+        cls,
+        index: Sequence[Tensor],
+        reward: Tensor,
+        eligible: Tensor,
+        following: Tensor | None,
+        order: Tensor | None = None,
+    ) -> RelabelTables:
+        """Of every task's pool, and of labels and flags `[K, Q, ...]`, or with an `order` `[partners, Q, ...]`."""
         pools = _pools(index)
-        if pools.same is None:
-            return cls(torch.cat([*index]), reward, eligible, following, torch.tensor(pools.each))
+        if pools.same is None or order is not None:
+            return cls(torch.cat([*index]), reward, eligible, following, torch.tensor(pools.each), order)
         flat = (reward, eligible, following)
         return cls(torch.stack([*index]), *(_by_task(part, pools) for part in flat if part is not None))
 
@@ -69,13 +83,28 @@ class RelabelTables:
         sizes = [self.index.shape[1]] * len(self.index) if self.sizes is None else self.sizes.tolist()
         return Lengths(tuple(sizes), self.index.device)
 
-    def rows_at(self, places: Tensor) -> Tensor:
-        """The rows `[K, n]` of each task at `places` `[K, n]` of its pool."""
-        return self.index.flatten()[self.pools.positions(places)]
+    @cached_property
+    def ring(self) -> Ring | None:
+        """Who has labels for whom; None where all have them for all others."""
+        return None if self.order is None else Ring(self.order, len(self.reward))
+
+    @property
+    def partners(self) -> int:
+        """Tasks that the transitions of a task have labels for."""
+        return len(self.pools.each) - 1 if self.ring is None else self.ring.partners
+
+    def partner(self, j: Tensor, number: Tensor) -> Tensor:
+        """One of those tasks, of this `number` from 0 to below `partners`, for tasks `j`; shapes broadcast."""
+        return number + (number >= j).long() if self.ring is None else self.ring.partner(j, number)
+
+    def rows_at(self, places: Tensor, tasks: Tensor | None = None) -> Tensor:
+        """The rows `[K, n]` of each task at `places` `[K, n]` of its pool, or of each of `tasks`."""
+        return self.index.flatten()[self.pools.positions(places, tasks)]
 
     def may(self, i: Tensor, j: Tensor, t: Tensor) -> Tensor:
         """Whether transitions at `t` of the pools of tasks `j` may be relabelled for tasks `i`; shapes broadcast."""
-        return self._flat(self.eligible)[i, self.pools.starts[j] + t]
+        found = self._flat(self.eligible)[self._line(i, j), self.pools.starts[j] + t]
+        return found if self.ring is None else found & self.ring.knows(i, j)
 
     def relabelled(self, layout: RowLayout, contexts: Tensor, i: Tensor, j: Tensor, t: Tensor) -> Tensor:
         """Eq. 7: transitions `contexts` `[n, d_c]` of tasks `j` `[n]`, which are at `t` `[n]` of their pools, with the
@@ -87,8 +116,12 @@ class RelabelTables:
         if self.next_observation is None:
             following = contexts[:, layout.pair_size : -1]
         else:
-            following = self._flat(self.next_observation)[i, places]
-        return torch.cat([pair, following, self._flat(self.reward)[i, places].unsqueeze(1)], 1)
+            following = self._flat(self.next_observation)[self._line(i, j), places]
+        return torch.cat([pair, following, self._flat(self.reward)[self._line(i, j), places].unsqueeze(1)], 1)
+
+    def _line(self, i: Tensor, j: Tensor) -> Tensor:
+        """Where labels for tasks `i` stand; anywhere, where tasks `j` have none."""
+        return i if self.ring is None else self.ring.number(i, j).clamp(0, self.ring.partners - 1)
 
     def _flat(self, table: Tensor) -> Tensor:
         return table.flatten(1, 2) if self.sizes is None else table
@@ -118,6 +151,13 @@ def pools_of(lengths: Lengths, pool: int, generator: torch.Generator) -> list[Te
     ]
 
 
+def ring_of(tasks: int, config: RelabelConfig, seed: int) -> Ring | None:
+    """Who is whose partner among so many tasks; None where everybody is everybody's."""
+    if not 0 < config.partners < tasks - 1:
+        return None
+    return Ring(torch.randperm(tasks, generator=generator_of(seed, "relabel", "partners")), config.partners)
+
+
 def _pools(index: Iterable[Tensor]) -> Lengths:
     return Lengths(tuple(len(pool) for pool in index))
 
@@ -134,26 +174,44 @@ def relabel(
     models: Mapping[Target, Ensemble],
     config: RelabelConfig,
     report: Callable[[int, int], None] = lambda done, total: None,
+    ring: Ring | None = None,
+    into: Mapping[str, Tensor] | None = None,
 ) -> RelabelTables:
     """Apply every task's ensembles to every task's rows at `index`, its pool; once, before any distillation.
 
     `models` are the reward ensembles and, where the dynamics vary, the next-state ones: a transition is eligible where
-    all of them are certain. `report` hears how many tasks' rows are done, of how many.
+    all of them are certain. With a `ring` only those of every task's partners are applied. `report` hears how many
+    tasks' rows are done, of how many. The tables are written `into` tensors of `shapes_of`, which may be in a file.
     """
     pools, tasks = _pools(index), len(index)
     ends = list(itertools.accumulate(pools.each))
     thresholds = {"reward": config.reward_threshold, "next_observation": config.next_observation_threshold}
-    labels = {target: torch.empty(tasks, ends[-1], model.network.sizes[-1]) for target, model in models.items()}
-    eligible = torch.ones(tasks, ends[-1], dtype=torch.bool)
+    shapes = shapes_of(pools, layout, models, ring)
+    made = into or {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}
+    made["eligible"].fill_(True)
+    lines = tasks if ring is None else ring.partners
     for source, part, chunk in _chunks(rows, index):
-        pair = layout.pair(chunk).expand(tasks, -1, -1)
+        pair = layout.pair(chunk).expand(lines, -1, -1)
         for target, model in models.items():
-            labels[target][:, part], uncertainty = model.mean_and_std(pair)
-            eligible[:, part] &= uncertainty < thresholds[target]
+            applied = model if ring is None else model.select(ring.partner(torch.tensor(source), torch.arange(lines)))
+            labels, uncertainty = applied.mean_and_std(pair)
+            made[target][:, part] = labels.squeeze(-1) if target == "reward" else labels
+            made["eligible"][:, part] &= uncertainty < thresholds[target]
         if part.stop == ends[source]:
             report(source + 1, tasks)
-    _exclude_own(eligible, pools)
-    return RelabelTables.of([*index], labels["reward"].squeeze(-1), eligible, labels.get("next_observation"))
+    if ring is None:
+        _exclude_own(made["eligible"], pools)
+    order = None if ring is None else ring.order
+    return RelabelTables.of([*index], made["reward"], made["eligible"], made.get("next_observation"), order)
+
+
+def shapes_of(
+    pools: Lengths, layout: RowLayout, targets: Iterable[Target], ring: Ring | None
+) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and type of labels and flags, by name."""
+    shape = len(pools.each) if ring is None else ring.partners, sum(pools.each)
+    labels: dict[Target, tuple[int, ...]] = {"reward": shape, "next_observation": (*shape, layout.observation_size)}
+    return {t: (labels[t], torch.float32) for t in targets} | {"eligible": (shape, torch.bool)}
 
 
 def _chunks(rows: Rows, index: Sequence[Tensor] | Tensor) -> Iterator[tuple[int, slice, Tensor]]:
@@ -171,13 +229,22 @@ def _exclude_own(eligible: Tensor, pools: Lengths) -> None:
         own[task] = False
 
 
-def relabel_with_truth(index: Sequence[Tensor] | Tensor, true_reward: Tensor) -> RelabelTables:
+def relabel_with_truth(
+    index: Sequence[Tensor] | Tensor,
+    true_reward: Tensor,
+    ring: Ring | None = None,
+    into: Mapping[str, Tensor] | None = None,
+) -> RelabelTables:
     """Tables of the `ground_truth` ablation: `true_rewards` of the K tasks, every cross-task row eligible."""
     pools = _pools(index)
-    reward = true_reward.reshape(len(index), -1)
-    eligible = torch.ones(reward.shape, dtype=torch.bool)
-    _exclude_own(eligible, pools)
-    return RelabelTables.of([*index], reward, eligible, None)
+    reward = true_reward.reshape(-1, sum(pools.each))
+    made = into or {"reward": reward, "eligible": torch.empty(reward.shape, dtype=torch.bool)}
+    made["eligible"].fill_(True)
+    if made["reward"] is not reward:
+        made["reward"].copy_(reward)
+    if ring is None:
+        _exclude_own(made["eligible"], pools)
+    return RelabelTables.of([*index], made["reward"], made["eligible"], None, None if ring is None else ring.order)
 
 
 def true_rewards(
@@ -186,43 +253,55 @@ def true_rewards(
     reward: Reward,
     tasks: Sequence[Task],
     index: Sequence[Tensor] | Tensor | None = None,
+    ring: Ring | None = None,
+    into: Tensor | None = None,
 ) -> Tensor:
     """True reward in each of n `tasks` of the rows at `index`, the pools, or of all rows.
 
-    `[n, K, P]`, or `[n, Q]` where the pools differ in size.
+    `[n, K, P]`, or `[n, Q]` where the pools differ in size. With a `ring` of the `tasks`, in those of every task's
+    partners: `[partners, Q]`, written `into` a tensor of that shape.
     """
     if index is None:
         index = [torch.arange(length) for length in lengths_of(rows).each]
     pools = _pools(index)
-    table = torch.empty(len(tasks), sum(pools.each))
-    for _, part, chunk in _chunks(rows, index):
+    lines = len(tasks) if ring is None else ring.partners
+    table = torch.empty(lines, sum(pools.each)) if into is None else into
+    for source, part, chunk in _chunks(rows, index):
         observation, action, next_observation = (p[0].numpy() for p in layout.split(chunk)[:3])
-        labels = [reward(observation, action, next_observation, task.parameter) for task in tasks]
+        whose = range(lines) if ring is None else ring.partner(torch.tensor(source), torch.arange(lines)).tolist()
+        labels = [reward(observation, action, next_observation, tasks[i].parameter) for i in whose]
         table[:, part] = torch.from_numpy(np.stack(labels)).float()
-    return _by_task(table, pools)
+    return _by_task(table, pools) if ring is None else table
 
 
 def diagnostics(tables: RelabelTables, truth: Tensor | None) -> dict[str, list[list[float | None]] | None]:
     """Per pair (i, j): share of eligible rows, and root-mean-square error of eligible and of all labels.
 
-    The diagonal of the share is None; errors are None where no row is eligible, or altogether without a `truth`.
+    The diagonal of the share is None; errors are None where no row is eligible, or altogether without a `truth`. Where
+    every task has labels for its partners alone, the first axis is their numbers, and `partners` says who they are.
     """
 
-    # A task at a time, because temporary tables of all pairs would take as much memory as the tables.
+    # A line at a time, because temporary tables of all pairs would take as much memory as the tables.
     def per_pool(values: Tensor) -> Tensor:
-        """Sums `[K]` over every pool of one task's values."""
+        """Sums `[K]` over every pool of one line's values."""
         return torch.stack([part.sum() for part in values.flatten().split(tables.pools.each)])
 
-    sizes = torch.tensor(tables.pools.each)
-    share = torch.stack([per_pool(e.float()) for e in tables.eligible]).div(sizes).fill_diagonal_(torch.nan)
+    sizes, found = torch.tensor(tables.pools.each), dict[str, Any]()
+    share = torch.stack([per_pool(e.float()) for e in tables.eligible]).div(sizes)
+    if tables.ring is None:
+        share.fill_diagonal_(torch.nan)
+    else:
+        numbers = torch.arange(tables.partners).unsqueeze(1)
+        found["partners"] = tables.ring.partner(torch.arange(len(sizes)), numbers).tolist()
+    found |= {"share": _matrix(share), "error_eligible": None, "error_all": None}
     if truth is None:
-        return {"share": _matrix(share), "error_eligible": None, "error_all": None}
+        return found
     eligible_errors, errors = [], []
     for label, true, eligible in zip(tables.reward, truth, tables.eligible, strict=True):
         squared = (label - true).square()
         eligible_errors.append((per_pool(squared * eligible) / per_pool(eligible)).sqrt())  # 0 / 0 -> nan -> None
         errors.append((per_pool(squared) / sizes).sqrt())
-    return {"share": _matrix(share), "error_eligible": _matrix(eligible_errors), "error_all": _matrix(errors)}
+    return found | {"error_eligible": _matrix(eligible_errors), "error_all": _matrix(errors)}
 
 
 def _matrix(rows: Iterable[Tensor]) -> list[list[float | None]]:

@@ -8,6 +8,7 @@ run code.
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import uuid
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -95,6 +97,39 @@ def save_tree(path: str | Path, tree: Any) -> None:
             raise OSError(errno.EIO, f"The tensors cannot be written ({error})", str(path)) from None
         # safetensors makes files that only their owner can read; a store may be shared by several users.
         temporary.chmod(mode)
+
+
+@contextmanager
+def tree_in_place(
+    path: str | Path, shapes: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield tensors of these shapes and types by name, which are a new file at `path` that `load_tree` reads.
+
+    What is written into them are pages of the file, which the system may write and forget: a table need not fit into
+    memory. The file takes its place when all is done; on an exception there is none.
+    """
+    described, end = dict[str, Any](), 0
+    for number, (name, (shape, dtype)) in enumerate(sorted(shapes.items(), key=lambda item: -item[1][1].itemsize)):
+        size = math.prod(shape) * dtype.itemsize  # the widest come first, so that all stand where they may
+        entry = {"dtype": _SAFETENSORS[dtype], "shape": list(shape), "data_offsets": [end, end + size]}
+        described[f"{number}.{name}"], end = entry, end + size
+    names = {full.partition(".")[2]: full for full in described}
+    tree = json.dumps({"dict": [[name, {"tensor": names[name]}] for name in shapes]})
+    head = json.dumps({"__metadata__": {_METADATA_KEY: tree}, **described}).encode()
+    head += b" " * (-len(head) % 8)
+    with replacing(path) as temporary:
+        with temporary.open("wb") as file:
+            file.write(len(head).to_bytes(8, "little") + head)
+            file.truncate(8 + len(head) + end)
+        made = {}
+        for name, (shape, dtype) in shapes.items():
+            start = 8 + len(head) + described[names[name]]["data_offsets"][0]
+            flat = np.memmap(temporary, torch.empty(0, dtype=dtype).numpy().dtype, "r+", start, shape)
+            made[name] = torch.from_numpy(flat)
+        yield made
+
+
+_SAFETENSORS = {torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
 
 
 def load_tree(path: str | Path, *, mapped: bool = False) -> Any:

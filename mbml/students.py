@@ -24,8 +24,8 @@ from mbml.settings import Count, Whole, Widths
 from mbml.teachers import Teachers
 from mbml.teachers.bcq import LATENT_CLAMP, CandidateNetworks, clamped_latents
 
-_FITTED = 4_096
-"""Rows of each task that standardisation is fitted to."""
+_FITTED, _MOST_FITTED = 4_096, 131_072
+"""Rows of each task, and of all together, that standardisation is fitted to."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Student(ContextPolicy):
         """Learn from rows `[K, N, R]` how to standardise, where the configuration asks for it."""
         if not (self.config.standardised or self.config.encoder.standardised):
             return
-        sample = spread_rows(rows, _FITTED).flatten(0, 1)
+        sample = spread_rows(rows, min(_FITTED, max(1, _MOST_FITTED // len(rows)))).flatten(0, 1)
         self.encoder.fit(self.layout.context(sample))
         if isinstance(self.seen, Standardiser):
             self.seen.fit(self.layout.split(sample).observation)

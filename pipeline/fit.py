@@ -66,8 +66,10 @@ class _FitPlanner(Planner):
         return collected, self.teachers(config, collected)
 
     def references(self, config: RunConfig, collected: Stacks, teachers: Stacks) -> Ref:
-        """Fitted Q evaluation of the teachers on the training tasks."""
-        own = {"config": config.fqe, "collect": refs_of(collected), "teach": refs_of(teachers)}
+        """Fitted Q evaluation of the teachers on the training tasks, or some of them."""
+        tasks = self.plan.played
+        own = {"tasks": tasks, "config": config.fqe, "collect": refs_of(collected)}
+        own["teach"] = refs_of(teachers, tasks)
         return self.add(Fqe, config, f"fqe of {config.teacher}", **own)
 
     def judged(
@@ -80,24 +82,27 @@ class _FitPlanner(Planner):
         configs, ensembles = self.models(config, collected)
         judged = self.add(
             Assess, config, f"assess {label}", config=config.assess, fqe=config.fqe, held=self.held, trained=trained,
-            step=learned["config"].steps, collect=refs_of(collected), teach=refs_of(teachers), own=refs_of(own),
-            references=self.references(config, collected, teachers), models=configs, ensembles=refs_of(ensembles),
+            step=learned["config"].steps, collect=refs_of(collected), teach=refs_of(teachers, self.plan.played),
+            own=refs_of(own), references=self.references(config, collected, teachers), models=configs,
+            ensembles=refs_of(ensembles, self.plan.played) if ensembles else (),
         )  # fmt: skip
         return {}, judged, None
 
 
 def gather_fit(plan: Plan, store: Store, outcome: Outcome | None = None) -> Results:
     """Read every artefact of a finished fit; raises StoreError when one is missing."""
-    parts = [learning_curves([store.fetch(*ref) for ref in plan.artefacts["teach"]], method="teacher", split="train")]
+    curves = [store.file(*ref, "curves.jsonl") for ref in plan.artefacts["teach"]]
+    parts = [learning_curves(curves, method="teacher", split="train")]
     notes: dict[str, Any] = {}
     for run in plan.runs:
         where: dict[str, Any] = {"method": run.variant.label, "seed": run.seed}
-        parts += losses_of(store.fetch(*run.trained), **where)
-        found, step = read_json(store.fetch(*run.probes) / "assessment.json"), plan.jobs[run.probes].spec.step
+        parts += losses_of(store.file(*run.trained, "losses.jsonl"), **where)
+        found, step = read_json(store.file(*run.probes, "assessment.json")), plan.jobs[run.probes].spec.step
         parts += _assessed(plan, found, step, first="blind" not in notes, **where)
         notes |= {"environment": "logged", "blind": found["blind"]}
         if run.relabel:
-            parts += relabelling_of(plan, run.variant.label, read_json(store.fetch(*run.relabel) / "diagnostics.json"))
+            found = read_json(store.file(*run.relabel, "diagnostics.json"))
+            parts += relabelling_of(plan, run.variant.label, found)
     return Results(table_of(parts), about_run(plan, outcome) | {"protocol": PROTOCOL, **notes})
 
 
@@ -118,7 +123,8 @@ def _assessed(
     for split, table in found["agreement"].items():
         for name, values in table.items():
             if (who := whose(name)) is not None:
-                parts.append(tidy("difference", "task", values, split=split, task=getattr(plan, split), **who))
+                at = {"split": split, "task": plan.played if split == "train" else plan.test}
+                parts.append(tidy("difference", "task", values, **at, **who))
     for name, tasks in found["value"].items():
         if (who := whose(name)) is not None:
             for task, blocks in zip(plan.test, tasks, strict=True):

@@ -15,11 +15,12 @@ from actors.store import Store
 from mbml import envs
 from mbml.data import Dataset
 from mbml.deploy.description import Data, Description, Reward, Score, Space, Training, TrainingTask, identity
-from mbml.deploy.familiarity import MOST_ROWS
+from mbml.deploy.familiarity import MOST_ROWS, MOST_TASKS
 from mbml.deploy.folder import check_replaceable, inference_of, versions, write_folder
 from mbml.deploy.graphs import graphs_possible
 from mbml.envs import Family
 from mbml.methods import METHODS
+from mbml.partners import evenly
 from mbml.policy import ContextPolicy
 from mbml.rows import MappedRows, rows_of
 from mbml.scaling import VectorScaling
@@ -56,7 +57,8 @@ def write_policy(
     dataset = Dataset.open(*(store.fetch(*ref) / "dataset" for ref in spec.collect))
     weights = snapshot_of(store.fetch(*trained.trained), chosen["step"])
     description = _described(jobs, trained, results, chosen, dataset, ContextPolicy.load(weights))
-    rows = [_last_rows(dataset, task) for task in spec.tasks]
+    # Read as they are looked at, because of many tasks not all are.
+    rows = [_last_rows(dataset, spec.tasks[place]) for place in evenly(len(spec.tasks), MOST_TASKS)]
     return write_folder(folder, weights, description, rows, graphs=graphs)
 
 
@@ -131,7 +133,7 @@ def _score(results: Results, chosen: dict[str, Any], split: str) -> Score | None
     rows = results.rows("score", split=split, **where).sort_values("task")
     if rows.empty:
         return None
-    labels = dict(zip(results.tasks(split), results.labels(split), strict=True))
+    labels = dict(zip(results.played(split), results.labels(split), strict=True))
     means = {name: float(values.mean()) for name, values in results.references(split).items()}
     known = {name: mean for name, mean in means.items() if np.isfinite(mean)}
     return Score(split, [labels[task] for task in rows["task"]], rows["value"].tolist(), known)

@@ -26,6 +26,7 @@ from mbml import envs
 from mbml.envs.logged import NO_SIMULATOR, LoggedFamily
 from mbml.methods import METHODS, Variant
 from mbml.models import EnsembleConfig, Target
+from mbml.partners import evenly
 from mbml.settings import changed
 from pipeline.config import ConfigError, RunConfig
 
@@ -70,6 +71,8 @@ class Plan:
 
     config: RunConfig
     train: tuple[int, ...]
+    played: tuple[int, ...]
+    """Those of the training tasks that are played and looked into."""
     test: tuple[int, ...]
     variants: list[Variant]
     jobs: dict[Ref, Job] = field(default_factory=dict)
@@ -180,7 +183,8 @@ class Planner:
             for split, number in (("train", config.train_tasks), ("test", config.test_tasks))
         )
         chosen = list(variants or [Variant(name, name) for name in config.methods])
-        self.plan = Plan(config, train, test, chosen)
+        played = tuple(train[place] for place in evenly(len(train), config.evaluate.most_tasks))
+        self.plan = Plan(config, train, played, test, chosen)
         self.config = config.resolved()
         self._names: Counter[str] = Counter()
         self._stacks: dict[tuple[type, RunConfig, tuple[int, ...]], Stacks] = {}
@@ -219,14 +223,15 @@ class Planner:
 
     def references(self, config: RunConfig, collected: Stacks, teachers: Stacks) -> Ref:
         """What needs no multi-task learner, played on all tasks: of the first variant that has such teachers."""
-        own = {"config": config.evaluate, "teach": refs_of(teachers)}
+        played = self.plan.played
+        own = {"config": config.evaluate, "teach": refs_of(teachers, played)}
         references = self.add(References, config, f"references of {config.teacher}", **own)
         if config.teacher not in self.plan.teachers:
             self.plan.teachers.append(config.teacher)
             self.plan.artefacts["references"].append(references)
             if config.relabel.source == "ensemble":
                 configs, trained = self.models(config, collected)
-                own |= {"models": configs, "trained": refs_of(trained), "collect": refs_of(collected)}
+                own |= {"trained": refs_of(trained, played), "collect": refs_of(collected, played), "models": configs}
                 job = self.add(Likelihood, config, f"likelihood of {config.teacher}", references=references, **own)
                 self.plan.artefacts[f"likelihood of {config.teacher}"] = [job]
         return references
@@ -260,7 +265,9 @@ class Planner:
         for seed in config.distill_seeds:
             label, own["seed"] = f"{variant.label} seed {seed}", f"{config.seed}/{seed}"
             trained = self.add(Distill, config, f"distill {label}", config.distill_cpus, **own)
-            evaluations, probes, trace = self.judged(config, label, own, trained)
+            looked = {"collect": refs_of(collected, self.plan.played), "teach": refs_of(teachers, self.plan.played)}
+            looked["teach"] = looked["teach"] if own["teach"] else ()
+            evaluations, probes, trace = self.judged(config, label, own | looked, trained)
             self.plan.runs.append(Trained(variant, seed, trained, evaluations, probes, tables, trace))
 
     def judged(
@@ -329,7 +336,7 @@ class Planner:
             "horizon": run.horizon,
             "seed": run.seed,
             "tasks": self.plan.train,
-            "train": self.plan.train,
+            "train": self.plan.played,
             "test": self.plan.test,
             "device": "cuda" if run.learner_gpus else "cpu",  # a GPU rounds otherwise
             "cuda_graphs": run.cuda_graphs,

@@ -15,6 +15,7 @@ from pipeline.jobs import REPORT
 from pipeline.outcome import Outcome
 from pipeline.report.page import Page, run_page
 from pipeline.report.tables import evaluations
+from pipeline.report.wording import MANY
 from pipeline.results import Results
 
 Log = Callable[[str], None]
@@ -52,10 +53,11 @@ def keep_report(store: Store, out: Path, log: Log) -> None:
 
 
 def _write_curves(table: pd.DataFrame, out: Path) -> None:
-    """TensorBoard events and `curves.jsonl`: everything that has a step; scores as their mean over tasks."""
+    """TensorBoard events and `curves.jsonl`: everything that has a step; scores as their mean over tasks, and so is
+    everything where there are many."""
     other = table["metric"].isin(["reference", "selected"]) | table["metric"].str.startswith("behaviour_")
     rows = table[table["step"].notna() & ~other]
-    rows = rows.assign(task=rows["task"].where(rows["metric"] != "score"))
+    rows = rows.assign(task=rows["task"].where((rows["metric"] != "score") & (rows["task"].nunique() <= MANY)))
     words = {"method": "{}", "seed": "seed-{}", "metric": "{}", "split": "{}", "task": "task-{:03d}"}
     shutil.rmtree(out / "tensorboard", ignore_errors=True)
     with (out / "curves.jsonl").open("w") as lines, SummaryWriter(str(out / "tensorboard")) as writer:

@@ -106,9 +106,14 @@ class Results:
         """Task indices of a split."""
         return [task["index"] for task in self.run["tasks"].get(split, [])]
 
+    def played(self, split: str) -> list[int]:
+        """Those that were played and looked into: of many training tasks some."""
+        return self.run.get("played", {}).get(split) or self.tasks(split)
+
     def labels(self, split: str) -> list[str]:
-        """Short names of the tasks of a split."""
-        return [task["label"] for task in self.run["tasks"].get(split, [])]
+        """Short names of the tasks that were played."""
+        known = {task["index"]: task["label"] for task in self.run["tasks"].get(split, [])}
+        return [known[index] for index in self.played(split)] if known else []
 
     def scores(
         self, method: str, split: str | None, metric: str = "score", axis: str = "step"
@@ -125,8 +130,8 @@ class Results:
         return steps[shared], values[:, shared]
 
     def references(self, split: str) -> dict[str, np.ndarray]:
-        """Returns `[tasks]` of every reference on a split."""
-        rows, tasks = self.rows("reference", split=split), self.tasks(split)
+        """Returns `[tasks]` of every reference on the tasks of a split that were played."""
+        rows, tasks = self.rows("reference", split=split), self.played(split)
         return {name: cube(rows[rows["method"] == name], "task", task=tasks)[1] for name in rows["method"].unique()}
 
     @property
@@ -192,29 +197,33 @@ def gather(plan: Plan, store: Store, outcome: Outcome | None = None) -> Results:
     Raises StoreError when an artefact is missing.
     """
     config, train = plan.config, {"split": "train"}
-    folders = {name: [store.fetch(*ref) for ref in found] for name, found in plan.artefacts.items()}
-    sac = learning_curves(folders["collect"], method="sac", **train)
+
+    def files(artefact: str, name: str) -> list[Path]:
+        return [store.file(*ref, name) for ref in plan.artefacts.get(artefact, [])]
+
+    sac = learning_curves(files("collect", "curves.jsonl"), method="sac", **train)
     ends = sac[sac["metric"] == "return"].sort_values("step").groupby("task", as_index=False).tail(1)
-    parts = [sac, learning_curves(folders["teach"], method="teacher", **train)]
+    parts = [sac, learning_curves(files("teach", "curves.jsonl"), method="teacher", **train)]
     parts.append(ends.assign(metric="reference"))
     for place, kind in enumerate(plan.teachers):
-        found = [*_references(plan, folders["references"][place] / "references.json")]
-        found += [part for folder in folders.get(f"likelihood of {kind}", []) for part in _likelihood(folder)]
+        found = [*_references(plan, files("references", "references.json")[place])]
+        found += [part for file in files(f"likelihood of {kind}", "likelihood.json") for part in _likelihood(file)]
         parts += found if not place else [_of_kind(part, kind) for part in found if part["method"][0] in _OF_KIND]
-    for choice in (row for folder in folders["teach"] for row in read_json(folder / "selected.json")):
+    for choice in (row for file in files("teach", "selected.json") for row in read_json(file)):
         where = {"method": "teacher", "task": choice["task"], "step": choice.get("step", choice.get("iteration"))}
         parts.append(tidy("selected", "", choice["return"], **where, **train))
-    rllib = [row["return"] for folder in folders["rllib"] for row in read_json(folder / "returns.json")]
+    rllib = [row["return"] for file in files("rllib", "returns.json") for row in read_json(file)]
     for name, row in zip(config.rllib.algorithms, np.reshape(rllib, (-1, len(plan.train))), strict=True):
         parts.append(tidy("reference", "task", row, method=f"rllib_{name}", task=plan.train, **train))
-    for seed, folder in zip(config.distill_seeds, folders.get("metagenrl", []), strict=False):
-        parts.append(learning_curves([folder], method="metagenrl", seed=seed, **train))
+    for seed, file in zip(config.distill_seeds, files("metagenrl", "curves.jsonl"), strict=False):
+        parts.append(learning_curves([file], method="metagenrl", seed=seed, **train))
     notes: dict[str, Any] = {}
     for run in plan.runs:
-        evaluations = {step: read_json(store.fetch(*ref) / "scores.json") for step, ref in run.evaluations.items()}
-        parts += _learner(run, store.fetch(*run.trained), evaluations, store.fetch(*run.probes))
+        evaluations = {step: read_json(store.file(*ref, "scores.json")) for step, ref in run.evaluations.items()}
+        probes = read_json(store.file(*run.probes, "probes.json"))
+        parts += _learner(run, store.file(*run.trained, "losses.jsonl"), evaluations, probes)
         if run.relabel and run.variant.label not in notes:
-            found = read_json(store.fetch(*run.relabel) / "diagnostics.json")
+            found = read_json(store.file(*run.relabel, "diagnostics.json"))
             notes[run.variant.label] = {name: found[name] for name in ("threshold", "error_note")}
             parts += relabelling_of(plan, run.variant.label, found)
     about = about_run(plan, outcome) | {"protocol": config.evaluate.protocol(), "relabelling": notes}
@@ -222,7 +231,7 @@ def gather(plan: Plan, store: Store, outcome: Outcome | None = None) -> Results:
     for run in plan.runs:
         handed_out = chosen and (run.variant.label, run.seed) == (chosen["method"], chosen["seed"])
         if handed_out and run.trace and store.complete(*run.trace):  # runs of earlier versions have none
-            parts += _behaviour(run, store.fetch(*run.trace))
+            parts += _behaviour(run, store.file(*run.trace, "behaviour.jsonl"))
     return Results(table_of(parts), about)
 
 
@@ -231,11 +240,12 @@ def gather_warmstart(plan: Plan, store: Store, outcome: Outcome | None = None) -
 
     Raises StoreError when an artefact is missing.
     """
-    parts = [learning_curves([store.fetch(*ref) for ref in plan.artefacts["collect"]], method="sac", split="train")]
+    collected = [store.file(*ref, "curves.jsonl") for ref in plan.artefacts["collect"]]
+    parts = [learning_curves(collected, method="sac", split="train")]
     for arm in plan.arms:
         where: dict[str, Any] = {"method": arm.name, "seed": arm.seed, "split": "test"}
         folders = [store.fetch(*reference) for reference in arm.jobs]
-        curves = learning_curves(folders, **where)
+        curves = learning_curves([folder / "curves.jsonl" for folder in folders], **where)
         parts.append(curves.assign(step=curves["step"] + arm.initial_steps))
         for metric in ("policy_return", "imitation_loss") if arm.initial_steps else ():
             values = [value for folder in folders for value in read_json(folder / "start.json")[metric]]
@@ -262,6 +272,7 @@ def about_run(plan: Plan, outcome: Outcome | None) -> dict[str, Any]:
         "parameter": family.parameter,
         "view": asdict(family.view),
         "tasks": tasks,
+        **({"played": {"train": list(plan.played)}} if plan.played != plan.train else {}),
         "variants": [asdict(variant) for variant in plan.variants],
         "config": asdict(config),
         "cost": [asdict(stage) for stage in outcome.cost] if outcome else [],
@@ -270,9 +281,9 @@ def about_run(plan: Plan, outcome: Outcome | None) -> dict[str, Any]:
     }
 
 
-def learning_curves(folders: list[Path], **where: Any) -> pd.DataFrame:
-    """Learning curves in artefacts: returns, and what else their lines hold as "training/<name>"."""
-    lines = pd.DataFrame([line for folder in folders for line in read_lines(folder / "curves.jsonl")])
+def learning_curves(files: list[Path], **where: Any) -> pd.DataFrame:
+    """Learning curves: returns, and what else their lines hold as "training/<name>"."""
+    lines = pd.DataFrame([line for file in files for line in read_lines(file)])
     rows = lines.rename(columns={"iteration": "step"}).melt(["task", "step"], var_name="metric")
     return rows.assign(metric=rows["metric"].where(rows["metric"] == "return", "training/" + rows["metric"]), **where)
 
@@ -286,8 +297,8 @@ def _references(plan: Plan, file: Path) -> list[pd.DataFrame]:
     found, environment = read_json(file), plan.config.env
     tables = {split: np.array(found[split].pop("teachers")) for split in SPLITS}
     blind, bound = (int(tables[split].mean(axis=1).argmax()) for split in ("train", "test"))
-    tasks = {split: tasks_of(environment, split, getattr(plan, split)) for split in SPLITS}
-    nearest = nearest_tasks(envs.get(environment), tasks["test"], tasks["train"])
+    tasks = {s: tasks_of(environment, s, which) for s, which in (("test", plan.test), ("train", plan.played))}
+    nearest = nearest_tasks(envs.get(environment), tasks["test"], tasks["train"])  # of those that were compared
     test = tables["test"]
     bounds = {"nearest_teacher": test[nearest, np.arange(len(nearest))], "blind_teacher_bound": test[bound]}
     chosen = {"test": bounds, "train": {"own_teacher": np.diagonal(tables["train"])}}
@@ -296,7 +307,7 @@ def _references(plan: Plan, file: Path) -> list[pd.DataFrame]:
         where: dict[str, Any] = {"split": split, "task": found[split].pop("task")}
         levels = found[split] | {"blind_teacher": table[blind]} | chosen[split] | {"best_teacher": table.max(axis=0)}
         parts += [tidy("reference", "task", row, method=name, **where) for name, row in levels.items()]
-        parts.append(tidy("teacher_return", "index task", table, method="teacher", index=plan.train, **where))
+        parts.append(tidy("teacher_return", "index task", table, method="teacher", index=plan.played, **where))
     return parts
 
 
@@ -308,26 +319,25 @@ def _of_kind(part: pd.DataFrame, kind: str) -> pd.DataFrame:
     return part.assign(method=part["method"] + f" ({kind})")
 
 
-def _likelihood(folder: Path) -> Iterator[pd.DataFrame]:
+def _likelihood(file: Path) -> Iterator[pd.DataFrame]:
     """Scores of the likelihood teacher, which learns about a task while it acts, like a multi-task policy."""
-    for split, found in read_json(folder / "likelihood.json").items():
+    for split, found in read_json(file).items():
         tasks = found.pop("task")
         yield from (tidy("reference", "task", row, task=tasks, method=name, split=split) for name, row in found.items())
 
 
-def losses_of(trained: Path, **where: Any) -> list[pd.DataFrame]:
+def losses_of(file: Path, **where: Any) -> list[pd.DataFrame]:
     """Losses of one multi-task learner, if it left any."""
-    if not (losses := read_lines(trained / "losses.jsonl")):
+    if not (losses := read_lines(file)):
         return []
     rows = pd.DataFrame(losses).melt(["step"], var_name="metric").assign(**where)
     return [rows.assign(metric="training/" + rows["metric"])]
 
 
-def _learner(run: Trained, trained: Path, evaluations: dict[int, Any], probes: Path) -> list[pd.DataFrame]:
+def _learner(run: Trained, losses: Path, evaluations: dict[int, Any], probe: dict[str, Any]) -> list[pd.DataFrame]:
     """Losses, evaluations and probes of one multi-task learner."""
     where: dict[str, Any] = {"method": run.variant.label, "seed": run.seed}
-    parts = losses_of(trained, **where)
-    probe, last = read_json(probes / "probes.json"), evaluations[max(evaluations)]
+    parts, last = losses_of(losses, **where), evaluations[max(evaluations)]
     for split in [split for split in SPLITS if split in last]:
         at = where | {"split": split, "task": last[split]["task"]}
         scores = [found[split]["score"] for found in evaluations.values()]
@@ -356,9 +366,9 @@ def _learner(run: Trained, trained: Path, evaluations: dict[int, Any], probes: P
     return parts
 
 
-def _behaviour(run: Trained, folder: Path) -> Iterator[pd.DataFrame]:
+def _behaviour(run: Trained, file: Path) -> Iterator[pd.DataFrame]:
     """What a policy did on some unseen tasks."""
-    for line in read_lines(folder / "behaviour.jsonl"):
+    for line in read_lines(file):
         where = {"method": run.variant.label, "seed": run.seed, "split": "test", "task": line["task"]}
         where |= {"index": line["episode"], "step": line["step"]}
         yield from (tidy(f"behaviour_{axis}", "step", row, **where) for axis, row in enumerate(line["shown"]))
@@ -367,9 +377,19 @@ def _behaviour(run: Trained, folder: Path) -> Iterator[pd.DataFrame]:
 def relabelling_of(plan: Plan, label: str, found: dict[str, Any]) -> list[pd.DataFrame]:
     """The tables that a variant learned from, and their error while the models learned."""
     where: dict[str, Any] = {"method": label, "split": "train", "task": plan.train}
+    parts = []
     names = [name for name in ("share", "error_eligible", "error_all") if found.get(name) is not None]
-    parts = [tidy(f"relabel_{name}", "task index", found[name], index=plan.train, **where) for name in names]
+    for name in names:
+        if "partners" not in found:
+            parts.append(tidy(f"relabel_{name}", "task index", found[name], index=plan.train, **where))
+            continue
+        pairs = zip(found["partners"], found[name], strict=True)  # a line for every partner, a number a task
+        parts += [
+            tidy(f"relabel_{name}", "index", line, index=plan.train, **where | {"task": [plan.train[i] for i in whose]})
+            for whose, line in pairs
+        ]
     for row in found["training"] or []:
-        parts.append(tidy("relabel_training_error", "task", row["error"], step=row["step"], **where))
+        at = where | {"task": row.get("task", plan.train), "step": row["step"]}
+        parts.append(tidy("relabel_training_error", "task", row["error"], **at))
         parts.append(tidy("relabel_training_kept", "", row["kept"], step=row["step"], method=label))
     return parts

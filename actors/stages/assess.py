@@ -14,8 +14,10 @@ from actors.stage import Ref, Run, stage
 from actors.stages.fqe import some_rows
 from mbml.assess import AssessConfig, action_difference, by_blocks, identified, next_actions, under
 from mbml.data import Dataset
+from mbml.evidence import blind_teacher
 from mbml.fqe import FQEConfig, Logged, fqe_training
 from mbml.models import EnsembleConfig, Target
+from mbml.partners import evenly
 from mbml.policy import ContextPolicy
 from mbml.probes import known_tasks, reward_swap
 from mbml.rows import MappedRows, rows_of, spread_rows
@@ -55,9 +57,8 @@ def assess(spec: Assess, run: Run) -> dict[str, Any]:
     """Leaves `assessment.json`."""
     policy = ContextPolicy.load(snapshot_of(run.inputs[spec.trained], spec.step))
     (collected,), generator = run.paths(spec.collect), generator_of(spec.seed, "assess")
-    _, teachers = load_teachers(run.paths(spec.teach))
-    _, own = load_teachers(run.paths(spec.own))
-    blind = int(np.mean(load_returns(run.inputs[spec.references]), 1).argmax())
+    teachers, own = load_teachers(run.paths(spec.teach), spec.train), load_teachers(run.paths(spec.own), spec.held)
+    blind = blind_teacher(load_returns(run.inputs[spec.references], spec.train))
     rows = load_rows([collected], spec.train)
     known = known_tasks(policy, spread_rows(rows, _ROWS), _CONTEXT_SIZE, generator)
     held, sizes = _held(collected, spec.train), spec.config.transitions
@@ -73,7 +74,7 @@ def assess(spec: Assess, run: Run) -> dict[str, Any]:
     }
     run.report(3, 4, "questions")
     found = {
-        "blind": blind,
+        "blind": spec.train[blind],
         "identified": {str(n): s for n, s in zip(sizes, shares, strict=True) if np.isfinite(s)},
         "reward_swap": swap,
         "agreement": agreement,
@@ -95,11 +96,11 @@ def _swap(spec: Assess, run: Run, policy: ContextPolicy, generator: Generator) -
     """The reward-swap test with rewards of the learned models, on some of the training tasks."""
     if not spec.ensembles:
         return None
-    layout, number = layout_of(spec.env), min(len(spec.train), spec.config.swapped_tasks)
-    chosen = [place * len(spec.train) // number for place in range(number)]
-    model = load_ensemble(run.paths(spec.ensembles), spec.models["reward"], layout, "reward")
-    rows = spread_rows(load_rows(run.paths(spec.collect), [spec.train[i] for i in chosen]), 512)
-    labels = [model.predict(layout.pair(own).expand(model.tasks, -1, -1)).mean(1)[chosen, :, 0] for own in rows]
+    layout = layout_of(spec.env)
+    chosen = [spec.train[i] for i in evenly(len(spec.train), spec.config.swapped_tasks)]
+    model = load_ensemble(run.paths(spec.ensembles), spec.models["reward"], layout, "reward", chosen)
+    rows = spread_rows(load_rows(run.paths(spec.collect), chosen), 512)
+    labels = [model.predict(layout.pair(own).expand(model.tasks, -1, -1)).mean(1)[..., 0] for own in rows]
     return reward_swap(policy, rows, torch.stack(labels, 1), generator)
 
 

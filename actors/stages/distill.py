@@ -40,13 +40,11 @@ def distill(spec: Distill, run: Run) -> dict[str, Any]:
     rows = resident(load_rows(run.paths(spec.collect), spec.tasks), run.device)
     needed: dict[str, Any] = {}
     if spec.teach:
-        order, teachers = load_teachers(run.paths(spec.teach))
-        assert order == list(spec.tasks), f"teachers of tasks {order} cannot teach tasks {spec.tasks}"
-        needed["teachers"] = teachers.to(run.device)
+        needed["teachers"] = load_teachers(run.paths(spec.teach), spec.tasks).to(run.device)
     if spec.relabel is not None:
         needed["tables"] = load_tables(run.inputs[spec.relabel]).to(run.device)
     if spec.references is not None:
-        needed["returns"] = torch.tensor(load_returns(run.inputs[spec.references]), device=run.device)
+        needed["returns"] = load_returns(run.inputs[spec.references], spec.tasks).to(run.device, torch.float32)
     # Batches and contexts have a generator each.
     generators = [generator_of(spec.seed, "distill", purpose, device=run.device) for purpose in ("batches", "contexts")]
     make = next(method.make for method in METHODS.values() if method.learner == spec.learner)

@@ -46,7 +46,7 @@ class Evaluate(Protocol):
 
 @dataclass(frozen=True)
 class References(Protocol):
-    """Random, zero action and every teacher."""
+    """Random, zero action and the teacher of every training task that is played."""
 
     teach: tuple[Ref, ...]
 
@@ -75,7 +75,7 @@ def evaluate(spec: Evaluate, run: Run) -> dict[str, Any]:
 @stage(version=2)
 def references(spec: References, run: Run) -> dict[str, Any]:
     """Leaves `references.json`."""
-    _, teachers = load_teachers(run.paths(spec.teach))
+    teachers = load_teachers(run.paths(spec.teach), spec.train)
     result: dict[str, Any] = {}
     for done, (split, indices) in enumerate({"test": spec.test, "train": spec.train}.items(), 1):
         played = spec.of(tasks_of(spec.env, split, indices))

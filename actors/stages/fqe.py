@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 from actors.artefacts import layout_of, load_rows, load_teachers, write_json, write_lines
 from actors.stage import Ref, Run, stage
 from mbml.fqe import FQEConfig, Logged, fqe_training
+from mbml.partners import evenly
 from mbml.rows import RowLayout, Rows, lengths_of, rows_of
 from mbml.seeding import generator_of
 from mbml.teachers import Teachers
@@ -28,24 +29,23 @@ class Fqe:
 
 @stage(version=1)
 def fqe(spec: Fqe, run: Run) -> dict[str, Any]:
-    """Leaves `references.json`: values `[teacher, task]` as returns are there. What was not compared has the least
-    value of all, so that it is never chosen."""
+    """Leaves `references.json`: values `[teacher, task]` as returns are there; where not all are compared, of the
+    `candidates`, and every task's `own`."""
     layout, rows = layout_of(spec.env), load_rows(run.paths(spec.collect), spec.tasks)
-    _, teachers = load_teachers(run.paths(spec.teach))
+    teachers = load_teachers(run.paths(spec.teach), spec.tasks)
     generator, number = generator_of(spec.seed, "fqe"), len(spec.tasks)
-    shown = min(number, spec.config.candidates)
-    compared = [place * number // shown for place in range(shown)]
-    who = [compared if shown == number else [*compared, task] for task in range(number)]
+    compared = evenly(number, spec.config.candidates)
+    who = [compared if len(compared) == number else [*compared, task] for task in range(number)]
     logged = [of_teachers(spec.config, layout, rows, task, teachers.select(w), generator) for task, w in enumerate(who)]
     training = fqe_training(spec.config, layout, logged, generator)
     run.train(training)
-    means = [values.mean(0) for values in training.learner.values(logged)]
-    table = torch.full((number, number), min(float(mean.min()) for mean in means))
-    for task, (chosen, mean) in enumerate(zip(who, means, strict=True)):
-        table[chosen, task] = mean
-    write_json(run.out / "references.json", {"train": {"task": list(spec.tasks), "teachers": table.tolist()}})
+    means = torch.stack([values.mean(0) for values in training.learner.values(logged)], 1)
+    found: dict[str, Any] = {"task": list(spec.tasks), "teachers": means[: len(compared)].tolist()}
+    if len(compared) < number:
+        found |= {"candidates": [spec.tasks[i] for i in compared], "own": means[-1].tolist()}
+    write_json(run.out / "references.json", {"train": found})
     write_lines(run.out / "curves.jsonl", training.curve)
-    return {"value": float(table[int(table.mean(1).argmax())].mean())}
+    return {"value": float(means[: len(compared)].mean(1).max())}
 
 
 def some_rows(config: FQEConfig, rows: Rows, task: int) -> Tensor:

@@ -11,6 +11,7 @@ from actors.stage import Ref, Run, stage
 from actors.stages.evaluate import Protocol
 from mbml.bank import LikelihoodEncoder, TeacherBank
 from mbml.evaluate import counted_score, evaluate_student
+from mbml.evidence import blind_teacher
 from mbml.models import EnsembleConfig, Target
 from mbml.rows import spread_rows
 
@@ -21,7 +22,8 @@ RENEWED = {"likelihood_teacher": 20, "likelihood_teacher_episodes": 0}
 
 @dataclass(frozen=True)
 class Likelihood(Protocol):
-    """The bank of teachers, chosen among by their tasks' ensembles; the untold start is the blind teacher."""
+    """The bank of the teachers of the training tasks that are played, chosen among by their tasks' ensembles; the
+    untold start is the blind teacher."""
 
     models: Mapping[Target, EnsembleConfig]
     collect: tuple[Ref, ...]
@@ -34,11 +36,11 @@ class Likelihood(Protocol):
 def likelihood(spec: Likelihood, run: Run) -> dict[str, Any]:
     """Leaves `likelihood.json`: scores of every way to choose, under the protocol."""
     layout, trained = layout_of(spec.env), run.paths(spec.trained)
-    _, teachers = load_teachers(run.paths(spec.teach))
-    models: dict[Target, Any] = {t: load_ensemble(trained, c, layout, t) for t, c in spec.models.items()}
-    returns = load_returns(run.inputs[spec.references])
+    teachers = load_teachers(run.paths(spec.teach), spec.train)
+    models: dict[Target, Any] = {t: load_ensemble(trained, c, layout, t, spec.train) for t, c in spec.models.items()}
+    returns = load_returns(run.inputs[spec.references], spec.train)
     own = spread_rows(load_rows(run.paths(spec.collect), spec.train), _OWN_ROWS)
-    encoder = LikelihoodEncoder(models, own, layout, untold=int(np.mean(returns, 1).argmax()))
+    encoder = LikelihoodEncoder(models, own, layout, untold=blind_teacher(returns))
     tasks = tasks_of(spec.env, "test", spec.test) + tasks_of(spec.env, "train", spec.train)
     found: dict[str, Any] = {"test": {"task": list(spec.test)}, "train": {"task": list(spec.train)}}
     for done, (name, every) in enumerate(RENEWED.items()):

@@ -11,6 +11,7 @@ from actors.stage import Ref, Run, stage
 from actors.stages.evaluate import Protocol
 from mbml import envs
 from mbml.evaluate import evaluate_last_trajectory
+from mbml.partners import evenly
 from mbml.policy import ContextPolicy
 from mbml.probes import identification, known_tasks, own_posteriors, returns_under, reward_swap, swapped_returns
 from mbml.rows import sample_rows, spread_rows
@@ -20,6 +21,7 @@ from mbml.students import GenerativeStudent
 _PICTURE_CONTEXTS = 8
 _CONTEXT_SIZE = 128
 _ROWS = 10_000
+_SWAPPED = 32  # training tasks at most in the reward-swap test
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,9 @@ def probe(spec: Probe, run: Run) -> dict[str, Any]:
     generator = generator_of(spec.seed, "probes")
     posteriors = own_posteriors(policy, rows, _CONTEXT_SIZE, _PICTURE_CONTEXTS, generator)
     train, unseen = tasks_of(spec.env, "train", spec.train), tasks_of(spec.env, "test", spec.test)
-    truth = truth_table(spec.env, train, rows)
-    swap = None if truth is None else reward_swap(policy, rows, truth, generator)
+    some = evenly(len(train), _SWAPPED)  # the test is about pairs
+    truth = truth_table(spec.env, [train[i] for i in some], rows[some])
+    swap = None if truth is None else reward_swap(policy, rows[some], truth, generator)
     known = known_tasks(policy, rows, _CONTEXT_SIZE, generator)
     last = evaluate_last_trajectory(policy, spec.of(unseen)).tolist() if spec.last_trajectory else None
     found = {
@@ -66,7 +69,7 @@ def _told(spec: Probe, policy: ContextPolicy, rows: Tensor, run: Run) -> dict[st
     contexts = policy.layout.context(sample_rows(rows, _CONTEXT_SIZE, generator_of(spec.seed, "probes", "told")))
     swapped = None
     if spec.teach and isinstance(policy, GenerativeStudent):
-        _, teachers = load_teachers(run.paths(spec.teach))
+        teachers = load_teachers(run.paths(spec.teach), spec.train)
         swapped = {n: found.tolist() for n, found in swapped_returns(policy, teachers, contexts, played).items()}
     return {"told": returns_under(policy, contexts, played).tolist(), "swapped": swapped}
 

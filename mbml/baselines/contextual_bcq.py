@@ -10,8 +10,9 @@ from mbml.encoders import make_encoder
 from mbml.learner import Learner, Schedule
 from mbml.losses import posterior_regulariser
 from mbml.nets import StackedMLP, adam, select_stack, soft_update, step
+from mbml.partners import some_tasks
 from mbml.rows import RowLayout, Rows, sample_rows
-from mbml.settings import Count, NotNegative, Widths
+from mbml.settings import Count, NotNegative, Whole, Widths
 from mbml.students import GenerativeStudent, StudentConfig
 from mbml.teachers.bcq import CandidateNetworks, TargetConfig, variational_loss
 from mbml.teachers.contract import twin_error
@@ -33,6 +34,8 @@ class ContextualBCQConfig(Schedule, TargetConfig):
     """Own context transitions per task and step."""
     batch_size: Count = 128
     """Transitions per task and step."""
+    tasks_per_step: Whole = 16
+    """Tasks of a step, drawn at random; all where there are no more, or with 0. A step's cost does not grow beyond."""
     vae_kl_weight: NotNegative = 0.5
     """Weight of the VAE's divergence."""
 
@@ -73,16 +76,17 @@ class ContextualBCQ(Learner):
     def update(self) -> dict[str, Tensor]:
         """One step of VAE, critics, context encoder, perturbation and targets, in this order; returns the losses.
 
-        `kl` is the mean over tasks of the posterior's divergence from the prior.
+        `kl` is the mean over tasks drawn of the posterior's divergence from the prior.
         """
         config, generator = self.config, self.generator
         self.anneal()
 
-        # Infer every task, and draw one long batch [1, K * B, row]
-        context = self.layout.context(sample_rows(self.rows, config.context_size, self.context_generator))
+        # Infer every task drawn, and draw one long batch [1, T * B, row]
+        tasks = some_tasks(len(self.rows), config.tasks_per_step, generator)
+        context = self.layout.context(sample_rows(self.rows, config.context_size, self.context_generator, tasks))
         belief = self.encoder.infer(context)
         z = belief.sample(generator).repeat_interleave(config.batch_size, dim=0).unsqueeze(0)
-        rows = sample_rows(self.rows, config.batch_size, generator).flatten(0, 1).unsqueeze(0)
+        rows = sample_rows(self.rows, config.batch_size, generator, tasks).flatten(0, 1).unsqueeze(0)
         batch, pair = self.layout.split(rows), self.layout.pair(rows)
         fixed_z = z.detach()
         # z cut off from the encoder: what VAE and critics want of it adds up in its gradient.
@@ -103,7 +107,8 @@ class ContextualBCQ(Learner):
         # Context encoder: this product has the gradient of both losses in z, so it is passed backwards once for both
         assert wanted_z.grad is not None
         losses_through_z = (z * wanted_z.grad).sum()
-        step(self.encoder_optimiser, losses_through_z + posterior_regulariser(self.encoder, belief, config.kl_weight))
+        weight = config.kl_weight * (len(self.rows) / len(context))  # of a sum over all tasks
+        step(self.encoder_optimiser, losses_through_z + posterior_regulariser(self.encoder, belief, weight))
 
         # Perturbation
         online = CandidateNetworks(self.decoder, self.perturbation, self.critics)

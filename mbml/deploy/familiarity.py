@@ -6,7 +6,8 @@ decide; the noise is the size of the errors on rows that the networks did not le
 that a place where a task has few rows speaks neither for nor against it. The best fit of any task, as a mean over
 everything seen, is compared with the same of stretches of such rows under the best *other* task: so a task between
 the training tasks is as familiar as they are to each other, and the score is the share of those stretches that fit
-better. Reward and next observation are judged apart, and the higher share counts.
+better. Reward and next observation are judged apart, and the higher share counts. Of very many training tasks some
+have such networks, evenly spread: what fits none of them may still be familiar where they lie as far apart.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ from torch import Tensor, nn
 from mbml.deploy.description import Calibration
 from mbml.encoders import Belief, Encoder
 from mbml.nets import StackedMLP, Standardiser, adam, step
+from mbml.partners import evenly
 from mbml.policy import PolicyError, in_short
 from mbml.rows import RowLayout
 from mbml.seeding import generator_of
 from mbml.serialise import load_tree, save_tree
 
 _MEMBERS, _HIDDEN = 3, (64, 64)
+MOST_TASKS = 64
+"""Training tasks at most that have networks: they are compared with each other, and all of them run with every step."""
 _STEPS, _BATCH, _RATE = 1_000, 128, 3e-3
 MOST_ROWS, _MOST_OF_ALL = 20_000, 1_000_000
 """Rows of a task that are looked at, its last ones, and of all tasks together."""
@@ -39,7 +43,8 @@ _LEAST_NOISE, _MOST_ERROR = 1e-3, 1e12
 
 
 class TaskModels(nn.Module):
-    """Networks for each of K tasks from (s, a) to reward and change of the observation, all standardised."""
+    """Networks for each of K tasks, at most MOST_TASKS, from (s, a) to reward and change of the observation, all
+    standardised."""
 
     noise: Tensor
 
@@ -82,7 +87,7 @@ class TaskModels(nn.Module):
 
     @classmethod
     def load(cls, path: Path, layout: RowLayout, tasks: int) -> Self:
-        """What `save` wrote; raises PolicyError for anything else, or for other sizes."""
+        """What `save` wrote of so many training tasks; raises PolicyError for anything else, or for other sizes."""
         try:
             tree = load_tree(path)
             models = cls(layout, StackedMLP.load(tree["network"]).requires_grad_(False))
@@ -90,7 +95,7 @@ class TaskModels(nn.Module):
             if unknown or any(not name.startswith("network.") for name in missing):
                 raise ValueError("its scales are others")
             sizes = models.network.stack, models.network.sizes[0], models.network.sizes[-1]
-            if sizes != (tasks * _MEMBERS, layout.pair_size, 1 + layout.observation_size):
+            if sizes != (min(tasks, MOST_TASKS) * _MEMBERS, layout.pair_size, 1 + layout.observation_size):
                 raise ValueError(f"it holds no networks of {tasks} tasks for this policy")
             models.misfits(torch.zeros(1, layout.context_size))
         except Exception as error:  # whatever a stranger's file brings about: nothing of it was run
@@ -166,6 +171,7 @@ class GuardedEncoder(Encoder):
 
 def fit_familiarity(layout: RowLayout, rows: Sequence[Tensor], seed: int | str = 0) -> Familiarity:
     """Learn and calibrate on rows `[N_k, row]` of K >= 2 tasks, each in the order in which they happened."""
+    rows = [rows[place] for place in evenly(len(rows), MOST_TASKS)]
     most = min(MOST_ROWS, _MOST_OF_ALL // len(rows))
     parts = [_held_out(layout.context(own[-most:])) for own in rows]
     generator = generator_of(seed, "familiarity")

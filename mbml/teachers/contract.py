@@ -74,7 +74,7 @@ class Teachers(ABC):
         joined: dict[str, Any] = {name: join_stacks([part.networks()[name] for part in parts]) for name in names}
         return replace(parts[0], **joined)
 
-    def select(self, indices: Sequence[int]) -> Self:
+    def select(self, indices: Sequence[int] | Tensor) -> Self:
         """Copies of the teachers at `indices`, in that order; one may be named twice."""
         chosen: dict[str, Any] = {name: select_stack(part, indices) for name, part in self.networks().items()}
         return replace(self, **chosen)

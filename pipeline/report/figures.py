@@ -1,12 +1,14 @@
 """Figures of how well the one policy of a run does."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.report import statistics
 from pipeline.report.drawing import CROWD, INK, band, figure, known, levels, named_rows, panels, split_panels, step_axis
-from pipeline.report.wording import colours, method_name, reference
+from pipeline.report.wording import MANY, colours, method_name, reference
 from pipeline.results import SPLITS, Results
 
 WELL = "How well does the one policy do?"
@@ -52,8 +54,8 @@ def learning(results: Results) -> Figure:
 
     Thick line: mean over tasks and seeds; shaded: its 95 % bootstrap interval over whole seeds and tasks, with more
     than three methods over seeds alone (lowest to highest for two seeds, none for one). Thin lines: single tasks, where
-    at most two methods share a panel; dotted: single seeds. Level lines are the references' means: a policy that adapts
-    should end above the task-blind teacher.
+    they are not too many and at most two methods share a panel; dotted: single seeds. Level lines are the references'
+    means: a policy that adapts should end above the task-blind teacher.
     """
     made, shown = split_panels(results, "score", 1, 2.9, share="xy")
     for axes, split, names in shown:
@@ -61,7 +63,7 @@ def learning(results: Results) -> Figure:
             steps, scores = results.scores(name, split)
             colour, crowd = colours(names)[name], len(names) > CROWD
             band(axes, steps, scores, colour, method_name(name), crowd)
-            if len(names) <= 2:  # more methods' single tasks would be an unreadable tangle
+            if len(names) <= 2 and scores.shape[2] <= MANY:  # more would be an unreadable tangle
                 axes.plot(steps, scores.mean(axis=0), color=colour, linewidth=0.6, alpha=0.45)
             if len(scores) > 1 and not crowd:
                 axes.plot(steps, scores.mean(axis=2).T, color=colour, linewidth=1, linestyle=":")
@@ -76,10 +78,14 @@ def learning(results: Results) -> Figure:
 def per_task(results: Results) -> Figure:
     """Return on each task at the last evaluation, beside the references on that very task.
 
-    Marks: mean over seeds, and small ones single seeds. Lines across a task: what each reference reaches there.
+    Marks: mean over seeds, and small ones single seeds. Lines across a task: what each reference reaches there. Of many
+    tasks: each one's returns from the lowest to the highest, each in an order of its own.
     """
     made, shown = split_panels(results, "score", 1, 2.9)
     for axes, split, names in shown:
+        if len(results.played(split)) > MANY:
+            _sorted(axes, results, split, names)
+            continue
         labels, places = results.labels(split), np.arange(len(results.tasks(split)))
         for position, name in enumerate(names):
             values, colour = results.scores(name, split)[1][:, -1], colours(names)[name]
@@ -95,6 +101,18 @@ def per_task(results: Results) -> Figure:
         axes.set(title=f"{SPLITS[split].capitalize()}, last evaluation", ylabel="return")
         axes.margins(x=0.01)
     return made
+
+
+def _sorted(axes: Axes, results: Results, split: str, names: Sequence[str]) -> None:
+    """Returns on many tasks, from the lowest to the highest."""
+    lines = {method_name(n): (results.scores(n, split)[1][:, -1].mean(axis=0), colours(names)[n], "-") for n in names}
+    for name, values in results.references(split).items():
+        look = reference(name)
+        lines[look.short] = values[np.isfinite(values)], look.colour, look.dash
+    for name, (values, colour, dash) in lines.items():
+        share = (np.arange(len(values)) + 0.5) / len(values)
+        axes.plot(share, np.sort(values), color=colour, linestyle=dash, linewidth=1.4, label=name)
+    axes.set(title=f"{SPLITS[split].capitalize()}, last evaluation", ylabel="return", xlabel="share of tasks below")
 
 
 @figure("episodes", WELL, "Does it adapt?")

@@ -118,7 +118,7 @@ def _knows(results: Results) -> pd.DataFrame:
     if not rows:
         return pd.DataFrame()
     counts = [header for header in next(iter(rows.values())) if header.startswith("identified")]
-    return tables.filled(rows | {"chance": dict.fromkeys(counts, f"{1 / len(results.tasks('train')):.0%}")})
+    return tables.filled(rows | {"chance": dict.fromkeys(counts, f"{1 / len(results.played('train')):.0%}")})
 
 
 def _per_task(results: Results) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.report.drawing import INK, band, figure, known, named_rows, panels, step_axis
-from pipeline.report.wording import colours, method_name
+from pipeline.report.wording import MANY, colours, method_name
 from pipeline.results import Results, cube
 
 KNOWS = "Does it know which task it is in?"
@@ -19,7 +19,7 @@ _ANSWERS = {
 
 
 def _chance(axes: Axes, results: Results) -> None:
-    count = len(results.tasks("train"))
+    count = len(results.played("train"))
     axes.axhline(1 / count, color=INK, linestyle="--", linewidth=1, label=f"chance, 1/{count}")
 
 
@@ -192,16 +192,31 @@ _MATRICES = {
 }
 
 
+def _pairs(found: dict[str, np.ndarray]) -> Figure:
+    """Histograms over pairs of tasks."""
+    made, grid = panels(len(found), 3, 2.4)
+    for (metric, values), axes in zip(found.items(), grid, strict=True):
+        title, _, written = _MATRICES[metric]
+        low, middle, high = np.quantile(values, [0.05, 0.5, 0.95])
+        axes.hist(values, bins=40, color="#0072B2")
+        middles = " to ".join(written.format(value) for value in (low, high))
+        axes.set_title(f"{title}\nmedian {written.format(middle)}, nine of ten {middles}", fontsize=8.5)
+    grid[0].set_ylabel("pairs of tasks")
+    return made
+
+
 @figure("relabelling", KNOWS, "Relabelling")
 def relabelling(results: Results) -> Figure:
     """Which transitions of task j task i's ensemble may relabel, and how wrong its rewards are there.
 
     Of the first method that relabels. Row i, column j: transitions of task j relabelled by task i's ensemble. Left, the
     share it is sure enough about; then how wrong it is where it is sure, and everywhere. Dark error under a large share
-    means confident and wrong; grey is the own task or no row.
+    means confident and wrong; grey is the own task or no row. Of many tasks: how many pairs have what share and error.
     """
     tasks, first = results.tasks("train"), known(results, "relabel_share")[0]
     found = {metric: rows for metric in _MATRICES if len(rows := results.rows(metric, method=first))}
+    if len(tasks) > MANY:
+        return _pairs({metric: rows["value"].to_numpy() for metric, rows in found.items()})
     tables = {metric: cube(rows, "task", "index", task=tasks, index=tasks)[1] for metric, rows in found.items()}
     errors = [np.nanmax(table) for metric, table in tables.items() if metric != "relabel_share"]
     made, grid = panels(len(tables), 3, 2.6 if len(tables) == 3 else 3.6)

@@ -3,11 +3,13 @@
 import math
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.report.drawing import CROWD, MissingData, figure, known, log_axis, panels, step_axis
-from pipeline.report.wording import colours, method_name, reference
+from pipeline.report.tables import WORST
+from pipeline.report.wording import MANY, colours, method_name, reference
 from pipeline.results import Results
 
 SOURCE = "What it learned from"
@@ -18,6 +20,8 @@ def _task_curves(results: Results, method: str, x: str, other: str) -> tuple[Fig
     known(results, "return", [method])
     tasks, rows = results.tasks("train"), results.rows("return", method=method, split="train")
     curves = rows.pivot(index="step", columns="task", values="value").reindex(columns=tasks)
+    if len(tasks) > MANY:
+        return _all_curves(curves, method, x), {}
     made, grid = panels(len(tasks), 5, 1.6, share="xy")
     colour, look = reference("sac" if method == "sac" else "own_teacher").colour, reference(other)
     heights = results.references("train").get(other, np.full(len(tasks), math.nan))
@@ -33,12 +37,27 @@ def _task_curves(results: Results, method: str, x: str, other: str) -> tuple[Fig
     return made, dict(zip(tasks, grid, strict=True))
 
 
+def _all_curves(curves: pd.DataFrame, method: str, x: str) -> Figure:
+    """One panel of many tasks: half of them, nearly all of them, the middle one, and those that end lowest."""
+    made, (axes,) = panels(1, 1, 2.9)
+    colour = reference("sac" if method == "sac" else "own_teacher").colour
+    levels = curves.quantile([0.05, 0.25, 0.5, 0.75, 0.95], axis=1)
+    for low, high, words in ((0.05, 0.95, "nine tasks of ten"), (0.25, 0.75, "half of the tasks")):
+        axes.fill_between(curves.index, levels.loc[low], levels.loc[high], color=colour, alpha=0.18, label=words)
+    axes.plot(curves.index, levels.loc[0.5], color=colour, label="median task")
+    for task in curves.iloc[-1].nsmallest(WORST).index:
+        axes.plot(curves.index, curves[task], color="#D55E00", linewidth=0.6, label=f"the {WORST} lowest at the end")
+    axes.set(xlabel=x, ylabel="return")
+    step_axis(axes)
+    return made
+
+
 @figure("collect_curves", SOURCE, "Data collection (SAC)")
 def collect_curves(results: Results) -> Figure:
     """Return of each task's SAC policy while it collects that task's batch.
 
-    One panel a training task, the others in grey behind it. A task whose curve stays low gives a batch that no later
-    stage can make up for.
+    One panel a training task, the others in grey behind it; many tasks share one. A task whose curve stays low gives a
+    batch that no later stage can make up for.
     """
     return _task_curves(results, "sac", "environment steps", "random")[0]
 
@@ -53,7 +72,8 @@ def teacher_curves(results: Results) -> Figure:
     """
     made, grid = _task_curves(results, "teacher", "training iteration", "sac")
     for task, step, value in results.rows("selected")[["task", "step", "value"]].itertuples(index=False):
-        grid[task].plot(step, value, "o", color="#D55E00", zorder=4, label="selected checkpoint")
+        if task in grid:
+            grid[task].plot(step, value, "o", color="#D55E00", zorder=4, label="selected checkpoint")
     return made
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from actors.host import duration
 from pipeline.report import statistics
-from pipeline.report.wording import ABSENT, is_simple, method_name, reference, score, with_interval
+from pipeline.report.wording import ABSENT, MANY, is_simple, method_name, reference, score, with_interval
 from pipeline.results import SPLITS, Results, cube
 
 
@@ -57,11 +57,32 @@ def filled(rows: dict[str, dict[str, str]]) -> pd.DataFrame:
     return frame.loc[:, (frame != ABSENT).any()]
 
 
+WORST = 10
+"""Of many tasks, how many have a row of their own."""
+_SHARES = {
+    "a twentieth are below": 0.05,
+    "a quarter": 0.25,
+    "half": 0.5,
+    "three quarters": 0.75,
+    "all but a twentieth": 0.95,
+}
+
+
 def per_task(results: Results, split: str, columns: Mapping[str, np.ndarray], places: int) -> pd.DataFrame:
-    """A row per task and one of the means; `columns` holds values `[tasks]` by their title."""
-    labels = [f"{task}: {label}" for task, label in zip(results.tasks(split), results.labels(split), strict=True)]
+    """A row per task and one of the means; `columns` holds values `[tasks]` by their title.
+
+    Of many tasks only those with the lowest values in the first column have a row, beside every column's quantiles.
+    """
+    labels = [f"{task}: {label}" for task, label in zip(results.played(split), results.labels(split), strict=True)]
     frame = pd.DataFrame(columns, index=labels)
-    frame.loc["mean"] = frame.mean()
+    rest = pd.DataFrame()
+    if len(frame) > MANY:
+        rest = frame.quantile(list(_SHARES.values())).set_axis(list(_SHARES))
+    mean = frame.mean()
+    if len(frame) > MANY:
+        frame = frame.sort_values(frame.columns[0], kind="stable").head(WORST)
+    frame = pd.concat([frame, rest]) if len(rest) else frame
+    frame.loc["mean"] = mean
     return frame.map(lambda value: score(value, places))
 
 
@@ -70,7 +91,7 @@ def last_scores(results: Results, split: str) -> pd.DataFrame:
 
     The task-blind teacher is the one that is best on average on the training tasks (so there it is a bound); own
     teacher: the task's own, in fresh episodes. A bound is chosen on the very scores that it is listed with; the nearest
-    teacher is told the task's parameters.
+    teacher is told the task's parameters. Of many tasks those with the lowest scores have a row.
     """
     names, references = results.methods("score", split=split), results.references(split)
     columns = {method_name(name): results.scores(name, split)[1][:, -1].mean(axis=0) for name in names}
@@ -183,6 +204,7 @@ def facts(results: Results) -> dict[str, str]:
         "environment": run["environment"] + f" ({run['title']})" * (run["title"] != run["environment"]),
         **{name: run.get(name) for name in ("preset", "seed", "horizon")},
         "training tasks": len(results.tasks("train")) or None,
+        "of those, played": len(results.played("train")) if "played" in results.run else None,
         "unseen tasks": len(results.tasks("test")) or None,
         "task parameter": run.get("parameter"),
         "task of the task-blind teacher": _blind(results),

@@ -10,6 +10,8 @@ from mbml.methods import METHODS
 from pipeline.report.statistics import Estimate
 
 ABSENT = "–"
+MANY = 40
+"""With more tasks than these, distributions and the worst stand for a row, a mark or a panel each."""
 
 
 class Look(NamedTuple):

@@ -11,6 +11,7 @@ from actors.artefacts import (
     env_maker,
     layout_of,
     load_ensemble,
+    load_returns,
     load_rows,
     load_teachers,
     read_json,
@@ -22,6 +23,7 @@ from actors.artefacts import (
 )
 from mbml import envs
 from mbml.data import DatasetWriter, TransitionBatch
+from mbml.evidence import best_teachers, blind_teacher
 from mbml.learner import NotFinite
 from mbml.models import Ensemble, EnsembleConfig
 from mbml.rows import scalars_of
@@ -67,11 +69,14 @@ def test_teachers_of_several_stacks_are_joined_in_the_order_of_their_tasks(tmp_p
         teachers = BCQ(config, UMAZE, 2, generator_of(name)).teachers()
         save_tree(tmp_path / name / "teachers.safetensors", {"tasks": tasks, "teachers": teachers.state_dict()})
         made[name] = teachers
-    order, joined = load_teachers([tmp_path / "late", tmp_path / "early"])
-    assert order == [0, 1, 2, 3]
+    folders = [tmp_path / "late", tmp_path / "early"]
+    joined = load_teachers(folders, range(4))
     pair = torch.randn(4, 7, UMAZE.pair_size)
     expected = torch.cat([made["early"].value(pair[:2]), made["late"].value(pair[2:])])
     torch.testing.assert_close(joined.value(pair), expected)
+    torch.testing.assert_close(load_teachers(folders, [3, 0]).value(pair[[3, 0]]), expected[[3, 0]])
+    with pytest.raises(ArtefactError, match=r"cannot serve for tasks \[4\]"):
+        load_teachers(folders, [0, 4])
 
 
 def test_ensembles_of_several_stacks_are_joined_in_the_order_of_their_tasks(tmp_path):
@@ -80,13 +85,33 @@ def test_ensembles_of_several_stacks_are_joined_in_the_order_of_their_tasks(tmp_
     for name, tasks in (("late", [2]), ("early", [0, 1])):
         made[name] = Ensemble(config, UMAZE, len(tasks), "reward", generator_of(name))
         save_tree(tmp_path / name / "models.safetensors", {"tasks": tasks, "reward": made[name].network.save()})
-    joined = load_ensemble([tmp_path / "late", tmp_path / "early"], config, UMAZE, "reward")
+    folders = [tmp_path / "late", tmp_path / "early"]
+    joined = load_ensemble(folders, config, UMAZE, "reward", range(3))
     pair = torch.randn(3, 7, UMAZE.pair_size)
     means, stds = joined.mean_and_std(pair)
     for part, stack in ((slice(0, 2), "early"), (slice(2, 3), "late")):
         mean, std = made[stack].mean_and_std(pair[part])
         torch.testing.assert_close(means[part], mean)
         torch.testing.assert_close(stds[part], std)
+    some = load_ensemble(folders, config, UMAZE, "reward", [2, 0]).mean_and_std(pair[[2, 0]])
+    torch.testing.assert_close(some, (means[[2, 0]], stds[[2, 0]]))
+
+
+def test_returns_of_some_teachers_on_some_tasks(tmp_path):
+    """Of tasks 5, 7 and 9: all against all on two of them; or one candidate everywhere, and everyone on its own."""
+    write_json(tmp_path / "references.json", {"train": {"task": [9, 5], "teachers": [[1.0, 2.0], [3.0, 4.0]]}})
+    found = load_returns(tmp_path, [5, 7, 9])
+    nan = math.nan
+    expected = [[4.0, nan, 3.0], [nan, nan, nan], [2.0, nan, 1.0]]
+    np.testing.assert_array_equal(found, expected)
+    assert blind_teacher(found) == 0
+    assert best_teachers(found).tolist() == [0, 1, 0]
+    table = {"task": [5, 7, 9], "candidates": [7], "teachers": [[1.0, 2.0, 3.0]], "own": [9.0, 2.0, 0.0]}
+    write_json(tmp_path / "references.json", {"train": table})
+    found = load_returns(tmp_path, [5, 7, 9])
+    np.testing.assert_array_equal(found, [[9.0, nan, nan], [1.0, 2.0, 3.0], [nan, nan, 0.0]])
+    assert blind_teacher(found) == 1, "what is best on its own task alone is not the best on average"
+    assert best_teachers(found).tolist() == [0, 1, 1]
 
 
 def test_the_truth_table_is_the_reward_of_every_task_and_none_where_it_is_not_observed():

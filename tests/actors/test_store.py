@@ -96,6 +96,25 @@ def test_publish_describe_fetch(url: str):
     assert store.uri("bcq", "k1") == f"{store.url}/bcq/k1"
 
 
+def test_one_file_is_read_whatever_became_of_the_others(url: str):
+    store = Store(url)
+    publish(store)
+    assert store.file("bcq", "k1", "weights").read_text() == contents(store.fetch("bcq", "k1"))["weights"]
+    with pytest.raises(StoreError, match="absent or incomplete"):
+        store.file("bcq", "k2", "weights")
+
+
+def test_a_file_of_a_folder_is_checked_alone(tmp_path: Path):
+    store = Store(tmp_path)
+    publish(store)
+    (tmp_path / "bcq" / "k1" / "task=000" / "part.arrow").write_text("another")
+    assert store.file("bcq", "k1", "weights").is_file()
+    with pytest.raises(StoreError, match="arrow is damaged"):
+        store.file("bcq", "k1", "task=000/part.arrow")
+    with pytest.raises(StoreError, match="has no wights"):
+        store.file("bcq", "k1", "wights")
+
+
 def test_layout_and_nothing_left_behind(tmp_path: Path, cache: Path):
     for url in (str(tmp_path / "a"), f"file://{tmp_path / 'b'}"):
         store = Store(url)

@@ -71,6 +71,18 @@ def test_the_same_rows_give_the_same_models(maze):
     )
 
 
+def test_of_very_many_tasks_some_have_models(monkeypatch, tmp_path):
+    rows = list(random_rows(7, 40))
+    some = fit_familiarity(LAYOUT, [rows[place] for place in (0, 2, 4)])
+    monkeypatch.setattr("mbml.deploy.familiarity.MOST_TASKS", 3)
+    found = fit_familiarity(LAYOUT, rows)
+    assert found.calibration == some.calibration
+    found.models.save(tmp_path / "models")
+    assert TaskModels.load(tmp_path / "models", LAYOUT, tasks=7).tasks == 3
+    with pytest.raises(PolicyError, match="no networks of 2 tasks"):
+        TaskModels.load(tmp_path / "models", LAYOUT, tasks=2)
+
+
 def by_hand():
     """Models of two tasks with any weights, and a calibration of two lengths."""
     models = TaskModels(LAYOUT, StackedMLP(6, [5, 6, 4], generator=seeded(), initialisation="torch"))

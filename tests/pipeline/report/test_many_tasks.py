@@ -1,0 +1,91 @@
+"""The report of a thousand training tasks, of which some were played, and of more unseen tasks than fit a page."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.publish import publish
+from pipeline.report import tables
+from pipeline.report.drawing import draw
+from pipeline.report.wording import MANY
+from pipeline.results import table_of, tidy
+
+TRAIN, PLAYED, TEST = 1_000, 50, 60
+
+
+@pytest.fixture(scope="module")
+def crowd(synthetic):
+    """The made-up results of PLAYED training tasks, as every twentieth of TRAIN, each of which has a curve."""
+    results, make = synthetic.results(("full",), seeds=1, train=PLAYED, test=TEST), np.random.default_rng(1)
+    table, every = results.table.copy(), TRAIN // PLAYED
+    ours = table["split"] == "train"
+    table.loc[ours, "task"] *= every
+    table.loc[table["metric"].isin(["teacher_return"]), "index"] *= every
+    relabelled = table["metric"].str.startswith("relabel_") & table["index"].notna()
+    table.loc[relabelled, "index"] *= every
+    table = table[~table["metric"].isin(["return"])]
+    steps, where = list(range(100, 1_100, 100)), {"split": "train", "task": list(range(TRAIN))}
+    curves = make.normal(200, 20, (TRAIN, 1)) * np.linspace(0, 1, 10)
+    parts = [tidy("return", "task step", curves, step=steps, method=name, **where) for name in ("sac", "teacher")]
+    tasks = [{"index": i, "label": f"goal {i}", "features": make.normal(size=2).tolist()} for i in range(TRAIN)]
+    played = [task["index"] for task in tasks[::every]]
+    run = results.run | {"tasks": results.run["tasks"] | {"train": tasks}, "played": {"train": played}}
+    return dataclasses.replace(results, table=table_of([table, *parts]), run=run)
+
+
+def test_scores_and_references_are_of_the_tasks_that_were_played(crowd):
+    assert crowd.played("train") == list(range(0, TRAIN, 20))
+    assert crowd.labels("train")[:2] == ["goal 0", "goal 20"]
+    assert {len(values) for values in crowd.references("train").values()} == {PLAYED}
+    assert all(np.isfinite(values).all() for values in crowd.references("train").values())
+    facts = tables.facts(crowd)
+    assert (facts["training tasks"], facts["of those, played"]) == (str(TRAIN), str(PLAYED))
+    assert "chance, 1/50" in draw("identification", crowd).axes[0].get_legend_handles_labels()[1]
+
+
+def test_the_worst_tasks_have_a_row_and_the_others_are_counted(crowd):
+    frame = tables.last_scores(crowd, "test")
+    scores = crowd.scores("full", "test")[1][0, -1]
+    assert len(frame) == tables.WORST + 5 + 1
+    labels = [f"{task}: {crowd.labels('test')[task]}" for task in np.argsort(scores)[: tables.WORST]]
+    assert list(frame.index[: tables.WORST]) == labels
+    assert frame.loc["half", "full"] == f"{np.median(scores):.1f}"
+    assert frame.loc["mean", "full"] == f"{scores.mean():.1f}"
+    few = dataclasses.replace(
+        crowd,
+        table=crowd.table[(crowd.table["split"] != "test") | (crowd.table["task"] < MANY)],
+        run=crowd.run | {"tasks": crowd.run["tasks"] | {"test": crowd.run["tasks"]["test"][:MANY]}},
+    )
+    assert len(tables.last_scores(few, "test")) == MANY + 1
+
+
+def test_pictures_show_distributions(crowd):
+    (axes, _) = draw("per_task", crowd).axes
+    shares, values = axes.lines[0].get_data()
+    assert len(shares) == TEST
+    np.testing.assert_allclose(values, np.sort(crowd.scores("full", "test")[1][0, -1]))
+    (curves,) = draw("teacher_curves", crowd).axes
+    rows = crowd.rows("return", method="teacher")
+    ends = rows[rows["step"] == 1_000]["value"]
+    middle = next(line for line in curves.lines if line.get_label() == "median task")
+    assert middle.get_ydata()[-1] == pytest.approx(ends.median())
+    lowest = sorted(line.get_ydata()[-1] for line in curves.lines if line is not middle)
+    np.testing.assert_allclose(lowest, np.sort(ends)[: tables.WORST])
+    relabelling = draw("relabelling", crowd)
+    assert not any(axes.images for axes in relabelling.axes)
+    assert len(relabelling.axes) == 3
+
+
+def test_the_page_stays_small(crowd, tmp_path):
+    publish(crowd, tmp_path, lambda said: None)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<tr") < 300
+    assert len(page) < 4e6
+    lines = [json.loads(line) for line in (tmp_path / "curves.jsonl").read_text().splitlines()]
+    assert len(lines) < 1_000
+    found = pd.DataFrame(lines).set_index(["tag", "step"])["value"]
+    rows = crowd.rows("return", method="sac", step=500)["value"]
+    assert found["sac/return/train", 500] == pytest.approx(rows.mean())
