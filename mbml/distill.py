@@ -24,7 +24,7 @@ from mbml.nets import adam, step
 from mbml.partners import Ring, some_tasks
 from mbml.relabel import RelabelTables
 from mbml.rows import RowLayout, Rows, gather_rows, lengths_of, sample_rows
-from mbml.settings import Count, NotNegative, Whole
+from mbml.settings import Count, NotNegative, Whole, later
 from mbml.students import Student, StudentConfig, make_student
 from mbml.teachers import Teachers
 
@@ -52,7 +52,7 @@ class DistillConfig(Schedule):
     partners: Whole = 0
     """Random other tasks j of a step that every task i is paired with; 0 takes all. Both the triplet loss and the
     relabelled part of z's context see the transitions of these alone."""
-    tasks_per_step: Whole = 16
+    tasks_per_step: Whole = later(16)
     """Tasks of a step, drawn at random; all where there are no more, or with 0. A step's cost does not grow beyond."""
     hard_contexts: Count = 10
     """Contexts N per task for hard mining."""

@@ -15,7 +15,7 @@ from mbml.envs.view import Recorder
 from mbml.policy import ContextAgent, ContextPolicy
 from mbml.rollout import EnvStack, Step, run_episode
 from mbml.seeding import generator_of, seed_of
-from mbml.settings import Count, Whole
+from mbml.settings import Count, Whole, later
 from mbml.teachers import Teachers
 
 
@@ -33,7 +33,7 @@ class EvaluateConfig:
     """Also evaluate on the training tasks."""
     reference_episodes: Count = 5
     """Episodes per task for every reference policy."""
-    most_tasks: Count = 64
+    most_tasks: Count = later(64)
     """Training tasks at most, evenly spread, that are played and looked into, and whose teachers are compared; of logs,
     those whose values are fitted."""
 

@@ -23,7 +23,7 @@ from mbml.nets import adam, step
 from mbml.partners import some_tasks
 from mbml.relabel import RelabelTables
 from mbml.rows import RowLayout, Rows, gather_rows, sample_indices, sample_rows
-from mbml.settings import Count, Share, Whole
+from mbml.settings import Count, Share, Whole, later
 from mbml.students import Student, StudentConfig, make_student
 from mbml.teachers import TEACHERS, Teachers
 
@@ -51,9 +51,9 @@ class EvidenceConfig(Schedule):
     guide: Literal["own", "best"] = "own"
     """The teacher that a task's embedding is distilled from: its own, or the one that does best on it in its
     simulator."""
-    tasks_per_step: Whole = 16
+    tasks_per_step: Whole = later(16)
     """Tasks of a step, drawn at random; all where there are no more, or with 0. A step's cost does not grow beyond."""
-    rivals: Whole = 128
+    rivals: Whole = later(128)
     """Tasks that a step's transitions are told from, drawn at random, each standing for as many as there are in all;
     all where there are no more, or with 0."""
 

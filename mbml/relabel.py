@@ -16,7 +16,7 @@ from mbml.models import Ensemble, Target, spread
 from mbml.partners import Ring
 from mbml.rows import Lengths, RowLayout, Rows, gather_rows, lengths_of
 from mbml.seeding import generator_of
-from mbml.settings import NotNegative, Whole
+from mbml.settings import NotNegative, Whole, later
 
 if TYPE_CHECKING:  # what was learned is used where there is no simulator
     from mbml.envs import Reward, Task
@@ -35,7 +35,7 @@ class RelabelConfig:
     """The same for the next-state ensemble; used only where the dynamics vary."""
     pool: Whole = 0
     """Random transitions per task that contexts are drawn from; 0 takes all of them."""
-    partners: Whole = 16
+    partners: Whole = later(16)
     """Other tasks that a task's transitions are relabelled for, a random choice; all where there are no more, or with
     0. Tables are linear in the tasks where there are more."""
     source: Source = "ensemble"

@@ -34,10 +34,10 @@ def shared_batches(
 
     def draw() -> tuple[Tensor]:
         kept = sample_rows(rows, batch_size, generator, own)
-        source = torch.randint(len(tables.pools.each) - 1, label.shape, generator=generator, device=generator.device)
-        source += source >= label
+        number = torch.randint(tables.partners, label.shape, generator=generator, device=generator.device)
+        source = tables.partner(label, number)  # whose rows have labels for it, but for the last of an odd number
         places = tables.pools.sample(each, generator, source)
-        others = gather_rows(rows, tables.index.flatten()[tables.pools.positions(places, source)], source)
+        others = gather_rows(rows, tables.rows_at(places, source), source)
         i, j = (part.unsqueeze(1).expand_as(places) for part in (label, source))
         cells = i.flatten(), j.flatten(), places.flatten()
         relabelled = tables.relabelled(layout, layout.context(others).flatten(0, 1), *cells).view(*places.shape, -1)

@@ -12,7 +12,7 @@ from mbml.losses import posterior_regulariser
 from mbml.nets import StackedMLP, adam, select_stack, soft_update, step
 from mbml.partners import some_tasks
 from mbml.rows import RowLayout, Rows, sample_rows
-from mbml.settings import Count, NotNegative, Whole, Widths
+from mbml.settings import Count, NotNegative, Whole, Widths, later
 from mbml.students import GenerativeStudent, StudentConfig
 from mbml.teachers.bcq import CandidateNetworks, TargetConfig, variational_loss
 from mbml.teachers.contract import twin_error
@@ -34,7 +34,7 @@ class ContextualBCQConfig(Schedule, TargetConfig):
     """Own context transitions per task and step."""
     batch_size: Count = 128
     """Transitions per task and step."""
-    tasks_per_step: Whole = 16
+    tasks_per_step: Whole = later(16)
     """Tasks of a step, drawn at random; all where there are no more, or with 0. A step's cost does not grow beyond."""
     vae_kl_weight: NotNegative = 0.5
     """Weight of the VAE's divergence."""

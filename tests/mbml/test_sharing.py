@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mbml.partners import Ring
 from mbml.relabel import RelabelTables
 from mbml.rows import FlatRows, Lengths, RowLayout
 from mbml.seeding import generator_of
@@ -57,6 +58,24 @@ def test_every_row_is_ones_own_or_a_certain_one_of_another_with_ones_labels(dyna
     for place, task in enumerate(tasks):  # all that may come does
         others = [t for t in range(K) if t != task]
         assert seen[place] == {(t, n) for t in others for n in range(0, lengths[t], 4)}
+
+
+def test_of_many_tasks_the_partners_share():
+    tasks, partners = 9, 4
+    rows = torch.zeros(tasks, N, LAYOUT.row_size)
+    rows[..., 0] = torch.arange(float(tasks)).unsqueeze(1)
+    index, order = [torch.arange(N)] * tasks, torch.randperm(tasks, generator=generator_of(0, "order"))
+    ring = Ring(order, partners)
+    source = torch.arange(tasks).repeat_interleave(N)
+    reward = 100.0 * ring.partner(source, torch.arange(partners).unsqueeze(1)) + source
+    tables = RelabelTables.of(index, reward, torch.ones_like(reward, dtype=torch.bool), None, order)
+    draw = shared_batches(rows, range(tasks), LAYOUT, tables, BATCH, 1.0, generator_of(0, "sharing"))
+    batches = torch.cat([draw()[0] for _ in range(50)], 1)
+    for task in range(tasks):
+        seen = {(row[0], row[5]) for row in batches[task].tolist()}
+        wanted = {other for other in range(tasks) if ring.knows(torch.tensor(task), torch.tensor(other))}
+        assert len(wanted) == partners
+        assert seen == {(float(other), 100.0 * task + other) for other in wanted}
 
 
 def test_the_share_is_met_where_everything_is_certain():
