@@ -19,7 +19,7 @@ _PRESETS = {
     "laptop": {
         "methods": ("evidence",),
         "teacher": "iql",  # its policy only ever imitates what was logged; TD3+BC's went astray beyond it (docs/fit.md)
-        "relabel.pool": 1_000,  # K * K * pool labels: 0.2 GB for 200 tasks
+        "relabel.pool": 1_000,
         "evidence.student.kind": "acting",
         "evidence.steps": 6_000,
     },
