@@ -29,16 +29,18 @@ from benchmarks.table import number
 from mbml import envs
 from mbml.capture import captured
 from mbml.distill import MultiTaskLearner
+from mbml.evidence import EvidenceLearner
 from mbml.learner import Learner
 from mbml.models import Ensemble
 from mbml.rows import RowLayout
 from mbml.sac import SAC
 from mbml.teachers import TEACHERS
-from mbml.teachers.bcq import BCQ
 from mbml.training import batches
 from pipeline.presets import preset
 
-LEARNERS = ("sac", *TEACHERS, "reward_ensembles", "full")
+MULTI_TASK = ("full", "evidence")
+"""They learn all tasks in one; the others are a stack of tasks."""
+LEARNERS = ("sac", *TEACHERS, "reward_ensembles", *MULTI_TASK)
 Size = Literal["smoke", "laptop", "paper"]
 _FAMILY = "ant_goal"
 """Whose sizes observations and actions have."""
@@ -100,11 +102,16 @@ class Problem:
         layout, tasks = RowLayout(family.observation_size, family.action_size), self.tasks
         data = random_rows(tasks, rows, layout).to(device)
         generator, contexts = (torch.Generator(device).manual_seed(seed) for seed in (5, 6))
-        if self.learner == "full":
-            teachers = BCQ(config.bcq, layout, tasks, seeded(4)).teachers().to(device)
-            tables = random_tables(tasks, rows, _ELIGIBLE).to(device)
-            needed = {"teachers": teachers, "tables": tables}
-            learner = MultiTaskLearner(config.distill, layout, data, generator, contexts, **needed)
+        if self.learner in MULTI_TASK:
+            kind = (config.evidence.teacher if self.learner == "evidence" else None) or config.teacher
+            teachers = TEACHERS[kind].make(getattr(config, kind), layout, tasks, seeded(4)).teachers().to(device)
+            needed: dict[str, Any] = {"teachers": teachers, "tables": random_tables(tasks, rows, _ELIGIBLE).to(device)}
+            given = (layout, data, generator, contexts)
+            if self.learner == "full":
+                learner = MultiTaskLearner(config.distill, *given, **needed)
+            else:
+                returns = torch.eye(tasks, device=device)
+                learner = EvidenceLearner(config.evidence, *given, returns=returns, **needed)
             return learner, learner.update
         if self.learner == "sac":
             learner = SAC(config.collect.sac, layout, tasks, generator)
@@ -251,7 +258,7 @@ def problems(options: Options) -> list[Problem]:
         alone = preset(_FAMILY, size).collect.tasks_per_actor
         for learner in options.learners:
             everyone = 3 if size == "smoke" else _ALL
-            stacks = (everyone,) if learner == "full" else (alone,) if alone > 1 else (1, everyone)
+            stacks = (everyone,) if learner in MULTI_TASK else (alone,) if alone > 1 else (1, everyone)
             found += [Problem(learner, size, tasks) for tasks in stacks]
     return found
 
@@ -275,7 +282,7 @@ def measure(options: Options, machine: dict[str, str], log: Callable[[str], None
         return value
 
     for size, learner in dict.fromkeys((problem.size, problem.learner) for problem in everything) if on_gpu else ():
-        problem = Problem(learner, size, 5 if learner == "full" else 2)  # enough for every path of the code
+        problem = Problem(learner, size, 5 if learner in MULTI_TASK else 2)  # enough for every path of the code
         line = Agreement(problem)
         results.agreements.append(line)
         for name, (devices, precision, graphs) in _COMPARISONS.items():
@@ -303,7 +310,7 @@ def _captures(problem: Problem) -> bool:
     if problem.learner in TEACHERS:
         made: Any = TEACHERS[problem.learner].make
         return made.constant
-    return problem.learner != "full"
+    return problem.learner not in MULTI_TASK
 
 
 def markdown(results: Results) -> str:

@@ -20,7 +20,7 @@ _PRESETS = {
         "methods": ("evidence",),
         "teacher": "iql",  # its policy only ever imitates what was logged; TD3+BC's went astray beyond it (docs/fit.md)
         "iql.foreign_share": 0.75,  # a log of weeks is small: alone its teacher learns it by heart (docs/fit.md)
-        "relabel.pool": 1_000,  # K * K * pool labels: 0.2 GB for 200 tasks
+        "relabel.pool": 1_000,
         "evidence.student.kind": "acting",
         "evidence.steps": 6_000,
     },

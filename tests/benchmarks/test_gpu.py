@@ -7,7 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gpu import LEARNERS, TOLERANCE, Agreement, Options, Problem, Results, Times, difference, main, markdown
+from benchmarks.gpu import (
+    LEARNERS,
+    MULTI_TASK,
+    TOLERANCE,
+    Agreement,
+    Options,
+    Problem,
+    Results,
+    Times,
+    difference,
+    main,
+    markdown,
+)
 from benchmarks.ours.draws import CPUDraws
 from mbml.sac import SAC
 from tests.mbml.toys import seeded
@@ -36,7 +48,7 @@ def test_draws_are_those_of_a_generator_on_the_cpu_of_the_same_seed():
 
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_every_learner_is_compared_in_both_precisions(learner):
-    problem = Problem(learner, "smoke", 4 if learner == "full" else 2)
+    problem = Problem(learner, "smoke", 4 if learner in MULTI_TASK else 2)
     for precision in (torch.float64, torch.float32):
         # The second name of the same device makes the draws go the way that they go to a GPU.
         assert difference(problem, ("cpu", "cpu:0"), 3, precision) == 0.0
@@ -48,7 +60,7 @@ def test_what_an_update_tells_is_in_the_precision_of_its_networks(learner):
     """Otherwise a comparison in double precision would compare roundings to single."""
     torch.set_default_dtype(torch.float64)
     try:
-        _, step = Problem(learner, "smoke", 4 if learner == "full" else 2).build("cpu", rows=60)
+        _, step = Problem(learner, "smoke", 4 if learner in MULTI_TASK else 2).build("cpu", rows=60)
         assert {value.dtype for value in step().values()} == {torch.float64}
     finally:
         torch.set_default_dtype(torch.float32)

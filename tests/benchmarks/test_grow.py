@@ -1,0 +1,30 @@
+"""The measurements of growth, as far as a moment goes."""
+
+import json
+import os
+import time
+
+import numpy as np
+
+from benchmarks.grow import Peak, main
+
+
+def test_steps_are_measured_and_their_results_stay(tmp_path):
+    sizes = ["--rounds", "1", "--seconds", "0.01", "--out", str(tmp_path)]
+    for number in ("3", "20"):
+        assert main(["--parts", "distill", "--tasks", number, *sizes]) == 0
+    found = json.loads((tmp_path / "grow.json").read_text())["found"]
+    assert found.keys() == {"step of evidence, ms", "step of full, ms"}
+    assert all(line.keys() == {"3", "20"} and min(line.values()) > 0 for line in found.values())
+    assert (tmp_path / "grow.png").stat().st_size > 10_000
+    assert "| step of full, ms |" in (tmp_path / "grow.md").read_text()
+
+
+def test_memory_of_ones_own_is_seen():
+    with Peak(os.getpid()) as before:
+        time.sleep(1.2)
+    with Peak(os.getpid()) as after:
+        held = np.ones(100 * 2**17)  # 100 MiB
+        time.sleep(1.2)
+    assert after.mib - before.mib > 60
+    assert held.sum() == 100 * 2**17
