@@ -63,9 +63,7 @@ class _Experiment:
         config = self.config
         if "://" in self.place.out:
             right = "for a copy in the store add --report-in-store, and for a store elsewhere --store"
-            raise ValueError(
-                f"--out is {self.place.out}, but a report goes to a folder of this machine; {right}."
-            )
+            raise ValueError(f"--out is {self.place.out}, but a report goes to a folder of this machine; {right}.")
         name = f"{config.env.replace(':', '-')}-{config.preset}-seed{config.seed}"
         return Path(self.place.out or f"runs/{name}{behind}")
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def command(folder: Path) -> list[str]:
-    sizes = ["--preset", "smoke", "--train-tasks", "3", "--test-tasks", "1", "--methods", "full"]
+    sizes = ["--preset", "smoke", "--train-tasks", "2", "--test-tasks", "1", "--methods", "full"]
     place = ["--store", str(folder / "store"), "--out", str(folder / "out"), "--wait-for-nodes", "300"]
     return [sys.executable, "-m", "pipeline", "run", "--env", "umaze_goal", *sizes, *place]
 
