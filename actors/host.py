@@ -137,8 +137,8 @@ class Host:
         return f"running  {job.name}   " + "  ".join(parts)
 
     def machine(self) -> str:
-        """Where this process runs: the address of its Ray node and the beginning of the node's id."""
-        return f"{ray.util.get_node_ip_address()} {ray.get_runtime_context().get_node_id()[:6]}"
+        """Where this process runs: the address of its Ray node and the end of the node's id."""
+        return f"{ray.util.get_node_ip_address()} {ray.get_runtime_context().get_node_id()[-6:]}"
 
     def __repr__(self) -> str:
         """What it works on, for Ray's dashboard and logs."""

@@ -2,6 +2,7 @@
 they left."""
 
 import asyncio
+import logging
 import os
 import shlex
 import shutil
@@ -30,6 +31,7 @@ REPORT = "report"
 """Where the store has reports, as if it were a stage."""
 _MOST_BYTES = 200 * 1024**2  # of files that travel with a job; Ray itself takes 512 MiB
 _POLL_SECONDS = 0.5
+_START_SECONDS = 120.0
 _SKIPPED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
 
 
@@ -40,16 +42,18 @@ def _client() -> Iterator["JobSubmissionClient"]:
     if not address.startswith(("http://", "https://")):
         said = f"RAY_ADDRESS is {address}" if address else "RAY_ADDRESS is not set"
         raise ConfigError(f"{said}; jobs go to the dashboard of a cluster, such as RAY_ADDRESS=http://10.0.0.1:8265.")
+    from aiohttp import ClientError
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
     from requests.exceptions import RequestException
 
+    logging.getLogger("ray").setLevel(logging.WARNING)  # which would tell of every package
     try:
         yield JobSubmissionClient(address)
     except AuthenticationError:
         right = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or the file ~/.ray/auth_token to the cluster's"
         raise ConfigError(f"The cluster at {address} does not take this token, or none: {right}.") from None
-    except (ConnectionError, RequestException):
+    except (ConnectionError, RequestException, ClientError):
         raise ConfigError(f"No job server answers at RAY_ADDRESS={address}: is that a cluster's dashboard?") from None
     except RuntimeError as error:
         what = " ".join(str(error).split())[:300].rstrip(".")
@@ -96,7 +100,7 @@ class Submit:
             environment = {"working_dir": folder, "env_vars": {"PYTHONUNBUFFERED": "1"}}
             about = {"mbml": " ".join(self.arguments)[:200]}
             with _client() as client:
-                job = client.submit_job(entrypoint=entrypoint, runtime_env=environment, metadata=about)
+                job = _submitted(client, log, entrypoint=entrypoint, runtime_env=environment, metadata=about)
         log(f"job {job} submitted in {time.monotonic() - started:.0f} s; {_again('logs', job)} follows it")
         return Logs(job)(log) if self.wait else 0
 
@@ -115,6 +119,7 @@ class Logs(_OfJob):
     def __call__(self, log: Log) -> int:
         try:
             with _client() as client:
+                client.get_job_info(self.job)  # says better than the log that there is no such job
                 asyncio.run(_print(client, self.job))
                 while not (details := client.get_job_info(self.job)).status.is_terminal():
                     time.sleep(_POLL_SECONDS)
@@ -185,6 +190,21 @@ class Fetch:
 
 JOBS: dict[str, type] = {"submit": Submit, "status": Status, "logs": Logs, "stop": Stop, "fetch": Fetch}
 """The commands by name."""
+
+
+def _submitted(client: "JobSubmissionClient", log: Log, **job: Any) -> str:
+    """The id of the job; a cluster that has just started has nobody yet to run its driver, and is waited for."""
+    end, said = time.monotonic() + _START_SECONDS, False
+    while True:
+        try:
+            return client.submit_job(**job)
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > end:
+                raise
+        if not said:
+            log("the cluster has just started: waiting until it takes jobs")
+        said = True
+        time.sleep(2)
 
 
 async def _print(client: "JobSubmissionClient", job: str) -> None:

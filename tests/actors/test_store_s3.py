@@ -42,7 +42,9 @@ def users() -> Iterator[dict[str, dict[str, str]]]:
         }
     found["stranger"] = {"AWS_ACCESS_KEY_ID": "AKIANOBODY", "AWS_SECRET_ACCESS_KEY": "wrong", **place}
     # From here on it looks at credentials.
-    urllib.request.urlopen(urllib.request.Request(f"{place['AWS_ENDPOINT_URL']}/moto-api/reset-auth", b"0")).close()
+    plain = {"Content-Type": "text/plain"}
+    switch = urllib.request.Request(f"{place['AWS_ENDPOINT_URL']}/moto-api/reset-auth", b"0", plain)
+    urllib.request.urlopen(switch).close()
     yield found
     server.stop()
 

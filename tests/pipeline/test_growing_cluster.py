@@ -1,27 +1,20 @@
-"""A whole run on a cluster that starts empty, grows by demand, loses a machine, and lets go of all: with the bits of an
-embedded run."""
+"""A whole run on a cluster that starts empty, grows by demand and lets go of all: with the bits of an embedded run."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
 
-import psutil
-
-from tests.pipeline.growing_cluster import growing_cluster, machines_left, processes
+from tests.pipeline.growing_cluster import growing_cluster, machines_left
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def command(folder: Path) -> list[str]:
     sizes = ["--preset", "smoke", "--train-tasks", "3", "--test-tasks", "1", "--methods", "full"]
+    sizes += ["--collect.tasks-per-actor", "1", "--collect.steps", "3000"]  # long enough for the second machine to come
     place = ["--store", str(folder / "store"), "--out", str(folder / "out"), "--wait-for-nodes", "300"]
     return [sys.executable, "-m", "pipeline", "run", "--env", "umaze_goal", *sizes, *place]
-
-
-def is_machine(process: psutil.Process) -> bool:
-    """Whether it is the raylet of a machine other than the head."""
-    return process.name() == "raylet" and "--head" not in process.cmdline()
 
 
 def sums(folder: Path) -> dict[str, dict[str, str]]:
@@ -36,21 +29,11 @@ def sums(folder: Path) -> dict[str, dict[str, str]]:
 def test_a_run_on_a_cluster_that_starts_empty_has_the_bits_of_an_embedded_one(tmp_path):
     ours, theirs = tmp_path / "growing", tmp_path / "embedded"
     ours.mkdir()
-    said, killed = [], []
     with growing_cluster(tmp_path, 3) as environment:
-        token = environment["RAY_AUTH_TOKEN"]
-        with subprocess.Popen(
-            command(ours), cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        ) as run:
-            assert run.stdout is not None
-            for line in run.stdout:
-                said.append(line)
-                if "started  teach" in line and not killed:
-                    killed = [each for each in processes("RAY_AUTH_TOKEN", token) if is_machine(each)][:1]
-                    killed[0].kill()
-        assert run.returncode == 0, "".join(said)
-        left = machines_left(environment, 120)
-    assert "1 nodes, 0 CPUs" in "".join(said)
+        run = subprocess.run(command(ours), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
+        assert run.returncode == 0, run.stdout + run.stderr
+        left = machines_left(environment, 180)
+    assert "1 nodes, 0 CPUs" in run.stdout
     machines = {span["machine"] for span in json.loads((ours / "out" / "run.json").read_text())["timeline"]}
     assert len(machines) >= 2
     assert left == 0

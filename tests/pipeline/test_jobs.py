@@ -14,7 +14,7 @@ import pytest
 
 from actors.store import Store
 from pipeline.__main__ import main
-from tests.pipeline.growing_cluster import free_port, kill_all, wait_for_port
+from tests.pipeline.growing_cluster import free_port, started_head
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--preset", "smoke", "--train-tasks", "2", "--test-tasks", "1", "--methods", "full"]
@@ -50,18 +50,11 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
     (folder / ".ray").mkdir()
     (folder / ".ray" / "auth_token").write_text("7" * 64)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {"HOME": str(folder), "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
-    port, dashboard = free_port(), free_port()
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2"]
-    command += [f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"]
-    with (folder / "head.log").open("w") as log:
-        head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        wait_for_port(dashboard, head, folder / "head.log")
+    environment |= {"HOME": str(folder), "RAY_AUTH_MODE": "token"}
+    dashboard = free_port()
+    options = ["--num-cpus=2", f"--port={free_port()}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"]
+    with started_head(folder, environment, "HOME", *options):
         yield Cluster(folder, environment | {"RAY_ADDRESS": f"http://127.0.0.1:{dashboard}"})
-    finally:
-        kill_all("HOME", str(folder))
-        head.wait(30)
 
 
 def submit(store: Path, *arguments: str) -> list[str]:

@@ -123,26 +123,28 @@ class TestExecute:
         tries = sorted((span.job, span.finished) for span in spans)
         assert tries == [("lost", False), ("lost", True), ("n0", True), ("n1", True), ("n2", True), ("refused", False)]
         assert {span.stage for span in spans} == {"add"}
-        assert all(ray.nodes()[0]["NodeID"].startswith(span.machine.split()[1]) for span in spans)
+        assert all(ray.nodes()[0]["NodeID"].endswith(span.machine.split()[1]) for span in spans)
         for worker in {span.worker for span in spans}:
             own = sorted((span.started, span.started + span.seconds) for span in spans if span.worker == worker)
             assert all(ended <= begun for (_, ended), (begun, _) in itertools.pairwise(own))
 
     def test_a_process_without_work_is_let_go_so_that_its_machine_can_be(self, tmp_path):
-        short, gate = job("short"), tmp_path / "gate"
-        long = job("long", wait_for=str(gate))
+        both, gone = tmp_path / "both at work", tmp_path / "gone"
+        short, long = job("short", wait_for=str(both)), job("long", wait_for=str(gone))
+        lines, latest = [], time.monotonic() + 120
 
         def log(line):
+            lines.append(line)
+            if sum(said.startswith("started") for said in lines) == 2:
+                both.touch()
             if Store(tmp_path).complete(*short.ref):
-                pid = Store(tmp_path).describe(*short.ref)["metrics"]["pid"]
-                if not psutil.pid_exists(pid) or time.monotonic() > latest:
-                    gone.append(not psutil.pid_exists(pid))
-                    gate.touch()
+                alive = psutil.pid_exists(Store(tmp_path).describe(*short.ref)["metrics"]["pid"])
+                if not alive or time.monotonic() > latest:
+                    gone.write_text("" if not alive else "not")
 
-        gone, latest = [], time.monotonic() + 60
         outcome = execute([short, long], str(tmp_path), log=log, poll_seconds=0.2, idle_seconds=0.5)
         assert sorted(outcome.done) == ["long", "short"]
-        assert gone[0]
+        assert gone.read_text() == ""
 
     def test_a_machine_that_never_comes_is_one_sentence(self, tmp_path, monkeypatch):
         monkeypatch.setenv("RAY_ADDRESS", "of a cluster, where more machines may come")
