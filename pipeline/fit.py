@@ -24,7 +24,7 @@ from mbml.methods import METHODS
 from mbml.settings import changed
 from pipeline.config import ConfigError, Place, RunConfig
 from pipeline.handover import POLICY, check_replaceable, hand_over
-from pipeline.plan import Plan, Planner, Stacks, refs_of
+from pipeline.plan import Plan, Planner, Stacks, refs_of, teachers_side_by_side
 from pipeline.report.fit import PROTOCOL, fit_page
 from pipeline.results import UNTOLD, Results, about_run, learning_curves, losses_of, relabelling_of, table_of, tidy
 from pipeline.run import carry_out
@@ -68,7 +68,7 @@ class _FitPlanner(Planner):
 
     def _teachers(self, config: RunConfig, collected: Stacks, tasks: tuple[int, ...]) -> Stacks:
         own = {"teacher": config.teacher, "config": config.teach, "learner": getattr(config, config.teacher)}
-        return self.stacks(Teach, config, config.teach.tasks_per_actor, collected, tasks, **own)
+        return self.stacks(Teach, config, teachers_side_by_side(config), collected, tasks, **own)
 
     def references(self, config: RunConfig, collected: Stacks, teachers: Stacks) -> Ref:
         """Fitted Q evaluation of the teachers on the training tasks, or some of them."""
