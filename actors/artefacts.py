@@ -152,7 +152,7 @@ def tables_in_place(
 ) -> Iterator[dict[str, Tensor]]:
     """Labels and flags of `shapes_of`, to be written where they will be read; see `mbml.serialise.tree_in_place`."""
     known = {"index": torch.cat([*index]), "sizes": torch.tensor([*map(len, index)]), "order": ring.order}
-    with tree_in_place(path, {n: (tuple(t.shape), t.dtype) for n, t in known.items()} | shapes) as made:
+    with tree_in_place(path, {n: (tuple(t.shape), t.dtype) for n, t in known.items()} | dict(shapes)) as made:
         for name, value in known.items():
             made.pop(name).copy_(value)
         yield made

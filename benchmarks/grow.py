@@ -168,12 +168,12 @@ SIZES = {
     **{"teach.iterations": "1500", "iql.hidden": "64 64", "iql.batch-size": "64", "iql.learning-rate": "0.003"},
     **{"models.reward.hidden": "64 64", "models.reward.members": "3", "models.reward.steps": "1000"},
     **{"models.reward.batch-size": "64", "evidence.steps": "4000", "evidence.snapshot-every": "4000"},
-    **{"fqe.steps": "2000", "teach.tasks-per-actor": "20", "models.tasks-per-actor": "20"},
+    **{"fqe.steps": "2000", "teach.tasks-per-actor": "0", "models.tasks-per-actor": "0"},
 }
 """What this needs, as options of `pipeline fit`."""
 RELABEL: dict[str, Any] = {
     **{"models.reward.hidden": (64, 64), "models.reward.members": 3, "models.reward.steps": 1_000},
-    **{"models.reward.batch_size": 64, "models.tasks_per_actor": 20},
+    **{"models.reward.batch_size": 64, "models.tasks_per_actor": 0},
 }
 
 

@@ -74,7 +74,7 @@ SMALL = {
     **{"models.reward.hidden": (64, 64), "models.reward.members": 3, "models.reward.steps": 1_000},
     **{"models.reward.batch_size": 64, "relabel.pool": 1_000, "methods": ("evidence",)},
     **{"evidence.student.kind": "acting", "evidence.steps": 4_000, "evidence.snapshot_every": 4_000},
-    **{"evaluate.repeats": 1},
+    **{"evaluate.repeats": 1, "teach.tasks_per_actor": 0, "models.tasks_per_actor": 0, "collect.tasks_per_actor": 20},
 }
 """Sizes that this needs."""
 

@@ -46,7 +46,8 @@ class Ensemble(Learner):
     def __init__(
         self, config: EnsembleConfig, layout: RowLayout, tasks: int, target: Target, generator: torch.Generator
     ) -> None:
-        self.config, self.layout, self.tasks, self.target, self.generator = config, layout, tasks, target, generator
+        self.config, self.layout, self.tasks, self.generator = config, layout, tasks, generator
+        self.target: Target = target
         output = 1 if target == "reward" else layout.observation_size
         sizes = [layout.pair_size, *config.hidden, output]
         self.network = StackedMLP(tasks * config.members, sizes, generator=generator)
@@ -95,7 +96,8 @@ class Ensemble(Learner):
     def select(self, tasks: Tensor) -> Ensemble:
         """Copies of the ensembles of `tasks` `[n]`, in that order; to predict with."""
         members = tasks.unsqueeze(1) * self.config.members + torch.arange(self.config.members)
-        return self.of_networks(self.config, self.layout, self.target, [select_stack(self.network, members.flatten())])
+        chosen = select_stack(self.network, members.flatten())
+        return self.of_networks(self.config, self.layout, self.target, [chosen])
 
     @classmethod
     def of_networks(

@@ -17,7 +17,7 @@ from mbml.relabel import RelabelTables
 from mbml.rollout import EnvStack, mean_returns
 from mbml.rows import RowLayout, Rows
 from mbml.seeding import generator_of, seed_of
-from mbml.settings import Count
+from mbml.settings import Count, Whole
 from mbml.sharing import shared_batches
 from mbml.teachers import TEACHERS, TeacherLearner, Teachers
 from mbml.training import Training, batches
@@ -33,8 +33,8 @@ class TeachingConfig:
     """Iterations between evaluations on the true training task."""
     evaluation_episodes: Count = 10
     """Episodes per evaluation; the checkpoint with the highest mean return becomes the teacher."""
-    tasks_per_actor: Count = 1
-    """Tasks learned side by side in one actor."""
+    tasks_per_actor: Whole = 1
+    """Tasks learned side by side in one actor; 0: as many as the size of their networks makes best."""
 
 
 class Teaching(Training[TeacherLearner]):

@@ -75,8 +75,8 @@ class ModelsConfig:
     """The reward ensembles."""
     next_observation: EnsembleConfig = field(default_factory=lambda: EnsembleConfig(hidden=(256,) * 6, steps=20_000))
     """The next-state ensembles, for families whose dynamics vary."""
-    tasks_per_actor: Count = 1
-    """Tasks learned side by side in one actor."""
+    tasks_per_actor: Whole = 1
+    """Tasks learned side by side in one actor; 0: as many as the size of their networks makes best."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import torch
+
+from actors.artefacts import layout_of
 from actors.stage import STAGES, Job, Ref
 from actors.stages.collect import Collect
 from actors.stages.distill import Distill
@@ -25,9 +28,11 @@ from actors.stages.warmstart import Start, WarmStart
 from mbml import envs
 from mbml.envs.logged import NO_SIMULATOR, LoggedFamily
 from mbml.methods import METHODS, Variant
-from mbml.models import EnsembleConfig, Target
+from mbml.models import Ensemble, EnsembleConfig, Target
 from mbml.partners import evenly
 from mbml.settings import changed
+from mbml.stacks import side_by_side
+from mbml.teachers import TEACHERS
 from pipeline.config import ConfigError, RunConfig
 
 
@@ -217,9 +222,9 @@ class Planner:
         learner = getattr(config, config.teacher)
         own = {"teacher": config.teacher, "config": config.teach, "learner": learner}
         if not learner.foreign_share or of:
-            return self.stacks(Teach, config, config.teach.tasks_per_actor, collected, of, **own)
+            return self.stacks(Teach, config, teachers_side_by_side(config), collected, of, **own)
         own |= {"relabelled": self.plan.train, "relabel": self.tables(config, collected)}
-        return self.stacks(Teach, config, config.teach.tasks_per_actor, collect=refs_of(collected), **own)
+        return self.stacks(Teach, config, teachers_side_by_side(config), collect=refs_of(collected), **own)
 
     def references(self, config: RunConfig, collected: Stacks, teachers: Stacks) -> Ref:
         """What needs no multi-task learner, played on all tasks: of the first variant that has such teachers."""
@@ -243,7 +248,11 @@ class Planner:
             configs["next_observation"] = config.models.next_observation
         if config.relabel.source == "ground_truth":
             return configs, {}
-        return configs, self.stacks(Models, config, config.models.tasks_per_actor, collected, configs=configs)
+        size = config.models.tasks_per_actor
+        if not size:
+            made = (Ensemble(c, layout_of(config.env), 1, t, torch.Generator()) for t, c in configs.items())
+            size = min(map(side_by_side, made))
+        return configs, self.stacks(Models, config, size, collected, configs=configs)
 
     def tables(self, config: RunConfig, collected: Stacks) -> Ref:
         """The relabelling tables."""
@@ -352,6 +361,16 @@ class Planner:
                 job = replace(job, name=f"{name} #{self._names[name]}")
             self.plan.jobs[job.ref] = job
         return job.ref
+
+
+def teachers_side_by_side(config: RunConfig) -> int:
+    """How many tasks an actor teaches."""
+    if config.teach.tasks_per_actor:
+        return config.teach.tasks_per_actor
+    learner = TEACHERS[config.teacher].make(
+        getattr(config, config.teacher), layout_of(config.env), 1, torch.Generator()
+    )
+    return side_by_side(learner)
 
 
 def refs_of(stacks: Stacks, tasks: Iterable[int] | None = None) -> tuple[Ref, ...]:

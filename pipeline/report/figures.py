@@ -1,6 +1,7 @@
 """Figures of how well the one policy of a run does."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -105,13 +106,17 @@ def per_task(results: Results) -> Figure:
 
 def _sorted(axes: Axes, results: Results, split: str, names: Sequence[str]) -> None:
     """Returns on many tasks, from the lowest to the highest."""
-    lines = {method_name(n): (results.scores(n, split)[1][:, -1].mean(axis=0), colours(names)[n], "-") for n in names}
+
+    def line(values: np.ndarray, **look: Any) -> None:
+        share = (np.arange(len(values)) + 0.5) / len(values)
+        axes.plot(share, np.sort(values), linewidth=1.4, **look)
+
+    for name in names:
+        last = results.scores(name, split)[1][:, -1].mean(axis=0)
+        line(last, color=colours(names)[name], label=method_name(name))
     for name, values in results.references(split).items():
         look = reference(name)
-        lines[look.short] = values[np.isfinite(values)], look.colour, look.dash
-    for name, (values, colour, dash) in lines.items():
-        share = (np.arange(len(values)) + 0.5) / len(values)
-        axes.plot(share, np.sort(values), color=colour, linestyle=dash, linewidth=1.4, label=name)
+        line(values[np.isfinite(values)], color=look.colour, linestyle=look.dash, label=look.short)
     axes.set(title=f"{SPLITS[split].capitalize()}, last evaluation", ylabel="return", xlabel="share of tasks below")
 
 

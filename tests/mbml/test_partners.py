@@ -16,7 +16,7 @@ from mbml import envs
 from mbml.distill import MultiTaskLearner
 from mbml.encoders import EncoderConfig, Mixture
 from mbml.evidence import EvidenceConfig, EvidenceLearner, evidence_loss
-from mbml.models import Ensemble, EnsembleConfig
+from mbml.models import Ensemble, EnsembleConfig, Target
 from mbml.partners import Ring, evenly, some_tasks
 from mbml.relabel import (
     RelabelConfig,
@@ -116,7 +116,8 @@ def ensemble(target: Any = "reward") -> Ensemble:
 @pytest.mark.parametrize("each", [(6,) * TASKS, (5, 1, 9, 2, 4, 4, 7, 3, 8)])
 def test_tables_of_partners_hold_what_tables_of_everybody_hold(each, tmp_path):
     rows, made = many(each), ring()
-    index, models = pools_of(rows.lengths, 5, seeded(5)), {t: ensemble(t) for t in ("reward", "next_observation")}
+    index = pools_of(rows.lengths, 5, seeded(5))
+    models: dict[Target, Ensemble] = {"reward": ensemble(), "next_observation": ensemble("next_observation")}
     config = RelabelConfig(reward_threshold=0.5, next_observation_threshold=0.55)
     given = (rows, index, LAYOUT, models, config)
     everybody, some = relabel(*given), relabel(*given, ring=made)
