@@ -53,7 +53,7 @@ class EvidenceConfig(Schedule):
     simulator."""
     tasks_per_step: Whole = 16
     """Tasks of a step, drawn at random; all where there are no more, or with 0. A step's cost does not grow beyond."""
-    rivals: Whole = 128
+    rivals: Whole = 64
     """Tasks that a step's transitions are told from, drawn at random, each standing for as many as there are in all;
     all where there are no more, or with 0."""
 
