@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -64,8 +65,8 @@ class Options:
     """Of a round."""
     threads: int = 1
     """Of torch, in `distill` and `stacks`."""
-    more: tuple[str, ...] = ()
-    """Options of `pipeline fit` besides, such as --more=--evidence.steps=100."""
+    more: str = ""
+    """Options of `pipeline fit` besides, in one word: --more='--evidence.steps 100 --fqe.steps 100'."""
     out: Path = Path("runs/grow")
     """Folder of the results, and of the logs."""
 
@@ -177,12 +178,12 @@ RELABEL: dict[str, Any] = {
 }
 
 
-def command(file: Path, folder: Path, options: Options, *more: str) -> list[str]:
+def command(file: Path, folder: Path, options: Options) -> list[str]:
     """A fit of logs into `folder`."""
     sizes = [word for name, value in SIZES.items() for word in (f"--{name}", *value.split())]
     places = ["--out", str(folder / "out"), "--store", str(folder / "store")]
     source = ["--data", str(file), "--columns", str(file.with_name("columns.yaml")), "--held-out", "0.05"]
-    return [sys.executable, "-m", "pipeline", "fit", *source, *places, *sizes, *more, *options.more]
+    return [sys.executable, "-m", "pipeline", "fit", *source, *places, *sizes, *shlex.split(options.more)]
 
 
 def _own_memory(pid: int) -> float:
@@ -218,15 +219,20 @@ class Peak:
 
     def _watch(self) -> None:
         while not self._ended.wait(0.5):
-            self.mib = max(self.mib, sum(map(_own_memory, _family(self.root))))
+            self._look()
+
+    def _look(self) -> None:
+        self.mib = max(self.mib, sum(map(_own_memory, _family(self.root))))
 
     def __enter__(self) -> Peak:
+        self._look()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
+        self._look()
 
 
 def fit(options: Options) -> Found:

@@ -53,7 +53,7 @@ class EvidenceConfig(Schedule):
     simulator."""
     tasks_per_step: Whole = later(16)
     """Tasks of a step, drawn at random; all where there are no more, or with 0. A step's cost does not grow beyond."""
-    rivals: Whole = later(128)
+    rivals: Whole = later(64)
     """Tasks that a step's transitions are told from, drawn at random, each standing for as many as there are in all;
     all where there are no more, or with 0."""
 
