@@ -1,9 +1,12 @@
 """A whole run on a cluster that starts empty, grows by demand and lets go of all: with the bits of an embedded run."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from tests.pipeline.growing_cluster import growing_cluster, machines_left
 
@@ -26,6 +29,9 @@ def sums(folder: Path) -> dict[str, dict[str, str]]:
     return found
 
 
+@pytest.mark.skipif(
+    "MBML_GROWING" not in os.environ, reason="takes minutes and a quiet machine; MBML_GROWING=1 runs it"
+)
 def test_a_run_on_a_cluster_that_starts_empty_has_the_bits_of_an_embedded_one(tmp_path):
     ours, theirs = tmp_path / "growing", tmp_path / "embedded"
     ours.mkdir()
