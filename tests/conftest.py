@@ -11,6 +11,8 @@ torch.set_num_threads(1)
 
 
 _WITHOUT_RAY = Path(__file__).with_name("mbml")
+_WITH_CLUSTERS = ("test_cluster.py", "test_growing_cluster.py", "test_jobs.py")
+"""Files that start heads of their own, one after the other: their defaults are the same ports."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -19,7 +21,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     sharing = {item.path for item in items if "embedded_ray" in getattr(item, "fixturenames", ())}
     for item in items:
         if _WITHOUT_RAY not in item.path.parents:
-            group = "ray" if item.path in sharing else str(item.path)
+            clusters = "clusters" if item.path.name in _WITH_CLUSTERS else str(item.path)
+            group = "ray" if item.path in sharing else clusters
             item.add_marker(pytest.mark.xdist_group(group))
 
 

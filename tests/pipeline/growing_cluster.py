@@ -72,9 +72,10 @@ def started_head(folder: Path, environment: dict[str, str], mark: str, *options:
 
     Ray gives up a start after 30 seconds, which a busy machine may need, so there are three tries.
     """
-    # Jobs are taken by an agent with a port of its own, which another head on this machine may have.
-    agent = f"--dashboard-agent-listen-port={free_port()}"
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", agent, *options]
+    # Ray's defaults are ports that another head on this machine may have.
+    names = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "ray-client-server")
+    ports = [f"--{name}-port={free_port()}" for name in names] + ["--min-worker-port=0", "--max-worker-port=0"]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", *ports, *options]
     # Ray's default of 15 lets one busy neighbour starve the workers.
     own, log = environment | {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}, folder / "head.log"
     for _ in range(3):
