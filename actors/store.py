@@ -109,10 +109,11 @@ class Store:
         if self._folder is not None:
             return self._whole(self._folder / stage / key, manifest, self.uri(stage, key))
         target = self._cached(stage, key, text)
-        with suppress(StoreError):
-            cache.used(target / _MANIFEST)
-            return self._whole(target, manifest, str(target))
-        shutil.rmtree(target, ignore_errors=True)  # something cleared old files out of the cache, or changed one
+        if target.exists():  # else another process may put it there at any moment
+            with suppress(StoreError):
+                cache.used(target / _MANIFEST)
+                return self._whole(target, manifest, str(target))
+            shutil.rmtree(target, ignore_errors=True)  # something cleared old files out of the cache, or changed one
         with tempfile.TemporaryDirectory(dir=cache.folder()) as scratch:
             with suppress(FileNotFoundError):
                 for entry in manifest["files"]:

@@ -278,7 +278,7 @@ def test_whoever_comes_second_waits_and_takes_over_only_from_the_dead(url: str, 
     assert entered.wait(60)
     with store.claim("bcq", "k1", lambda: waited.append(store.complete("bcq", "k1"))):
         assert waited
-        assert not any(waited)
+        assert not any(waited[:-1])  # it may be published between a look and the next wait
         assert store.complete("bcq", "k1") is not die
         if not die:
             assert contents(store.fetch("bcq", "k1"))["text"] == f"of {first.pid}"

@@ -30,7 +30,7 @@ def sums(folder: Path) -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.skipif(
-    "MBML_GROWING" not in os.environ, reason="takes minutes and a quiet machine; MBML_GROWING=1 runs it"
+    "MBML_CLUSTERS" not in os.environ, reason="takes minutes and a quiet machine; MBML_CLUSTERS=1 runs it"
 )
 def test_a_run_on_a_cluster_that_starts_empty_has_the_bits_of_an_embedded_one(tmp_path):
     ours, theirs = tmp_path / "growing", tmp_path / "embedded"
