@@ -22,9 +22,11 @@ def configuration(gcs: str, most: int) -> dict:
     """What `ray start --autoscaling-config` reads; `gcs` is the head's address."""
     worker = {"resources": {"CPU": 1, "object_store_memory": 10**8}, "min_workers": 0, "max_workers": most}
     head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
+    # All machines have one address, so they are told apart by their ids; there is nobody to reach by SSH.
+    fake = {"type": "fake_multinode", "use_node_id_as_ip": True, "disable_node_updaters": True}
     return {
         "cluster_name": "growing",
-        "provider": {"type": "fake_multinode", "gcs_address": gcs},
+        "provider": fake | {"gcs_address": gcs},
         "max_workers": most,
         "upscaling_speed": 10,
         "idle_timeout_minutes": 0.1,
