@@ -1,4 +1,5 @@
-"""A whole run on a cluster that starts empty, grows by demand and lets go of all: with the bits of an embedded run."""
+"""A whole run on a cluster that starts empty, grows by demand, loses a machine and lets go of all: with the bits of an
+embedded run."""
 
 import json
 import os
@@ -6,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.pipeline.growing_cluster import growing_cluster, machines_left
+from tests.pipeline.growing_cluster import growing_cluster, machines_left, processes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -18,6 +20,11 @@ def command(folder: Path) -> list[str]:
     sizes += ["--collect.tasks-per-actor", "1", "--collect.steps", "3000"]  # long enough for the second machine to come
     place = ["--store", str(folder / "store"), "--out", str(folder / "out"), "--wait-for-nodes", "300"]
     return [sys.executable, "-m", "pipeline", "run", "--env", "umaze_goal", *sizes, *place]
+
+
+def is_machine(process: psutil.Process) -> bool:
+    """Whether it is the raylet of a machine other than the head."""
+    return process.name() == "raylet" and "--head" not in process.cmdline()
 
 
 def sums(folder: Path) -> dict[str, dict[str, str]]:
@@ -36,10 +43,21 @@ def test_a_run_on_a_cluster_that_starts_empty_has_the_bits_of_an_embedded_one(tm
     ours, theirs = tmp_path / "growing", tmp_path / "embedded"
     ours.mkdir()
     with growing_cluster(tmp_path, 3) as environment:
-        run = subprocess.run(command(ours), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
-        assert run.returncode == 0, run.stdout + run.stderr
+        with subprocess.Popen(
+            command(ours), cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as run:
+            assert run.stdout is not None
+            said = ""
+            for line in run.stdout:
+                said += line
+                if "started  collect task 1" in line:  # on the second machine, or on the first after task 0
+                    raylet, *_ = filter(is_machine, processes("RAY_AUTH_TOKEN", environment["RAY_AUTH_TOKEN"]))
+                    for process in [raylet, *raylet.children(recursive=True)]:
+                        process.kill()
+        assert run.returncode == 0, said
         left = machines_left(environment, 180)
-    assert "1 nodes, 0 CPUs" in run.stdout
+    assert "1 nodes, 0 CPUs" in said
+    assert "lost     collect task" in said
     machines = {span["machine"] for span in json.loads((ours / "out" / "run.json").read_text())["timeline"]}
     assert len(machines) >= 2
     assert left == 0
