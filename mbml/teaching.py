@@ -65,8 +65,9 @@ class Teaching(Training[TeacherLearner]):
         generator = generator_of(seed, teacher, *self.tasks, device=device)
         made = TEACHERS[teacher].make(learner, layout, len(self.tasks), generator)
         schedule = config.iterations, config.evaluation_every, self._evaluated
-        draw = batches(rows, learner.batch_size, generator)
-        if tables is not None:
+        if tables is None:
+            draw = batches(rows, learner.batch_size, generator)
+        else:
             draw = shared_batches(rows, tasks, layout, tables, learner.batch_size, learner.foreign_share, generator)
         super().__init__(made, draw, *schedule, cuda_graphs=cuda_graphs, unit="iterations")
         self.envs = make_envs(config.evaluation_episodes) if make_envs else None
