@@ -29,7 +29,7 @@ OF_sweep = $(if $(strip $(SWEEP)),--sweep '$(SWEEP)')
 OF_fit = $(if $(DATA),--data $(DATA)) --out '$(or $(OUT),runs/fit)' $(if $(COLUMNS),--columns '$(COLUMNS)')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline fit sweep warmstart figures submit status logs stop report export play bench bench-peers test torture lint count clean
+.PHONY: help setup pipeline fit sweep warmstart figures submit status dashboard logs stop report export play bench bench-peers test torture lint count clean
 
 help:
 	@echo "make pipeline ENV=...          collect, learn, relabel, distil, evaluate and report one environment"
@@ -37,7 +37,8 @@ help:
 	@echo "make sweep SWEEP=... ENV=...   compare methods or settings with Ray Tune (tune_configs/)"
 	@echo "make warmstart ENV=...         SAC on the unseen tasks, from scratch and from the multi-task policy"
 	@echo "make submit ENV=... STORE=...  the same as a job of the cluster at RAY_ADDRESS=http://...:8265; then make status,"
-	@echo "                               make logs JOB=..., make stop JOB=..., make report STORE=... (docs/cluster.md)"
+	@echo "                               make logs JOB=..., make stop JOB=..., make report STORE=... (docs/cluster.md);"
+	@echo "                               make dashboard opens that address in the browser"
 	@echo "make figures ENV=...           draw the paper's figures from the finished sweeps"
 	@echo "make report ENV=...            write the report of a finished run again"
 	@echo "make export ENV=...            write a finished run's policy as a folder of its own, for other programs"
@@ -99,8 +100,8 @@ warmstart: $(STAMP)
 submit: $(STAMP)
 	@$(RUN) -m pipeline submit $(if $(filter 0,$(WAIT)),--no-wait) $(or $(CMD),run) $(OF_$(or $(CMD),run)) $(OPTIONS)
 
-status: $(STAMP)
-	@$(RUN) -m pipeline status
+status dashboard: $(STAMP)
+	@$(RUN) -m pipeline $@
 
 logs stop: $(STAMP)
 	@$(RUN) -m pipeline $@ $(if $(strip $(JOB)),'$(JOB)')

@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 import torch
+from ray._raylet import getproctitle, setproctitle  # pyright: ignore[reportAttributeAccessIssue]
 
 import actors.stages  # noqa: F401  (every stage registers itself)
 from actors.metrics import export
@@ -37,12 +38,13 @@ class Host:
         num_cpus: float = 1.0,
         num_gpus: float = 0.0,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
+        name: str = "worker",
     ) -> None:
         """Sets this process's torch threads from the CPUs that it was given (at least one).
 
         `device` is the GPU where it was given one, or a share, that torch can use; otherwise the CPU.
         """
-        self.store, self.checkpoint_seconds = Store(store_url), checkpoint_seconds
+        self.store, self.checkpoint_seconds, self.name = Store(store_url), checkpoint_seconds, name
         self.device = "cuda" if num_gpus > 0 and torch.cuda.is_available() else "cpu"
         torch.set_num_threads(max(1, int(num_cpus)))
         with suppress(RuntimeError):  # can be set once only, before torch's first parallel work
@@ -68,7 +70,8 @@ class Host:
         Returns the stage's metrics with `seconds` (of this try only) and `peak_memory_mb` (MiB).
         Raises DeviceError for a job of another device, and whatever the stage raises; its partial files are kept.
         """
-        self._job, self._latest = job, None
+        self._job, self._latest, title = job, None, getproctitle()
+        setproctitle(f"ray::{job.name}")
         try:
             with self.store.claim(*job.ref, self._wait):
                 if self.store.complete(*job.ref):
@@ -81,6 +84,7 @@ class Host:
                 return self._make(job, watch, at_hand)
         finally:
             self._job, self._waits = None, False
+            setproctitle(title)
 
     def _wait(self) -> None:
         self._waits = True
@@ -111,8 +115,10 @@ class Host:
             self._marks.append((now, done))
         self._latest = (done, total, unit, metrics)
         if self._job is not None and now - self._exported >= _EXPORT_SECONDS:
-            self._exported = now
-            export(self._job, done, total, unit, self._rate(now, done), metrics)
+            self._exported, rate = now, self._rate(now, done)
+            export(self._job, done, total, unit, rate, metrics)
+            left = f", {duration((total - done) / rate)} left" if rate > 0 else ""
+            setproctitle(f"ray::{self._job.name} {100 * done / total:.0f}%{left}")
 
     def _rate(self, now: float, done: float) -> float:
         """Work per second since the oldest mark."""
@@ -141,8 +147,8 @@ class Host:
         return f"{ray.util.get_node_ip_address()} {ray.get_runtime_context().get_node_id()[-6:]}"
 
     def __repr__(self) -> str:
-        """What it works on, for Ray's dashboard and logs."""
-        return "idle host" if self._job is None else self._job.name
+        """Its name on Ray's dashboard, which asks once, when the actor starts."""
+        return self.name
 
 
 _OPTIONS: dict[str, Any] = {"concurrency_groups": {"progress": 1}}
@@ -150,7 +156,11 @@ _REMOTE: Any = ray.remote(**_OPTIONS)(Host)  # one class for all, because Ray se
 
 
 def remote(
-    store_url: str, num_cpus: float, num_gpus: float = 0.0, checkpoint_seconds: float = CHECKPOINT_SECONDS
+    store_url: str,
+    num_cpus: float,
+    num_gpus: float = 0.0,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    name: str = "worker",
 ) -> Any:
     """Start a host as a Ray actor; it dies with the driver.
 
@@ -161,8 +171,9 @@ def remote(
         num_cpus: CPUs to reserve; also the number of torch threads.
         num_gpus: GPUs to reserve; fractions share one.
         checkpoint_seconds: how much work a job may lose with its process.
+        name: what Ray's dashboard calls it; need not be unique.
     """
-    given = (store_url, num_cpus, num_gpus, checkpoint_seconds)
+    given = (store_url, num_cpus, num_gpus, checkpoint_seconds, name)
     return _REMOTE.options(num_cpus=num_cpus, num_gpus=num_gpus).remote(*given)
 
 

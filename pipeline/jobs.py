@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
+import webbrowser
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -158,6 +159,19 @@ class Status:
             print(f"{job.submission_id}  {job.status.value:<9}  {begun}  {words}")
         if not jobs:
             print("No job was submitted to this cluster.")
+        return 0
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """Open a cluster's dashboard in the browser, and say how to get past its question for a token."""
+
+    def __call__(self, log: Log) -> int:
+        with _client():
+            address = os.environ["RAY_ADDRESS"]
+        opened = "opened in the browser" if webbrowser.open(address) else "open it in a browser"
+        token = "your RAY_AUTH_TOKEN" if os.environ.get("RAY_AUTH_TOKEN") else "what `ray get-auth-token` prints"
+        print(f"{address}  ({opened}; where it asks for a token: {token})")
         return 0
 
 

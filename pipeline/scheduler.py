@@ -11,7 +11,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from actors.host import duration, remote
 from actors.stage import CHECKPOINT, CHECKPOINT_SECONDS, Job, Ref
@@ -21,6 +21,9 @@ from pipeline.outcome import Outcome, Span, StageCost
 
 _RETRIES = 4
 """How often a job whose process or machine was lost is tried again; from a checkpoint that it saved since, always."""
+_REST_SECONDS = 5.0
+"""How long a job waits after its process was killed for want of memory; doubles with each time, so that what fills the
+machine for half a minute costs no run."""
 _ANSWER_SECONDS = 1.0
 """How long a poll waits for the progress of busy processes."""
 IDLE_SECONDS = 60.0
@@ -133,6 +136,7 @@ class _Run:
         self.result = Outcome()
         self.started = self.moved = time.monotonic()
         self.actors: list[Actor] = []
+        self.environment = ", ".join(sorted({job.spec.env for job in jobs.values() if hasattr(job.spec, "env")}))
         self.hired = 0
         """How many actors there were, those that are gone included."""
         self.calls: dict[ray.ObjectRef, Actor] = {}
@@ -141,6 +145,8 @@ class _Run:
         """What is asked for, and what it is cut to."""
         self.waiting: dict[Size, list[tuple[int, Job]]] = {}
         """Heaps of the jobs that could run but for an actor, each with its place in the order in which they start."""
+        self.resting: list[tuple[float, Job]] = []
+        """Jobs that are to run again, and when."""
         self.lost: Counter[Ref] = Counter()
         """How often a job's process was lost since it saved a checkpoint."""
         self.saved: dict[Ref, str | None] = {}
@@ -189,9 +195,13 @@ class _Run:
         next_poll = time.monotonic() + poll_seconds
         self._hand_out()
         while self.left:
-            wait = max(0.0, next_poll - time.monotonic())
-            for answer in ray.wait(list(self.calls), num_returns=1, timeout=wait)[0]:
-                self._receive(answer, self.calls.pop(answer))
+            soon = min([next_poll, *(due for due, _ in self.resting)])
+            wait = max(0.0, soon - time.monotonic())
+            if self.calls:
+                for answer in ray.wait(list(self.calls), num_returns=1, timeout=wait)[0]:
+                    self._receive(answer, self.calls.pop(answer))
+            else:
+                time.sleep(wait)  # all that is left is resting
             if time.monotonic() >= next_poll:
                 self._poll()
                 next_poll = time.monotonic() + poll_seconds
@@ -220,6 +230,10 @@ class _Run:
         """Give jobs to idle actors, and ask Ray for as many as there are jobs that could run besides."""
         for ref in self.graph.get_ready():
             self._wait(self.jobs[ref])
+        rested = [entry for entry in self.resting if entry[0] <= time.monotonic()]
+        for entry in rested:
+            self.resting.remove(entry)
+            self._wait(entry[1])
         for actor in self._idle():
             if self.waiting.get(actor.size):
                 self._start(heappop(self.waiting[actor.size])[1], actor)
@@ -246,7 +260,9 @@ class _Run:
             for actor in pending[number:]:
                 self.drop(actor)
             for _ in range(number - len(pending)):
-                host, self.hired = remote(self.store.url, *size, self.checkpoint_seconds), self.hired + 1
+                self.hired += 1
+                name = f"worker {self.hired} ({self.environment})"
+                host = remote(self.store.url, *size, self.checkpoint_seconds, name)
                 self.actors.append(actor := Actor(host, size, self.hired))
                 self.calls[actor.handle.machine.remote()] = actor
         pending_sizes = {actor.size for actor in self.actors if not actor.machine}
@@ -297,8 +313,11 @@ class _Run:
             return
         for idle in self._idle():  # maybe of the same lost machine
             self.drop(idle)
-        self._wait(job)
-        self.log(f"lost     {job.name}: its process or machine; it goes on from its checkpoint")
+        memory = isinstance(error, OutOfMemoryError)
+        rest = _REST_SECONDS * 2 ** (self.lost[job.ref] - 1) if memory else 0.0
+        self.resting.append((time.monotonic() + rest, job))
+        when = f"was killed because its machine ran out of memory; in {duration(rest)}" if memory else "is lost;"
+        self.log(f"lost     {job.name}: its process {when} it goes on from its checkpoint")
 
     def _fail(self, job: Job, error: Exception) -> None:
         del self.left[job.ref]

@@ -11,7 +11,7 @@ torch.set_num_threads(1)
 
 
 _WITHOUT_RAY = Path(__file__).with_name("mbml")
-_WITH_CLUSTERS = ("test_cluster.py", "test_growing_cluster.py", "test_jobs.py")
+_WITH_CLUSTERS = ("test_cluster.py", "test_four_ways.py", "test_growing_cluster.py", "test_jobs.py")
 """Files that start heads of their own, one after the other: their defaults are the same ports."""
 
 

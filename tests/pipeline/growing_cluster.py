@@ -116,6 +116,29 @@ def growing_cluster(folder: Path, most: int) -> Iterator[dict[str, str]]:
         yield environment | {"RAY_ADDRESS": gcs}
 
 
+@contextmanager
+def job_server(folder: Path) -> Iterator[dict[str, str]]:
+    """The environment of a user of a cluster of two processors that takes jobs; the token is in a file of the home."""
+    (folder / ".ray").mkdir()
+    (folder / ".ray" / "auth_token").write_text("7" * 64)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"HOME": str(folder), "RAY_AUTH_MODE": "token"}
+    dashboard = free_port()
+    options = ["--num-cpus=2", f"--port={free_port()}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"]
+    with started_head(folder, environment, "HOME", *options):
+        yield environment | {"RAY_ADDRESS": f"http://127.0.0.1:{dashboard}"}
+
+
+def sums(store: Path) -> dict[str, dict[str, str]]:
+    """SHA-256 of every file of every artefact, without what submitted runs leave of their reports."""
+    found = {}
+    for manifest in store.glob("*/*/manifest.json"):
+        if manifest.parents[1].name != "report":
+            files = json.loads(manifest.read_text())["files"]
+            found[str(manifest.parent.relative_to(store))] = {entry["file"]: entry["sha256"] for entry in files}
+    return found
+
+
 _LOOK = """
 import sys, time, ray
 ray.init(log_to_driver=False)

@@ -14,7 +14,7 @@ import pytest
 
 from actors.store import Store
 from pipeline.__main__ import main
-from tests.pipeline.growing_cluster import free_port, started_head
+from tests.pipeline.growing_cluster import job_server
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--preset", "smoke", "--train-tasks", "2", "--test-tasks", "1", "--methods", "full"]
@@ -49,14 +49,8 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
     if "MBML_CLUSTERS" not in os.environ:
         pytest.skip("a head with a job server needs a quiet machine; MBML_CLUSTERS=1 runs it")
     folder = tmp_path_factory.mktemp("jobs")
-    (folder / ".ray").mkdir()
-    (folder / ".ray" / "auth_token").write_text("7" * 64)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {"HOME": str(folder), "RAY_AUTH_MODE": "token"}
-    dashboard = free_port()
-    options = ["--num-cpus=2", f"--port={free_port()}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"]
-    with started_head(folder, environment, "HOME", *options):
-        yield Cluster(folder, environment | {"RAY_ADDRESS": f"http://127.0.0.1:{dashboard}"})
+    with job_server(folder) as environment:
+        yield Cluster(folder, environment)
 
 
 def submit(store: Path, *arguments: str) -> list[str]:
