@@ -50,6 +50,7 @@ class _FitPlanner(Planner):
         result.artefacts = {"collect": list(refs_of(collected)), "teach": list(refs_of(teachers))}
         for variant in result.variants:
             self.learners(changed(result.config, METHODS[variant.method].changes).resolved(), variant)
+        self.familiarity(collected)
         return result
 
     @property

@@ -8,21 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from actors.artefacts import snapshot_of
+from actors.artefacts import read_json, snapshot_of
 from actors.store import Store
 from mbml import envs
 from mbml.data import Dataset
-from mbml.deploy.description import Data, Description, Reward, Score, Space, Training, TrainingTask, identity
-from mbml.deploy.familiarity import MOST_ROWS, MOST_TASKS
+from mbml.deploy.description import (
+    Calibration,
+    Data,
+    Description,
+    Reward,
+    Score,
+    Space,
+    Training,
+    TrainingTask,
+    identity,
+)
+from mbml.deploy.familiarity import Familiarity, TaskModels
 from mbml.deploy.folder import check_replaceable, inference_of, versions, write_folder
 from mbml.deploy.graphs import graphs_possible
 from mbml.envs import Family
 from mbml.methods import METHODS
-from mbml.partners import evenly
 from mbml.policy import ContextPolicy
-from mbml.rows import MappedRows, rows_of
 from mbml.scaling import VectorScaling
 from pipeline.plan import Plan, Trained
 from pipeline.results import SPLITS, Results, best_policy
@@ -56,10 +63,14 @@ def write_policy(
     spec = jobs.jobs[trained.trained].spec
     dataset = Dataset.open(*(store.fetch(*ref) / "dataset" for ref in spec.collect))
     weights = snapshot_of(store.fetch(*trained.trained), chosen["step"])
-    description = _described(jobs, trained, results, chosen, dataset, ContextPolicy.load(weights))
-    # Read as they are looked at, because of many tasks not all are.
-    rows = [_last_rows(dataset, spec.tasks[place]) for place in evenly(len(spec.tasks), MOST_TASKS)]
-    return write_folder(folder, weights, description, rows, graphs=graphs)
+    policy = ContextPolicy.load(weights)
+    description = _described(jobs, trained, results, chosen, dataset, policy)
+    familiarity = None
+    for ref in jobs.artefacts.get("familiarity", []):
+        found = store.fetch(*ref)
+        models = TaskModels.load(found / "familiarity.safetensors", policy.layout, len(spec.tasks))
+        familiarity = Familiarity(models, Calibration(**read_json(found / "calibration.json")))
+    return write_folder(folder, weights, description, familiarity, graphs=graphs)
 
 
 def _described(
@@ -137,8 +148,3 @@ def _score(results: Results, chosen: dict[str, Any], split: str) -> Score | None
     means = {name: float(values.mean()) for name, values in results.references(split).items()}
     known = {name: mean for name, mean in means.items() if np.isfinite(mean)}
     return Score(split, [labels[task] for task in rows["task"]], rows["value"].tolist(), known)
-
-
-def _last_rows(dataset: Dataset, task: int) -> Tensor:
-    """The last rows of a task `[N, row]`, as many as are looked at."""
-    return rows_of(MappedRows([dataset.shards(task)]), 0, -MOST_ROWS)

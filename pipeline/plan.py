@@ -16,6 +16,7 @@ from actors.stage import STAGES, Job, Ref
 from actors.stages.collect import Collect
 from actors.stages.distill import Distill
 from actors.stages.evaluate import Evaluate, References
+from actors.stages.familiarity import Familiarity
 from actors.stages.likelihood import Likelihood
 from actors.stages.metagenrl import MetaGenRL
 from actors.stages.models import Models
@@ -26,6 +27,7 @@ from actors.stages.teach import Teach
 from actors.stages.trace import TASKS, Trace
 from actors.stages.warmstart import Start, WarmStart
 from mbml import envs
+from mbml.deploy.familiarity import MOST_TASKS
 from mbml.envs.logged import NO_SIMULATOR, LoggedFamily
 from mbml.methods import METHODS, Variant
 from mbml.models import Ensemble, EnsembleConfig, Target
@@ -190,7 +192,7 @@ class Planner:
         chosen = list(variants or [Variant(name, name) for name in config.methods])
         played = tuple(train[place] for place in evenly(len(train), config.evaluate.most_tasks))
         self.plan = Plan(config, train, played, test, chosen)
-        self.config = config.resolved()
+        self.config, self.hands_over = config.resolved(), variants is None
         self._names: Counter[str] = Counter()
         self._stacks: dict[tuple[type, RunConfig, tuple[int, ...]], Stacks] = {}
 
@@ -210,7 +212,16 @@ class Planner:
                 result.artefacts["metagenrl"] = [self.metagenrl(own, seed) for seed in config.distill_seeds]
             else:
                 self.learners(own, variant)
+        self.familiarity(collected)
         return result
+
+    def familiarity(self, collected: Stacks) -> None:
+        """What the policy that is handed over judges by; a sweep hands none over, and one task is like no other."""
+        train = self.plan.train
+        tasks = tuple(train[place] for place in evenly(len(train), MOST_TASKS))
+        if self.hands_over and len(tasks) > 1:
+            own = {"tasks": tasks, "collect": refs_of(collected, tasks)}
+            self.plan.artefacts["familiarity"] = [self.add(Familiarity, self.config, "familiarity", **own)]
 
     def data(self, config: RunConfig) -> tuple[Stacks, Stacks]:
         """Collection and teachers."""

@@ -12,9 +12,9 @@ have such networks, evenly spread: what fits none of them may still be familiar 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +27,14 @@ from mbml.policy import PolicyError, in_short
 from mbml.rows import RowLayout
 from mbml.seeding import generator_of
 from mbml.serialise import load_tree, save_tree
+from mbml.training import run
 
 _MEMBERS, _HIDDEN = 3, (64, 64)
 MOST_TASKS = 64
 """Training tasks at most that have networks: they are compared with each other, and all of them run with every step."""
 _STEPS, _BATCH, _RATE = 1_000, 128, 3e-3
+_CHUNK = 25
+"""Steps in one call of `advance`."""
 MOST_ROWS, _MOST_OF_ALL = 20_000, 1_000_000
 """Rows of a task that are looked at, its last ones, and of all tasks together."""
 _BLOCKS, _EVERY = 20, 4
@@ -169,18 +172,65 @@ class GuardedEncoder(Encoder):
         return self.encoder.belief(own)
 
 
+class FamiliarityTraining:
+    """Learn the networks on rows `[N_k, row]` of K >= 2 tasks, each in the order in which they happened; a Process."""
+
+    unit = "steps"
+    total = _STEPS
+
+    def __init__(self, layout: RowLayout, rows: Sequence[Tensor], seed: int | str = 0) -> None:
+        rows = [rows[place] for place in evenly(len(rows), MOST_TASKS)]
+        most = min(MOST_ROWS, _MOST_OF_ALL // len(rows))
+        parts = [_held_out(layout.context(own[-most:])) for own in rows]
+        self.learnt, self.kept = torch.cat([learnt for learnt, _ in parts]), [held for _, held in parts]
+        self.lengths = torch.tensor([len(learnt) for learnt, _ in parts]).unsqueeze(1)
+        self.generator, self.done = generator_of(seed, "familiarity"), 0
+        sizes = [layout.pair_size, *_HIDDEN, 1 + layout.observation_size]
+        network = StackedMLP(len(rows) * _MEMBERS, sizes, generator=self.generator, initialisation="torch")
+        self.models = TaskModels(layout, network)
+        observation, action, following, reward = layout.split_context(self.learnt)
+        self.models.seen.fit(torch.cat([observation, action], -1))
+        self.models.wanted.fit(torch.cat([reward, following - observation], -1))
+        self.optimiser = adam(network.parameters(), _RATE)
+
+    def advance(self) -> Mapping[str, Tensor]:
+        """Some steps; the mean square of the last one's errors, standardised."""
+        starts, tasks, error = self.lengths.cumsum(0) - self.lengths, len(self.lengths), torch.empty(0)
+        for done in range(self.done, min(self.done + _CHUNK, self.total)):
+            self.optimiser.param_groups[0]["lr"] = _RATE * (1 - done / self.total)
+            drawn = torch.rand(tasks, _BATCH, generator=self.generator) * self.lengths
+            drawn = starts + drawn.long().clamp_max(self.lengths - 1)
+            error = self.models.errors(self.learnt[drawn]).square().mean((2, 3))
+            step(self.optimiser, error.sum())
+            self.done = done + 1
+        return {"loss": error.detach().mean()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks, optimiser, generator and steps done."""
+        network, optimiser = self.models.network.state_dict(), self.optimiser.state_dict()
+        return {"network": network, "optimiser": optimiser, "rng": self.generator.get_state(), "done": self.done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self.models.network.load_state_dict(state["network"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.generator.set_state(state["rng"])
+        self.done = state["done"]
+
+    def calibrated(self) -> Familiarity:
+        """What was learned, compared with the rows that were held out; after the last step."""
+        self.models.network.requires_grad_(False)
+        with torch.no_grad():
+            errors = [self.models.errors(torch.cat(held).unsqueeze(0))[k].mean(0) for k, held in enumerate(self.kept)]
+            noise = torch.cat([own.abs() for own in errors]).median(0).values
+            self.models.noise.copy_(noise.clamp_min(_LEAST_NOISE))
+            return Familiarity(self.models, _calibrated(self.models, self.kept))
+
+
 def fit_familiarity(layout: RowLayout, rows: Sequence[Tensor], seed: int | str = 0) -> Familiarity:
     """Learn and calibrate on rows `[N_k, row]` of K >= 2 tasks, each in the order in which they happened."""
-    rows = [rows[place] for place in evenly(len(rows), MOST_TASKS)]
-    most = min(MOST_ROWS, _MOST_OF_ALL // len(rows))
-    parts = [_held_out(layout.context(own[-most:])) for own in rows]
-    generator = generator_of(seed, "familiarity")
-    models = _fitted(layout, [learnt for learnt, _ in parts], generator)
-    kept = [held for _, held in parts]
-    with torch.no_grad():
-        own = [models.errors(torch.cat(blocks).unsqueeze(0))[k].mean(0).abs() for k, blocks in enumerate(kept)]
-        models.noise.copy_(torch.cat(own).median(0).values.clamp_min(_LEAST_NOISE))
-        return Familiarity(models, _calibrated(models, kept))
+    run(training := FamiliarityTraining(layout, rows, seed))
+    return training.calibrated()
 
 
 def _held_out(context: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -190,24 +240,6 @@ def _held_out(context: Tensor) -> tuple[Tensor, list[Tensor]]:
     if not held:
         return context, [context]
     return torch.cat([block for place, block in enumerate(blocks) if place % _EVERY != _EVERY - 1]), held
-
-
-def _fitted(layout: RowLayout, contexts: Sequence[Tensor], generator: torch.Generator) -> TaskModels:
-    tasks, everything = len(contexts), torch.cat([*contexts])
-    sizes = [layout.pair_size, *_HIDDEN, 1 + layout.observation_size]
-    models = TaskModels(layout, StackedMLP(tasks * _MEMBERS, sizes, generator=generator, initialisation="torch"))
-    observation, action, following, reward = layout.split_context(everything)
-    models.seen.fit(torch.cat([observation, action], -1))
-    models.wanted.fit(torch.cat([reward, following - observation], -1))
-    lengths = torch.tensor([len(context) for context in contexts]).unsqueeze(1)
-    starts = lengths.cumsum(0) - lengths
-    optimiser = adam(models.network.parameters(), _RATE)
-    for done in range(_STEPS):
-        optimiser.param_groups[0]["lr"] = _RATE * (1 - done / _STEPS)
-        drawn = (torch.rand(tasks, _BATCH, generator=generator) * lengths).long().clamp_max(lengths - 1)
-        step(optimiser, models.errors(everything[starts + drawn]).square().mean((2, 3)).sum())
-    models.network.requires_grad_(False)
-    return models
 
 
 def _calibrated(models: TaskModels, kept: Sequence[Sequence[Tensor]]) -> Calibration:

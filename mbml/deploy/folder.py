@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from mbml.deploy.description import (
     ACT,
@@ -30,7 +28,7 @@ from mbml.deploy.description import (
     Inference,
     read_description,
 )
-from mbml.deploy.familiarity import Familiarity, TaskModels, fit_familiarity
+from mbml.deploy.familiarity import Familiarity, TaskModels
 from mbml.deploy.graphs import check_possible, write_graphs
 from mbml.encoders import Mixture, NetworkEncoder
 from mbml.policy import ContextPolicy, PolicyError
@@ -91,7 +89,12 @@ def read_folder(folder: Path) -> tuple[Description, ContextPolicy, Familiarity |
 
 
 def write_folder(
-    folder: Path, weights: Path, description: Description, rows: Sequence[Tensor] = (), *, graphs: bool = True
+    folder: Path,
+    weights: Path,
+    description: Description,
+    familiarity: Familiarity | None = None,
+    *,
+    graphs: bool = True,
 ) -> Description:
     """Write a policy's folder: whole, or not at all; an older policy there is replaced.
 
@@ -99,8 +102,8 @@ def write_folder(
         folder: where; must not hold anything but a policy.
         weights: a file of `ContextPolicy.save`.
         description: `files`, `familiarity` and `onnx` are filled in here.
-        rows: of every training task `[N_k, row]`, in the network's units and in the order in which they happened;
-            without those of two tasks or more the policy cannot say what is unfamiliar.
+        familiarity: what `fit_familiarity` made of the training tasks' rows, in the network's units; without it the
+            policy cannot say what is unfamiliar.
         graphs: write the ONNX graphs; raises PolicyError where the packages for it are missing.
 
     Raises PolicyError where the folder holds something else, or for what cannot be written.
@@ -111,7 +114,6 @@ def write_folder(
     policy = ContextPolicy.load(weights)
     with replacing_folder(folder) as made:
         shutil.copyfile(weights, made / POLICY)
-        familiarity = fit_familiarity(policy.layout, rows) if len(rows) > 1 else None
         if familiarity is not None:
             familiarity.models.save(made / FAMILIARITY)
             description = replace(description, familiarity=familiarity.calibration)

@@ -150,9 +150,9 @@ def test_keys_follow_what_is_learned_from_and_by(out):
     config = preset(env, "smoke")
     before = set(plan_fit(config).jobs)
     for changes, kept in (
-        ({"assess.contexts": 5}, {"adopt", "teach", "models", "relabel", "fqe", "distill"}),
-        ({"fqe.steps": 41}, {"adopt", "teach", "models", "relabel"}),
-        ({"varies": "dynamics"}, {"adopt", "teach", "fqe"}),
+        ({"assess.contexts": 5}, {"adopt", "teach", "models", "relabel", "fqe", "distill", "familiarity"}),
+        ({"fqe.steps": 41}, {"adopt", "teach", "models", "relabel", "familiarity"}),
+        ({"varies": "dynamics"}, {"adopt", "teach", "fqe", "familiarity"}),
         ({"assess.held_episodes": 0.5}, set()),
     ):
         after = plan_fit(changed(config, changes)).jobs

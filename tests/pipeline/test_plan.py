@@ -128,7 +128,7 @@ def test_baselines_need_the_batches_and_nothing_else():
         for stage in ("teach", "models", "relabel"):
             assert specs(result, label, stage) == []
     shared = {job.stage.name for job in result.shared()}  # what the scores stand beside
-    assert shared == {"collect", "teach", "references", "models", "likelihood"}
+    assert shared == {"collect", "teach", "references", "models", "likelihood", "familiarity"}
 
 
 def test_a_method_may_have_teachers_of_its_own_kind_and_their_references_stand_beside_the_run_s():

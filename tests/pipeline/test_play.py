@@ -29,7 +29,7 @@ def a_policy(folder, env, bound=1.0, source: Any = "collected"):
     policy, weights = make_policy("acting mixture", layout), folder.with_suffix(".weights")
     policy.save(weights)
     data = Data(source, env, HORIZON, "ab" * 32, 600)
-    write_folder(folder, weights, describe(policy, data=data, action=identity(layout.action_size, bound)), ())
+    write_folder(folder, weights, describe(policy, data=data, action=identity(layout.action_size, bound)))
     return str(folder)
 
 

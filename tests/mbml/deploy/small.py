@@ -10,6 +10,7 @@ import torch
 
 from mbml.baselines.batch_pearl import BatchPEARLConfig, PEARLPolicy
 from mbml.deploy.description import Data, Description, Reward, Score, Space, Training, TrainingTask, identity
+from mbml.deploy.familiarity import fit_familiarity
 from mbml.deploy.folder import inference_of, versions, write_folder
 from mbml.encoders import EncoderConfig
 from mbml.policy import ContextPolicy
@@ -83,7 +84,8 @@ def write(folder: Path, kind: str = "acting mixture", *, rows: Any = (), graphs:
     """A whole folder of a policy of that kind."""
     policy, weights = make_policy(kind), folder.with_name(f"{folder.name}.safetensors")
     policy.save(weights)
-    write_folder(folder, weights, describe(policy, **changes), rows, graphs=graphs)
+    familiarity = fit_familiarity(policy.layout, rows) if len(rows) > 1 else None
+    write_folder(folder, weights, describe(policy, **changes), familiarity, graphs=graphs)
     return folder
 
 

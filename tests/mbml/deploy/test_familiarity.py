@@ -6,11 +6,13 @@ import torch
 
 from mbml import AdaptivePolicy, PolicyError, envs
 from mbml.deploy.description import Calibration
-from mbml.deploy.familiarity import Familiarity, TaskModels, fit_familiarity
+from mbml.deploy.familiarity import Familiarity, FamiliarityTraining, TaskModels, fit_familiarity
 from mbml.evaluate import make_envs
 from mbml.nets import StackedMLP
 from mbml.rollout import run_episode
 from mbml.rows import RowLayout
+from mbml.serialise import load_tree, save_tree
+from mbml.training import run
 from tests.mbml.deploy.small import EVERY, transitions, write
 from tests.mbml.toys import LAYOUT, UMAZE, forward, layers_of, random_rows, seeded
 
@@ -157,3 +159,17 @@ def test_few_rows_of_unequal_length_are_enough():
     familiarity = fit_familiarity(RowLayout(3, 2), rows)
     assert familiarity.calibration.lengths[0] == 1
     assert bool(familiarity.unfamiliarity(familiarity.misfits(LAYOUT.context(rows[2])).sum(0)).isfinite())
+
+
+def test_learning_goes_on_from_a_checkpoint_with_the_same_bits(tmp_path):
+    rows = list(random_rows(3, 200))
+    straight, first, second = (FamiliarityTraining(LAYOUT, rows) for _ in range(3))
+    run(straight)
+    for _ in range(3):
+        first.advance()
+    save_tree(tmp_path / "checkpoint", first.state_dict())
+    second.load_state_dict(load_tree(tmp_path / "checkpoint"))
+    run(second)
+    a, b = straight.calibrated(), second.calibrated()
+    assert a.calibration == b.calibration
+    assert all(torch.equal(p, q) for p, q in zip(a.models.parameters(), b.models.parameters(), strict=True))
