@@ -27,9 +27,9 @@ def _chance(axes: Axes, results: Results) -> None:
 def reward_swap(results: Results) -> Figure:
     """Where the posterior goes when task j's state-actions carry task i's rewards.
 
-    The encoder sees state-actions of task j with the rewards of task i, and the nearest training posterior counts as
-    its answer. A policy that identifies tasks by reward has a tall first bar and a low second one; the dashed line is
-    guessing. Bars and diamonds: mean over seeds.
+    The encoder sees 128 state-actions of task j with the rewards of task i, and the nearest training posterior counts
+    as its answer; diamonds: 128 transitions of a task with their own rewards. A policy that identifies tasks by reward
+    has a tall first bar and a low second one; the dashed line is guessing. Bars and diamonds: mean over seeds.
     """
     names = known(results, "swap_follows_reward")
     made, (axes,) = panels(1, 1, 2.6)
