@@ -161,6 +161,7 @@ def remote(
     num_gpus: float = 0.0,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     name: str = "worker",
+    **options: Any,
 ) -> Any:
     """Start a host as a Ray actor; it dies with the driver.
 
@@ -172,9 +173,10 @@ def remote(
         num_gpus: GPUs to reserve; fractions share one.
         checkpoint_seconds: how much work a job may lose with its process.
         name: what Ray's dashboard calls it; need not be unique.
+        options: Ray's, such as memory, resources, label_selector.
     """
     given = (store_url, num_cpus, num_gpus, checkpoint_seconds, name)
-    return _REMOTE.options(num_cpus=num_cpus, num_gpus=num_gpus).remote(*given)
+    return _REMOTE.options(num_cpus=num_cpus, num_gpus=num_gpus, **options).remote(*given)
 
 
 def duration(seconds: float) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 import ray
 
 from pipeline.jobs import PACKAGES
+from pipeline.needs import NOTHING, Needs
 
 _OBJECT_STORE_BYTES = 128 * 1024**2  # paths and metrics only: Ray's default is a third of the memory
 _ANSWER_SECONDS = 12
@@ -79,16 +80,19 @@ def connect(
             signal.signal(number, handler)
 
 
-def fit(who: str, num_cpus: float, num_gpus: float, log: Callable[[str], None]) -> tuple[float, float]:
-    """What `who` asks for, with no more CPUs than the largest machine with its GPUs has; `log` hears of a cut.
+def fit(
+    who: str, num_cpus: float, num_gpus: float, log: Callable[[str], None], needs: Needs = NOTHING
+) -> tuple[float, float]:
+    """What `who` asks for, with no more CPUs than the largest fitting machine has; `log` hears of a cut.
 
     As asked where a cluster has no such machine yet. Raises ClusterError where Ray is embedded and never will have.
     """
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
-    fitting = [machine["CPU"] for machine in machines if machine.get("GPU", 0.0) >= num_gpus]
+    having = [node["Resources"] for node in ray.nodes() if node["Alive"] and needs.met_by(node)]
+    fitting = [has["CPU"] for has in having if has.get("CPU", 0) > 0 and has.get("GPU", 0.0) >= num_gpus]
     if not fitting and not address_given():
-        asked = f"{who} asks for {num_gpus:g} GPUs, but this machine has {resources()}"
-        raise ClusterError(f"{asked}; give learner_gpus 0 to train on CPUs.")
+        asked = f"{num_gpus:g} GPUs" + (f" and {needs}" if needs != NOTHING else "")
+        remedy = "leave out --needs" if needs != NOTHING else "give learner_gpus 0 to train on CPUs"
+        raise ClusterError(f"{who} asks for {asked}, but this machine has {resources()}; {remedy}.")
     cpus = min(num_cpus, max(fitting, default=num_cpus))
     if cpus < num_cpus:
         log(f"{who} asks for {num_cpus:g} CPUs; the largest machine offers {cpus:g} CPUs, so it runs with that.")

@@ -56,6 +56,9 @@ class Place:
     grows for those."""
     wait_for_nodes: Positive = 1800.0
     """Seconds to wait for a cluster that has no room, such as one whose machines have yet to start."""
+    needs: tuple[str, ...] = ()
+    """What stages need of a machine besides processors: such as distill:memory=8 (GiB set aside), teach:label.zone=a (a
+    label of Ray's nodes), collect:resource.disk=1 (of a resource of the cluster's own)."""
     checkpoint_seconds: Positive = 60.0
     """How much of its work a job may lose with its process or machine."""
     repair: bool = False

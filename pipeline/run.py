@@ -16,6 +16,7 @@ from pipeline.cluster import connect
 from pipeline.config import ConfigError, Place, RunConfig
 from pipeline.handover import POLICY, hand_over, write_policy
 from pipeline.memory import check_memory
+from pipeline.needs import needs_of
 from pipeline.outcome import Outcome
 from pipeline.plan import Plan, plan, plan_warmstart
 from pipeline.publish import Log, keep_report, make_folder, publish, say_failures
@@ -47,6 +48,7 @@ def carry_out(
     """
     check_fields(place)
     check_tracker(place.track)
+    needs = needs_of(place.needs)
     store, jobs = Store(place.store), list(jobs)
     store.check_writable()
     if place.repair:
@@ -59,7 +61,7 @@ def carry_out(
         check_memory([*jobs, *all_jobs])
         log(f"{len(jobs)} jobs on {where}")
         limits = {name: getattr(place, name) for name in ("most_pending", "wait_for_nodes", "checkpoint_seconds")}
-        outcome = execute(jobs, store.url, log=log, poll_seconds=_POLL_SECONDS, **limits)
+        outcome = execute(jobs, store.url, log=log, poll_seconds=_POLL_SECONDS, needs=needs, **limits)
         if not outcome.complete:
             return say_failures(outcome, store.url, log)
         outcome.failed |= trials(store)

@@ -17,6 +17,7 @@ from actors.host import duration, remote
 from actors.stage import CHECKPOINT, CHECKPOINT_SECONDS, Job, Ref
 from actors.store import Store, StoreError
 from pipeline.cluster import ClusterError, fit, resources
+from pipeline.needs import NOTHING, Needs
 from pipeline.outcome import Outcome, Span, StageCost
 
 _RETRIES = 4
@@ -40,6 +41,7 @@ def execute(
     wait_for_nodes: float = 1800.0,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     idle_seconds: float = IDLE_SECONDS,
+    needs: Mapping[str, Needs] = {},
 ) -> Outcome:
     """Make every artefact that is missing, inside `connect`.
 
@@ -56,12 +58,13 @@ def execute(
         wait_for_nodes: seconds to wait where nothing runs because the cluster has no room.
         checkpoint_seconds: how much work a job may lose with its process.
         idle_seconds: how long a process without work is kept.
+        needs: what stages need of a machine besides processors.
 
     Raises:
         StoreError: an unusable store, or an input that no job makes and the store does not hold.
         ClusterError: no room within `wait_for_nodes`, or never on the embedded Ray.
     """
-    limits = (most_pending, wait_for_nodes, checkpoint_seconds, idle_seconds)
+    limits = (most_pending, wait_for_nodes, checkpoint_seconds, idle_seconds, needs)
     run = _Run({job.ref: job for job in jobs}, Store(store_url), log, *limits)
     try:
         run.until_done(poll_seconds)
@@ -98,8 +101,8 @@ def _ordered(jobs: Mapping[Ref, Job]) -> list[Ref]:
     return [ref for ref in graph.static_order() if ref in jobs]
 
 
-Size = tuple[float, float]
-"""CPUs and GPUs that an actor is given; jobs that ask for the same share actors."""
+Size = tuple[float, float, Needs]
+"""CPUs and GPUs that an actor is given, and what else; jobs that ask for the same share actors."""
 
 
 @dataclass(eq=False)
@@ -129,10 +132,11 @@ class _Run:
         wait_for_nodes: float = 0.0,
         checkpoint_seconds: float = 0.0,
         idle_seconds: float = IDLE_SECONDS,
+        needs: Mapping[str, Needs] = {},
     ) -> None:
         self.jobs, self.store, self.log = jobs, store, log
         self.most_pending, self.wait_for_nodes = most_pending, wait_for_nodes
-        self.checkpoint_seconds, self.idle_seconds = checkpoint_seconds, idle_seconds
+        self.checkpoint_seconds, self.idle_seconds, self.needs = checkpoint_seconds, idle_seconds, needs
         self.result = Outcome()
         self.started = self.moved = time.monotonic()
         self.actors: list[Actor] = []
@@ -241,9 +245,10 @@ class _Run:
 
     def _wait(self, job: Job) -> None:
         """Enter a job that could run."""
-        asked = job.num_cpus, job.num_gpus
+        needs = self.needs.get(job.ref.stage, NOTHING)
+        asked = job.num_cpus, job.num_gpus, needs
         if asked not in self.sizes:
-            self.sizes[asked] = fit(job.name, *asked, self.log)
+            self.sizes[asked] = (*fit(job.name, job.num_cpus, job.num_gpus, self.log, needs), needs)
         heappush(self.waiting.setdefault(self.sizes[asked], []), (self.place[job.ref], job))
 
     def _start(self, job: Job, actor: Actor) -> None:
@@ -262,7 +267,8 @@ class _Run:
             for _ in range(number - len(pending)):
                 self.hired += 1
                 name = f"worker {self.hired} ({self.environment})"
-                host = remote(self.store.url, *size, self.checkpoint_seconds, name)
+                cpus, gpus, needs = size
+                host = remote(self.store.url, cpus, gpus, self.checkpoint_seconds, name, **needs.options())
                 self.actors.append(actor := Actor(host, size, self.hired))
                 self.calls[actor.handle.machine.remote()] = actor
         pending_sizes = {actor.size for actor in self.actors if not actor.machine}
@@ -350,9 +356,8 @@ class _Run:
             if now - actor.since > self.idle_seconds:
                 self.drop(actor)
         if waiting and not busy:
-            wanted = " or ".join(
-                f"{cpus:g} CPUs and {gpus:g} GPUs" for (cpus, gpus), jobs in self.waiting.items() if jobs
-            )
+            sizes = [size for size, jobs in self.waiting.items() if jobs]
+            wanted = " or ".join(", ".join([f"{c:g} CPUs and {g:g} GPUs", str(n)]).rstrip(", ") for c, g, n in sizes)
             lack = f"{waiting} jobs wait for a machine with {wanted} free; there is {resources()}"
             self.log(f"waiting  {lack}; {duration(now - self.moved)} of {duration(self.wait_for_nodes)}")
             if now - self.moved > self.wait_for_nodes:

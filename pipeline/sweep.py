@@ -8,10 +8,12 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from actors.store import Store
 from pipeline.cluster import fit
 from pipeline.config import ConfigError, RunConfig
+from pipeline.needs import NOTHING, needs_of
 from pipeline.outcome import Outcome
 from pipeline.plan import Plan, Trained, plan
 from pipeline.publish import Log, make_folder
@@ -139,10 +141,14 @@ def _tune(sweep: Sweep, jobs: Plan, place: Place, out: Path, log: Log, store: St
         return {}
     work = {(run.variant.label, run.seed): run for run in runs}
     # A trial that asks for more than any machine has would wait for ever.
-    cpus, gpus = fit("a trial", jobs.config.distill_cpus, jobs.config.learner_gpus, log)
+    needs = needs_of(place.needs).get("distill", NOTHING)
+    cpus, gpus = fit("a trial", jobs.config.distill_cpus, jobs.config.learner_gpus, log, needs)
     host = (store.url, int(cpus), gpus, place.checkpoint_seconds)
     given = {"work": work, "jobs": jobs.jobs, "host": host, "judged": sweep.objective}
-    trainable = tune.with_resources(tune.with_parameters(run_trial, **given), {"cpu": cpus, "gpu": gpus})
+    bundle = {"CPU": cpus, "GPU": gpus, "memory": needs.memory, **dict(needs.resources)}
+    labels: dict[str, Any] = {"bundle_label_selector": [dict(needs.labels)]} if needs.labels else {}
+    group = tune.PlacementGroupFactory([bundle], **labels)
+    trainable = tune.with_resources(tune.with_parameters(run_trial, **given), group)
     steps = max(max(run.evaluations) for run in runs)
     halving = {"time_attr": "step", "metric": "objective", "mode": "max", "max_t": steps, "reduction_factor": 2}
     grace = min(min(run.evaluations) for run in runs)

@@ -1,6 +1,7 @@
 """Joining a cluster, each time from a process of its own: Ray reads how to authenticate when it is imported."""
 
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -13,8 +14,13 @@ import pytest
 
 from pipeline import cluster
 from pipeline.cluster import ClusterError, connect
+from pipeline.config import ConfigError
+from pipeline.needs import needs_of
+from pipeline.scheduler import execute
+from tests.pipeline.workers import job
 
 _HERE = Path(__file__).parent
+_ROOT = _HERE.parents[1]
 _FROM_OUTSIDE = "examples.pendulum_gravity:pendulum_gravity"
 
 
@@ -140,3 +146,60 @@ def test_a_cluster_without_a_processor_is_waited_for(tmp_path):
         rest = run.stdout.read()
         assert run.wait(60) == 0
     assert "done ['huge', 'large', 'small-0', 'small-1']" in rest
+
+
+_PLACED = """
+import sys, tests
+from pipeline.cluster import connect
+from pipeline.needs import needs_of
+from pipeline.scheduler import execute
+from tests.pipeline.workers import job, Count
+from actors.stage import Job
+with connect(modules=[tests]):
+    jobs = [*(job(f"b{i}", sleep=1.0) for i in range(2)), *(Job(Count(f"k{i}", 20, 0.1), f"any{i}") for i in range(4))]
+    needs = needs_of(["add:label.zone=b", "add:resource.disk=1", "add:memory=0.1"])
+    outcome = execute(jobs, sys.argv[1], needs=needs, log=lambda line: None)
+    for span in outcome.timeline:
+        print(span.job, span.machine.split()[-1], span.started, span.started + span.seconds)
+"""
+
+
+def test_jobs_go_where_what_they_need_is_and_others_run_at_the_same_time_elsewhere(tmp_path):
+    command = [sys.executable, "-c", _PLACED, str(tmp_path)]
+    with machines(1, 1) as (_, environment):
+        done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    spans = [line.split() for line in done.stdout.splitlines()]
+    assert len(spans) == 6
+    with_label = {machine for name, machine, *_ in spans if name.startswith("b")}
+    assert len(with_label) == 1
+    assert len({machine for _, machine, *_ in spans}) == 2
+    assert any(
+        float(one[2]) < float(other[3]) and float(other[2]) < float(one[3]) and one[1] != other[1]
+        for one in spans
+        for other in spans
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "fault"),
+    [
+        ("teech:memory=1", "'teech' is no stage; there are "),
+        ("teach", "give STAGE:memory=GIB"),
+        ("teach:memory=much", "'much' is no amount above 0"),
+        ("teach:memory=-1", "'-1' is no amount above 0"),
+        ("teach:resource.disk=nan", "'nan' is no amount above 0"),
+        ("teach:label.zone=", "give STAGE:memory=GIB"),
+        ("teach:disk=1", "give STAGE:memory=GIB"),
+    ],
+)
+def test_needs_that_cannot_be_meant_are_one_sentence(word, fault):
+    with pytest.raises(ConfigError, match=re.escape(fault)):
+        needs_of([word])
+
+
+def test_an_embedded_ray_that_lacks_what_is_needed_says_so_at_once(embedded_ray, tmp_path):
+    for words, said in (("add:label.zone=b", "0 GPUs and zone=b, but"), ("add:memory=99999", "99999 GiB, but")):
+        with pytest.raises(ClusterError, match=re.escape(said)):
+            execute([job("one")], str(tmp_path), needs=needs_of([words]), log=lambda line: None)
+    assert execute([job("one")], str(tmp_path), needs=needs_of(["add:memory=0.1"]), log=lambda line: None).done

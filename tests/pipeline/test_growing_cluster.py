@@ -1,5 +1,4 @@
-"""A whole run on a cluster that starts empty, grows by demand, loses a machine and lets go of all: with the bits of an
-embedded run."""
+"""Whole runs on clusters whose machines come and go, with the bits of an embedded run."""
 
 import json
 import os
@@ -11,6 +10,7 @@ import psutil
 import pytest
 
 from tests.pipeline.growing_cluster import growing_cluster, machines_left, processes, sums
+from tests.pipeline.test_cluster import machines
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,11 +27,24 @@ def is_machine(process: psutil.Process) -> bool:
     return process.name() == "raylet" and "--head" not in process.cmdline()
 
 
-@pytest.mark.skipif(
+pytestmark = pytest.mark.skipif(
     "MBML_CLUSTERS" not in os.environ, reason="takes minutes and a quiet machine; MBML_CLUSTERS=1 runs it"
 )
-def test_a_run_on_a_cluster_that_starts_empty_has_the_bits_of_an_embedded_one(tmp_path):
-    ours, theirs = tmp_path / "growing", tmp_path / "embedded"
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory) -> dict[str, dict[str, str]]:
+    """What a run leaves that nothing happens to."""
+    folder = tmp_path_factory.mktemp("embedded")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    subprocess.run(command(folder), cwd=ROOT, env=environment, check=True, capture_output=True, timeout=600)
+    found = sums(folder / "store")
+    assert len(found) > 10
+    return found
+
+
+def test_a_run_on_a_cluster_that_starts_empty_has_the_bits_of_an_embedded_one(embedded, tmp_path):
+    ours = tmp_path / "growing"
     ours.mkdir()
     with growing_cluster(tmp_path, 3) as environment:
         with subprocess.Popen(
@@ -52,7 +65,24 @@ def test_a_run_on_a_cluster_that_starts_empty_has_the_bits_of_an_embedded_one(tm
     machines = {span["machine"] for span in json.loads((ours / "out" / "run.json").read_text())["timeline"]}
     assert len(machines) >= 2
     assert left == 0
-    embedded = {name: value for name, value in environment.items() if not name.startswith("RAY_")}
-    subprocess.run(command(theirs), cwd=ROOT, env=embedded, check=True, capture_output=True, timeout=600)
-    assert len(sums(ours / "store")) > 10
-    assert sums(ours / "store") == sums(theirs / "store")
+    assert sums(ours / "store") == embedded
+
+
+def test_a_run_that_loses_a_machine_and_has_another_taken_away_has_the_same_bits(embedded, tmp_path):
+    after = {"started  collect task 2": "remove", "started  teach": "drain 5"}
+    with machines(1, 1, 1) as (cluster, environment):
+        assert cluster.stdin is not None
+        with subprocess.Popen(
+            command(tmp_path), cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as run:
+            assert run.stdout is not None
+            said = ""
+            for line in run.stdout:
+                said += line
+                for event in [event for event in after if event in line]:
+                    print(after.pop(event), file=cluster.stdin, flush=True)
+        assert run.returncode == 0, said
+    assert not after
+    assert "3 nodes, 3 CPUs" in said
+    assert "lost  " in said
+    assert sums(tmp_path / "store") == embedded
