@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -99,6 +100,21 @@ def fit(
     return cpus, num_gpus
 
 
+def check_there() -> None:
+    """Raise ClusterError where the cluster that was joined is gone; Ray itself would end the process after a minute."""
+    address = address_given()
+    host, _, port = address.rpartition(":")
+    for wait in (1.0, 5.0, 0.0) if address else ():
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+            return
+        except OSError:
+            time.sleep(wait)
+    if address:
+        kept = "finished jobs and checkpoints are kept, and the same command goes on from there"
+        raise ClusterError(f"The cluster at {address} is gone: {kept}.")
+
+
 def resources() -> str:
     """CPUs and GPUs of the connected Ray, in words."""
     found = ray.cluster_resources()
@@ -139,7 +155,11 @@ def _join(address: str, modules: Iterable[ModuleType]) -> str:
     # What is imported here, unless the job's submission brought the whole source tree already.
     brought = "working_dir" in (job.get("runtime_env") or {})
     source = {} if brought else {"py_modules": [*map(import_module, PACKAGES), *modules]}
-    ray.init(address, runtime_env={**source, "env_vars": _PATIENT}, log_to_driver=False, logging_level=logging.ERROR)
+    given: dict[str, Any] = {"runtime_env": {**source, "env_vars": _PATIENT}, "log_to_driver": False}
+    try:
+        ray.init(address, **given, logging_level=logging.ERROR)
+    except RuntimeError as error:  # above all of another Ray or Python
+        raise ClusterError(f"The cluster at {address} cannot be joined: {' '.join(str(error).split())}.") from None
     return f"Ray cluster at {address}, {sum(node['Alive'] for node in ray.nodes())} nodes, {resources()}"
 
 

@@ -16,7 +16,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskErr
 from actors.host import duration, remote
 from actors.stage import CHECKPOINT, CHECKPOINT_SECONDS, Job, Ref
 from actors.store import Store, StoreError
-from pipeline.cluster import ClusterError, fit, resources
+from pipeline.cluster import ClusterError, check_there, fit, resources
 from pipeline.needs import NOTHING, Needs
 from pipeline.outcome import Outcome, Span, StageCost
 
@@ -342,6 +342,7 @@ class _Run:
 
     def _poll(self) -> None:
         """Say how far the running jobs are and how long others have waited; let go of processes without work."""
+        check_there()
         busy = [actor for actor in self.actors if actor.job is not None]
         waiting, now, result = sum(map(len, self.waiting.values())), time.monotonic(), self.result
         done, lost = len(result.done + result.reused), len(result.failed | result.skipped)

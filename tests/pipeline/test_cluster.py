@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
+from actors.store import Store
 from pipeline import cluster
 from pipeline.cluster import ClusterError, connect
 from pipeline.config import ConfigError
@@ -146,6 +148,42 @@ def test_a_cluster_without_a_processor_is_waited_for(tmp_path):
         rest = run.stdout.read()
         assert run.wait(60) == 0
     assert "done ['huge', 'large', 'small-0', 'small-1']" in rest
+
+
+def test_another_version_of_ray_on_the_cluster_is_one_sentence():
+    join = "import ray; ray.__version__ = '9.9.9'\nfrom pipeline import cluster\ntry: cluster.connect().__enter__()\n"
+    join += "except cluster.ClusterError as error: print(error)"
+    with machines(1) as (_, environment):
+        done = subprocess.run([sys.executable, "-c", join], cwd=_ROOT, env=environment, capture_output=True, text=True)
+    assert "cannot be joined: Version mismatch" in done.stdout
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_a_cluster_that_vanishes_ends_the_run_with_a_sentence_and_what_is_finished_stays(tmp_path):
+    code = "import sys, tests\nfrom pipeline.cluster import connect\nfrom pipeline.scheduler import execute\n"
+    code += "from tests.pipeline.workers import job\n"
+    code += "with connect(modules=[tests]):\n execute([job('a'), job('b', sleep=300)], sys.argv[1], poll_seconds=1)\n"
+    with (
+        machines(1) as (cluster_process, environment),
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)],
+            cwd=_ROOT,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as run,
+    ):
+        assert run.stdout is not None
+        for line in run.stdout:
+            if "started  b" in line:
+                break
+        for process in psutil.Process(cluster_process.pid).children(recursive=True):
+            process.kill()
+        _, said = run.communicate(timeout=60)
+    assert run.returncode == 1
+    assert re.search(r"ClusterError: The cluster at \S+ is gone: finished jobs and checkpoints are kept", said)
+    assert Store(tmp_path).complete(*job("a").ref)
 
 
 _PLACED = """

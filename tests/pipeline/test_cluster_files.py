@@ -89,11 +89,14 @@ def test_the_dashboard_shows_what_is_exported():
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
 
 
-def test_prometheus_takes_the_scrape_settings():
+@pytest.mark.parametrize("name", ["prometheus.yaml", "prometheus-kubernetes.yaml"])
+def test_prometheus_takes_the_scrape_settings(name):
     if (promtool := shutil.which("promtool")) is None:
         pytest.skip("promtool is not installed")
-    command = [promtool, "check", "config", "--syntax-only", str(FILES / "prometheus.yaml")]
+    command = [promtool, "check", "config", "--syntax-only", str(FILES / name)]
     found = subprocess.run(command, capture_output=True, text=True)
+    if "field kubernetes_sd_configs not found" in found.stdout + found.stderr:
+        pytest.skip("this promtool was built without Kubernetes")
     assert found.returncode == 0, found.stdout + found.stderr
 
 
