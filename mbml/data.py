@@ -18,6 +18,7 @@ import pyarrow as pa
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic takes that of typing from Python 3.12 on
 
+from mbml.reading import regular
 from mbml.scaling import Scaling, ScalingMeta
 from mbml.serialise import json_of, replacing, sha256_of
 from mbml.settings import Count, Whole
@@ -285,7 +286,7 @@ def _read_meta(root: Path) -> Meta:
     """meta.json of a dataset directory, its form and counts checked, every shard known to exist."""
     path = root / "meta.json"
     try:
-        meta = TypeAdapter(Meta).validate_json(path.read_bytes(), strict=True)
+        meta = TypeAdapter(Meta).validate_json(regular(path).read_bytes(), strict=True)
     except OSError as error:
         inside = [file.parent for depth in range(1, 5) for file in sorted(root.glob("*/" * depth + "meta.json"))]
         right = " or ".join(map(str, inside[:3])) or "<store>/collect/<key>/dataset"

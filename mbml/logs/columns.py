@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 
-from mbml.logs.contract import Bounds, Raw
+from mbml.logs.contract import LARGEST, Bounds, Raw
+from mbml.reading import read_yaml
 from mbml.settings import ConfigError, hints, unknown, validated
 from mbml.transitions import VECTORS, DatasetError
 
@@ -72,11 +72,7 @@ class ColumnMap:
     @classmethod
     def load(cls, path: str | Path) -> ColumnMap:
         """Read it from a YAML file; raises DatasetError, one sentence, for a bad one."""
-        try:
-            found = yaml.safe_load(Path(path).read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise DatasetError(f"{path} is no readable YAML file ({' '.join(str(error).split())}).") from None
-        return cls.of(found, str(path))
+        return cls.of(read_yaml(Path(path), DatasetError), str(path))
 
     @classmethod
     def of(cls, values: Any, where: str = "The column map") -> ColumnMap:

@@ -17,6 +17,7 @@ from mbml.data import DatasetWriter
 from mbml.logs import FORMATS, ColumnMap, Counts, LoggedTask, Source, format_of, transitions
 from mbml.scaling import Scaling, Statistics
 from mbml.serialise import replacing_folder, sha256_of
+from mbml.reading import regular
 from mbml.transitions import DatasetError
 
 _VERSION = 1
@@ -133,7 +134,7 @@ class _Logs:
             try:
                 seen.append((Path(file).name, sha256_of(Path(file))))
             except OSError as error:
-                raise DatasetError(f"{file} is not readable ({error}).") from None
+                raise DatasetError(f"{file} is not readable ({error.strerror}).") from None
         said = [_VERSION, {**self.described(), "of": seen}, held_out]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
@@ -150,7 +151,7 @@ class _Logs:
 def _there(out: Path, key: str) -> bool:
     """Whether the folder holds this very dataset; raises DatasetError where it holds anything else."""
     try:
-        made = json.loads((out / "meta.json").read_text())["collection"]["key"] if out.exists() else None
+        made = json.loads(regular(out / "meta.json").read_text())["collection"]["key"] if out.exists() else None
     except (OSError, ValueError, KeyError, TypeError):
         made = None
     if made != key and out.exists() and (not out.is_dir() or any(out.iterdir())):

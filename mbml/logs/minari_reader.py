@@ -27,7 +27,7 @@ def _data(path: str) -> Path | None:
 def files(paths: Sequence[str]) -> list[str]:
     """All files of the datasets."""
     folders = [_folder(path) for path in paths]
-    return [str(file) for folder in folders for file in sorted(folder.rglob("*")) if file.is_file()]
+    return [str(file) for folder in folders for file in sorted(folder.rglob("*")) if not file.is_dir()]
 
 
 def _folder(path: str) -> Path:
