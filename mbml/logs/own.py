@@ -26,6 +26,7 @@ def read(source: Source) -> Iterator[Raw]:
     for index in dataset.task_indices:
         batch, task = dataset.task(index), dataset.meta(index)
         if dataset.scaling is not None:
+        dataset.check(index)
             batch = dataset.scaling.restored(batch)
         columns = {role: getattr(batch, role) for role in DTYPES}
         names = {role: [f"{role}[{i}]" for i in range(columns[role].shape[1])] for role in VECTORS}
