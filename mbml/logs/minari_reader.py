@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mbml.logs.arrays import opened_hdf5
 from mbml.logs.columns import ColumnMap, as_matrix
 from mbml.logs.contract import Bounds, Raw, Source, readable
 from mbml.transitions import DatasetError
@@ -56,6 +57,9 @@ def read(source: Source) -> Iterator[Raw]:
                 from minari import MinariDataset  # pyright: ignore[reportMissingImports]
             except ImportError:
                 raise DatasetError(NEEDED) from None
+            for file in sorted(folder.glob("*.hdf5")):
+                with opened_hdf5(str(file)):
+                    pass  # which refuses it if it reaches into others
             dataset = MinariDataset(folder)
             tasks = _tasks(dataset, source.columns.task)
             bounds = _bounds(dataset.action_space)
