@@ -11,7 +11,7 @@ import numpy as np
 
 from mbml.logs.arrays import opened_hdf5
 from mbml.logs.columns import ColumnMap, as_matrix
-from mbml.logs.contract import Bounds, Raw, Source, readable
+from mbml.logs.contract import LARGEST, Bounds, Raw, Source, readable
 from mbml.transitions import DatasetError
 
 
@@ -100,7 +100,7 @@ def _bounds(space: Any) -> list[Bounds]:
     if not hasattr(space, "low"):
         raise DatasetError(f"its actions are {space}; discrete actions are not supported, only boxes of numbers.")
     sides = [np.asarray(side, float).reshape(-1) for side in (space.low, space.high)]
-    limits = [[float(value) if np.isfinite(value) else None for value in side] for side in sides]
+    limits = [[float(value) if abs(value) < LARGEST else None for value in side] for side in sides]
     return list(zip(*limits, strict=True))
 
 
