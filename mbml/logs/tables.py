@@ -42,12 +42,14 @@ def files(paths: Sequence[str], endings: Sequence[str] = tuple(ENDINGS)) -> list
 
 
 def task_names(names: Sequence[str]) -> list[str]:
-    """Of files that are a task each: their names without the ending, with folders where those alone differ."""
+    """Of files that are a task each: their names without the ending, with folders or endings where those differ."""
     stems = [Path(name).stem for name in names]
     if len(set(stems)) == len(stems):
         return stems
-    common = os.path.commonpath(names)
-    return [str(Path(os.path.relpath(name, common)).with_suffix("")) for name in names]
+    places = [os.path.abspath(name) for name in names]
+    paths = [Path(os.path.relpath(place, os.path.commonpath(places))) for place in places]
+    short = [str(path.with_suffix("")) for path in paths]
+    return short if len(set(short)) == len(short) else list(map(str, paths))
 
 
 def _inside(path: Path, endings: Sequence[str] | dict[str, str]) -> Iterator[Path]:
