@@ -18,6 +18,7 @@ import pyarrow as pa
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic takes that of typing from Python 3.12 on
 
+from mbml.reading import regular
 from mbml.scaling import Scaling, ScalingMeta
 from mbml.serialise import json_of, replacing, sha256_of
 from mbml.settings import Count, Whole
@@ -213,6 +214,13 @@ class Dataset:
         schema = _schema(self.header["observation_size"], self.header["action_size"])
         return [_read_shard(root / shard["file"], shard["rows"], schema) for shard in task["shards"]]
 
+    def check(self, index: int) -> None:
+        """Raise DatasetError for an unknown task, or a shard that is not what meta.json says by its SHA-256."""
+        for shard in self.meta(index)["shards"]:
+            path = self._tasks[index][0] / shard["file"]
+            if sha256_of(path) != shard["sha256"]:
+                raise DatasetError(f"{path} has another SHA-256 than meta.json says: it is changed or damaged.")
+
 
 def validate(root: str | Path, checksums: bool = True) -> None:
     """Read a whole dataset directory; raise DatasetError at its first fault, naming the file and the fault.
@@ -224,9 +232,8 @@ def validate(root: str | Path, checksums: bool = True) -> None:
     for index in dataset.task_indices:
         task = dataset.meta(index)
         paths = [str(Path(root, shard["file"])) for shard in task["shards"]]
-        for path, shard in zip(paths, task["shards"], strict=True):
-            if checksums and sha256_of(Path(path)) != shard["sha256"]:
-                raise DatasetError(f"{path} has another SHA-256 than meta.json says: it is changed or damaged.")
+        if checksums:
+            dataset.check(index)
         shards = list(zip(paths, dataset.shards(index), strict=True))
         for path, batch in shards:
             check_finite(batch, path)
@@ -285,7 +292,7 @@ def _read_meta(root: Path) -> Meta:
     """meta.json of a dataset directory, its form and counts checked, every shard known to exist."""
     path = root / "meta.json"
     try:
-        meta = TypeAdapter(Meta).validate_json(path.read_bytes(), strict=True)
+        meta = TypeAdapter(Meta).validate_json(regular(path).read_bytes(), strict=True)
     except OSError as error:
         inside = [file.parent for depth in range(1, 5) for file in sorted(root.glob("*/" * depth + "meta.json"))]
         right = " or ".join(map(str, inside[:3])) or "<store>/collect/<key>/dataset"

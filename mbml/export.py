@@ -96,7 +96,9 @@ def _export_minari(dataset: Dataset, index: int, folder: Path) -> None:
 
 
 def as_logged(dataset: Dataset, index: int) -> TransitionBatch:
-    """All transitions of a task in the scale that they were logged in; DatasetError for a task that is not there."""
+    """All transitions of a task in the scale that they were logged in; DatasetError for one that is not there, or whose
+    files are not the ones that were written."""
+    dataset.check(index)
     batch = dataset.task(index)
     if dataset.scaling is None:
         return batch

@@ -22,6 +22,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from mbml.reading import regular
+
 _METADATA_KEY = "mbml.tree"
 _NOT_IN_SAFETENSORS = (torch.complex32, torch.complex128)
 
@@ -64,7 +66,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
+    with regular(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

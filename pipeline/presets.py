@@ -4,9 +4,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mbml import envs
+from mbml.reading import read_yaml
 from mbml.registry import PRESETS as NAMES
 from mbml.settings import ConfigError, changed, hint_at, validated
 from pipeline.config import LEARNERS, RunConfig
@@ -31,7 +30,7 @@ def preset(env: str, name: str) -> RunConfig:
 @cache
 def _stages() -> dict[str, dict[str, Any]]:
     """What presets.yaml changes: preset -> values by dotted path."""
-    found = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
+    found = read_yaml(Path(__file__).with_suffix(".yaml"), ConfigError)
     return {
         name: {path: validated(path, hint_at(RunConfig, path), value) for path, value in changes.items()}
         for name, changes in found.items()

@@ -1,7 +1,6 @@
 """Search spaces of a sweep: what a YAML file says of a field, points drawn from it, and points that Optuna suggests."""
 
 import importlib.util
-import math
 import random
 import warnings
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,8 @@ OBJECTIVES = {
     "train_worst": "return on the worst training task",
 }
 """What a search and an early stop go by. A choice that has seen unseen tasks would say nothing of them."""
+_MOST = 1e300
+"""Size of an end of a search, so that the distance between two of them fits."""
 Point = dict[str, Any]
 """Values by dotted path."""
 
@@ -53,8 +54,9 @@ def domain(path: str, hint: Any, given: Any) -> Domain:
         raise ConfigError(f"{path} is {given!r}; it should be one of {right}.")
     if kind == "choice":
         return Domain(kind, validated(path, tuple[hint, ...], values))
-    if len(values) != 2 or not all(isinstance(end, int | float) and math.isfinite(end) for end in values):
-        raise ConfigError(f"{path} is {kind}: {values}; it should have two numbers, the low end and the high one.")
+    if len(values) != 2 or not all(isinstance(end, int | float) and abs(end) < _MOST for end in values):
+        right = f"two numbers below {_MOST:g} in size, the low end and the high one"
+        raise ConfigError(f"{path} is {kind}: {values}; it should have {right}.")
     low, high = values
     if low >= high or (kind == "loguniform" and low <= 0):
         above = " above 0" * (kind == "loguniform")

@@ -1,14 +1,14 @@
 """A sweep as a YAML file: what is compared. A mistake in it is one sentence that says what would be right."""
 
 import itertools
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from mbml.methods import METHODS, Variant
+from mbml.reading import read_yaml
 from mbml.settings import Count, Positive, Whole, changed, hint_at, hints, unknown, validated
 from pipeline.config import ConfigError, Method, RunConfig
 from pipeline.search import OBJECTIVES, Domain, Point, domain, drawn
@@ -92,13 +92,11 @@ def load_sweep(name: str) -> Sweep:
     Raises ConfigError, one sentence with the file and the field, for anything that cannot be meant.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    if not os.path.exists(path):  # also False for a name that is too long
+        raise ConfigError(f"There is no sweep {name!r}; choose {', '.join(names())}, or give a YAML file.")
+    found = read_yaml(path, ConfigError)
     try:
-        with path.open() as file:
-            return _sweep(path.stem, yaml.load(file, _Loader))
-    except (OSError, UnicodeDecodeError):
-        raise ConfigError(f"There is no sweep {name!r}; choose {', '.join(names())}, or give a YAML file.") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: this is not YAML ({' '.join(str(error).split())}).") from None
+        return _sweep(path.stem, found)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
@@ -132,19 +130,6 @@ def _sweep(name: str, found: Any) -> Sweep:
     if grid or alone or len(sweep.methods) > 1 or sweep.scheduler != "none":
         raise ConfigError("searcher optuna searches for one method, without grid, alone or scheduler; leave them out.")
     return sweep
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands in a mapping a second time, which YAML's would silently let win."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                fault = f"{key.value} stands here a second time"
-                raise yaml.constructor.ConstructorError(problem=fault, problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 def _mapping(value: Any) -> dict[str, Any]:

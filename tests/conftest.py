@@ -1,5 +1,6 @@
 """Test-wide settings, and the one Ray that tests share."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,3 +44,13 @@ def threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def impatient() -> Iterator[None]:
+    """Fails a test that waits, as a read from a pipe does."""
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it waits"))
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)

@@ -81,7 +81,7 @@ def _of_folder(folder: str) -> LoggedFamily:
     return replace(
         _UNREAD,
         horizon=dataset.header["horizon"],
-        parameter="parameter of the log",
+        parameter="as the log gives it" if any(meta["parameter"] for meta in metas) else "",
         splits={split: tuple(_task(split, i, meta) for i, meta in enumerate(part)) for split, part in splits.items()},
         fingerprint=hashlib.sha256(content.encode()).hexdigest()[:16],
         sizes=(dataset.header["observation_size"], dataset.header["action_size"]),

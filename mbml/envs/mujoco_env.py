@@ -15,9 +15,9 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-import yaml
 
 from mbml.envs.rendering import mujoco, new_renderer
+from mbml.reading import read_yaml
 
 # MuJoCo answers an unstable state by resetting itself, clock included: a clock that starts late shows it.
 EPISODE_START = 1.0
@@ -36,7 +36,7 @@ def task_values(name: str) -> dict[str, Any]:
 
 def paper_family(name: str) -> dict[str, Any]:
     """The parameters of the authors' tasks, by split, and the sizes of the family's presets."""
-    sizes = yaml.safe_load(Path(__file__).with_name("sizes.yaml").read_text(encoding="utf-8"))
+    sizes = read_yaml(Path(__file__).with_name("sizes.yaml"), ValueError)
     return {split: task_values(name)[split] for split in ("train", "test", "ood")} | {"presets": sizes[name]}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,18 +45,34 @@ def npz_files(paths: Sequence[str]) -> list[str]:
 
 def read_hdf5(source: Source) -> Iterator[Raw]:
     """The task of every file; `infos/...` and other groups are there by their path, if the column map names them."""
-    try:
-        import h5py  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise DatasetError("HDF5 needs the package h5py; install it with pip install h5py.") from None
     names = hdf5_files(source.paths)
     for name, task in zip(names, tables.task_names(names), strict=True):
-        with readable(name, "HDF5"), h5py.File(name, "r") as file:
+        with opened_hdf5(name) as file:
             paths: list[str] = []
             file.visit(paths.append)
             arrays = {path: file[path] for path in paths if hasattr(file[path], "shape")}
             raw = _raw(arrays, task, name, source.columns)
         yield raw
+
+
+@contextmanager
+def opened_hdf5(name: str) -> Iterator[Any]:
+    """The file; raises DatasetError for one whose data lie in other files, which could be any of this machine."""
+    try:
+        import h5py  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise DatasetError("HDF5 needs the package h5py; install it with pip install h5py.") from None
+
+    def linked(path: str, link: Any) -> str | None:
+        return path if isinstance(link, h5py.ExternalLink) else None
+
+    def elsewhere(path: str, item: Any) -> str | None:
+        return path if isinstance(item, h5py.Dataset) and (item.external or item.is_virtual) else None
+
+    with readable(name, "HDF5"), h5py.File(name, "r") as file:
+        if found := file.visititems_links(linked) or file.visititems(elsewhere):
+            raise DatasetError(f"{name}: {found} takes its data from another file; the file must hold them itself.")
+        yield file
 
 
 def read_npz(source: Source) -> Iterator[Raw]:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 
-from mbml.logs.contract import Bounds, Raw
+from mbml.logs.contract import LARGEST, Bounds, Raw
+from mbml.reading import read_yaml
 from mbml.settings import ConfigError, hints, unknown, validated
 from mbml.transitions import VECTORS, DatasetError
 
@@ -72,11 +72,7 @@ class ColumnMap:
     @classmethod
     def load(cls, path: str | Path) -> ColumnMap:
         """Read it from a YAML file; raises DatasetError, one sentence, for a bad one."""
-        try:
-            found = yaml.safe_load(Path(path).read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise DatasetError(f"{path} is no readable YAML file ({' '.join(str(error).split())}).") from None
-        return cls.of(found, str(path))
+        return cls.of(read_yaml(Path(path), DatasetError), str(path))
 
     @classmethod
     def of(cls, values: Any, where: str = "The column map") -> ColumnMap:
@@ -93,6 +89,11 @@ class ColumnMap:
                 raise DatasetError(f"In {where} {error}") from None
         made = cls(**values)
         for column, (low, high) in made.bounds.items():
+            if bad := [side for side in (low, high) if side is not None and not abs(side) < LARGEST]:
+                raise DatasetError(
+                    f"In {where} a bound of {column} is {bad[0]}; it must be below {LARGEST:g} in size, or null where "
+                    f"it is not known."
+                )
             if low is not None and high is not None and not low < high:
                 raise DatasetError(f"In {where} the bounds of {column} are {low} to {high}; the first must be less.")
         return made
@@ -174,8 +175,6 @@ def raw_of(
 
 def as_matrix(column: np.ndarray, name: str, where: str) -> np.ndarray:
     """Numbers `[N, d]` of a column `[N]` or `[N, d]`; raises DatasetError for anything else."""
-    if column.dtype.kind in "mM":
-        column = column.astype("int64").astype(float)
     if column.dtype.kind not in "fiub":
         raise DatasetError(f"{where}: column {name} holds {_kind(column)}; it must hold numbers.")
     if column.ndim > 2:
@@ -189,13 +188,16 @@ def as_matrix(column: np.ndarray, name: str, where: str) -> np.ndarray:
 
 
 def _kind(column: np.ndarray) -> str:
-    return {"c": "complex numbers", "V": "records"}.get(column.dtype.kind, "text or lists of different lengths")
+    kinds = {"c": "complex numbers", "V": "records", "M": "times", "m": "durations"}
+    return kinds.get(column.dtype.kind, "text or lists of different lengths")
 
 
 def _constant(values: np.ndarray, names: list[str], task: str, where: str) -> list[float]:
     for column, own in zip(names, values.T, strict=True):
-        if len(own) and not (np.isfinite(own[0]) and (own == own[0]).all()):
-            raise DatasetError(f"{where}, task {task}: {column} is a parameter, but it is not one finite number.")
+        if len(own) and not (abs(own[0]) < LARGEST and (own == own[0]).all()):
+            raise DatasetError(
+                f"{where}, task {task}: {column} is a parameter, but it is not one finite number below {LARGEST:g}."
+            )
     return [float(value) for value in values[0]] if len(values) else []
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from mbml.logs.columns import ColumnMap
 
 Bounds = tuple[float | None, float | None]
+LARGEST = 1e30
+"""Numbers of at least this size are refused like infinite ones: their squares do not fit."""
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from mbml.logs.contract import Counts, LoggedTask, Raw
+from mbml.logs.contract import LARGEST, Counts, LoggedTask, Raw
 from mbml.transitions import VECTORS, DatasetError, TransitionBatch
 
-_LARGEST = 1e30
-"""Numbers of at least this size are refused like infinite ones: their squares do not fit."""
 _SAME = 1e-4
 """Parts of a column's spread by which a next observation may differ from the following row's and still be it."""
 _REGULAR = 0.9
@@ -125,7 +123,7 @@ class _Rows:
             if not (fine := _finite(values[:, None])).all():
                 at = int((~fine).argmax())
                 value = values[at]
-                size = "too large" if np.isfinite(value) else "no finite number"
+                size = f"too large (the limit is {LARGEST:g})" if np.isfinite(value) else "no finite number"
                 return f"{self.row(row)}: {self.raw.names[role][at]} is {value:g}, {size}; {_DROP}."
         raise AssertionError("a bad row has a bad number")
 
@@ -158,7 +156,7 @@ class _Rows:
 
 def _finite(values: np.ndarray) -> np.ndarray:
     """Whether all numbers of a row `[N, d]` are finite and of a size that can be computed with, `[N]`."""
-    return np.asarray((np.abs(values) < _LARGEST).all(1))
+    return np.asarray((np.abs(values) < LARGEST).all(1))
 
 
 def _spread(values: np.ndarray) -> np.ndarray:
@@ -234,7 +232,7 @@ def _steps(values: np.ndarray, name: str, place: str) -> np.ndarray:
 
 
 def _labels(values: np.ndarray, name: str, place: str) -> np.ndarray:
-    if values.size != len(values) or (values.dtype.kind == "f" and np.isnan(values).any()):
+    if values.size != len(values) or (values.dtype.kind in "fmM" and np.isnan(values).any()):
         raise DatasetError(f"{place}: {name} must name an episode in every row.")
     values = values.reshape(len(values))
     if values.dtype.kind == "O":

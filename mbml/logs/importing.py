@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -15,6 +17,7 @@ import numpy as np
 
 from mbml.data import DatasetWriter
 from mbml.logs import FORMATS, ColumnMap, Counts, LoggedTask, Source, format_of, transitions
+from mbml.reading import regular
 from mbml.scaling import Scaling, Statistics
 from mbml.serialise import replacing_folder, sha256_of
 from mbml.transitions import DatasetError
@@ -112,8 +115,8 @@ class _Logs:
 
     @classmethod
     def of(cls, data: Sequence[str], columns: ColumnMap, kind: str | None, drop_bad_rows: bool, log: Log) -> _Logs:
-        if not data:
-            raise DatasetError("Say where the logs are: files, folders or ids of datasets.")
+        if not data or not all(data):
+            raise DatasetError("Say where the logs are: files, folders or ids of datasets, none of them empty.")
         entry = FORMATS[kind] if kind else format_of(data)
         return cls(entry.name, Source(tuple(data), columns), drop_bad_rows, log)
 
@@ -126,6 +129,8 @@ class _Logs:
     def key(self, held_out: list[str]) -> str:
         """A hash of the content of all files and of how they are read."""
         files = FORMATS[self.format].files(self.source.paths)
+        if twice := [file for file, number in Counter(map(os.path.abspath, files)).items() if number > 1]:
+            raise DatasetError(f"{twice[0]} would be read twice; give it once.")
         progress = _Progress(self.log, "Looking at the files", len(files), "files")
         seen = []
         for done, file in enumerate(files):
@@ -133,7 +138,7 @@ class _Logs:
             try:
                 seen.append((Path(file).name, sha256_of(Path(file))))
             except OSError as error:
-                raise DatasetError(f"{file} is not readable ({error}).") from None
+                raise DatasetError(f"{file} is not readable ({error.strerror}).") from None
         said = [_VERSION, {**self.described(), "of": seen}, held_out]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
@@ -150,7 +155,7 @@ class _Logs:
 def _there(out: Path, key: str) -> bool:
     """Whether the folder holds this very dataset; raises DatasetError where it holds anything else."""
     try:
-        made = json.loads((out / "meta.json").read_text())["collection"]["key"] if out.exists() else None
+        made = json.loads(regular(out / "meta.json").read_text())["collection"]["key"] if out.exists() else None
     except (OSError, ValueError, KeyError, TypeError):
         made = None
     if made != key and out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -169,6 +174,8 @@ def _survey(logs: _Logs, held_out: _HeldOut) -> tuple[Scaling, int, Counts, list
             first, names = task, {part: task.raw.names[part] for part in ("observation", "action")}
             statistics = Statistics(names, task.raw.bounds, logs.source.columns.units)
         _refuse_other_columns(first, task)
+        if task.name in logs.names:
+            raise DatasetError(f"{task.raw.where} has a second task {task.name}; every task needs a name of its own.")
         logs.names.append(task.name)
         counts, horizon = counts.plus(task.counts), max(horizon, int(task.batch.step.max()) + 1)
         statistics.add(task.batch)

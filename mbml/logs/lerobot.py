@@ -34,7 +34,9 @@ def holds(path: str) -> bool:
 
 def files(paths: Sequence[str]) -> list[str]:
     """All files of the folders but videos and images."""
-    return [str(f) for p in paths for kind in ("meta", "data") for f in sorted(Path(p, kind).rglob("*")) if f.is_file()]
+    return [
+        str(f) for p in paths for kind in ("meta", "data") for f in sorted(Path(p, kind).rglob("*")) if not f.is_dir()
+    ]
 
 
 def read(source: Source) -> Iterator[Raw]:

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from mbml.logs.arrays import opened_hdf5
 from mbml.logs.columns import ColumnMap, as_matrix
-from mbml.logs.contract import Bounds, Raw, Source, readable
+from mbml.logs.contract import LARGEST, Bounds, Raw, Source, readable
 from mbml.transitions import DatasetError
 
 
@@ -27,7 +28,7 @@ def _data(path: str) -> Path | None:
 def files(paths: Sequence[str]) -> list[str]:
     """All files of the datasets."""
     folders = [_folder(path) for path in paths]
-    return [str(file) for folder in folders for file in sorted(folder.rglob("*")) if file.is_file()]
+    return [str(file) for folder in folders for file in sorted(folder.rglob("*")) if not file.is_dir()]
 
 
 def _folder(path: str) -> Path:
@@ -56,6 +57,9 @@ def read(source: Source) -> Iterator[Raw]:
                 from minari import MinariDataset  # pyright: ignore[reportMissingImports]
             except ImportError:
                 raise DatasetError(NEEDED) from None
+            for file in sorted(folder.glob("*.hdf5")):
+                with opened_hdf5(str(file)):
+                    pass  # which refuses it if it reaches into others
             dataset = MinariDataset(folder)
             tasks = _tasks(dataset, source.columns.task)
             bounds = _bounds(dataset.action_space)
@@ -96,7 +100,7 @@ def _bounds(space: Any) -> list[Bounds]:
     if not hasattr(space, "low"):
         raise DatasetError(f"its actions are {space}; discrete actions are not supported, only boxes of numbers.")
     sides = [np.asarray(side, float).reshape(-1) for side in (space.low, space.high)]
-    limits = [[float(value) if np.isfinite(value) else None for value in side] for side in sides]
+    limits = [[float(value) if abs(value) < LARGEST else None for value in side] for side in sides]
     return list(zip(*limits, strict=True))
 
 

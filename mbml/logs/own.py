@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,7 +24,9 @@ def files(paths: Sequence[str]) -> list[str]:
 def read(source: Source) -> Iterator[Raw]:
     """The tasks of all folders together, in the scale that they were logged in."""
     dataset = Dataset.open(*source.paths)
+    labels = Counter(dataset.meta(index)["label"] for index in dataset.task_indices)
     for index in dataset.task_indices:
+        dataset.check(index)
         batch, task = dataset.task(index), dataset.meta(index)
         if dataset.scaling is not None:
             batch = dataset.scaling.restored(batch)
@@ -31,4 +34,5 @@ def read(source: Source) -> Iterator[Raw]:
         names = {role: [f"{role}[{i}]" for i in range(columns[role].shape[1])] for role in VECTORS}
         names |= {role: [role] for role in DTYPES if role not in VECTORS}
         bounds = dict.fromkeys(names["action"], (-1.0, 1.0)) if dataset.scaling is None else {}
-        yield Raw(task["label"], source.paths[0], columns, names, task["parameter"], bounds)
+        name = task["label"] if labels[task["label"]] == 1 else f"{task['label']} ({index})"
+        yield Raw(name, source.paths[0], columns, names, task["parameter"], bounds)

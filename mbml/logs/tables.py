@@ -32,9 +32,9 @@ def files(paths: Sequence[str], endings: Sequence[str] = tuple(ENDINGS)) -> list
     """The files named, and those of a folder named, in natural order; raises DatasetError where there are none."""
     found = []
     for path in map(Path, paths):
-        inside = [path] if path.is_file() else sorted(_inside(path, endings), key=lambda file: natural(str(file)))
         if not path.exists():
             raise DatasetError(f"{path} does not exist.")
+        inside = sorted(_inside(path, endings), key=lambda file: natural(str(file))) if path.is_dir() else [path]
         if not inside:
             raise DatasetError(f"{path} holds no file that ends in {', '.join(endings)}.")
         found += map(str, inside)
@@ -42,17 +42,20 @@ def files(paths: Sequence[str], endings: Sequence[str] = tuple(ENDINGS)) -> list
 
 
 def task_names(names: Sequence[str]) -> list[str]:
-    """Of files that are a task each: their names without the ending, with folders where those alone differ."""
+    """Of files that are a task each: their names without the ending, with folders or endings where those differ."""
     stems = [Path(name).stem for name in names]
     if len(set(stems)) == len(stems):
         return stems
-    common = os.path.commonpath(names)
-    return [str(Path(os.path.relpath(name, common)).with_suffix("")) for name in names]
+    places = [os.path.abspath(name) for name in names]
+    paths = [Path(os.path.relpath(place, os.path.commonpath(places))) for place in places]
+    short = [str(path.with_suffix("")) for path in paths]
+    return short if len(set(short)) == len(short) else list(map(str, paths))
 
 
 def _inside(path: Path, endings: Sequence[str] | dict[str, str]) -> Iterator[Path]:
     if path.is_dir():
-        yield from (f for f in path.rglob("*") if f.suffix in endings and not f.name.startswith((".", "_")))
+        found = (f for f in path.rglob("*") if f.suffix in endings and not f.name.startswith((".", "_")))
+        yield from (file for file in found if not file.is_dir())
 
 
 def read(source: Source) -> Iterator[Raw]:

@@ -206,7 +206,7 @@ def facts(results: Results) -> dict[str, str]:
         "training tasks": len(results.tasks("train")) or None,
         "of those, played": len(results.played("train")) if "played" in results.run else None,
         "unseen tasks": len(results.tasks("test")) or None,
-        "task parameter": run.get("parameter"),
+        "task parameter": run.get("parameter") or None,
         "task of the task-blind teacher": _blind(results),
         "policy": policy
         and f"{method_name(policy['method'])} seed {policy['seed']}, the best one on training tasks "

@@ -73,6 +73,7 @@ def test_one_command_leaves_a_report_a_table_and_a_policy(out):
     said = (out / "README.md").read_text()
     for word in ("5 tasks, 1 held out", "smoke run mean nothing", "logged behaviour", "identified from 5", "chance"):
         assert word in said
+    assert "task parameter" not in said  # this log has none
     results = Results.load(out)
     assert results.labels("train") == ["m0", "m1", "m2", "m3", "m5"]
     assert results.labels("test") == ["m4"]

@@ -12,6 +12,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mbml.logs import ColumnMap
+from mbml.transitions import DatasetError
 from pipeline.__main__ import main
 from pipeline.config import RunConfig
 from pipeline.plan import plan
@@ -42,6 +44,12 @@ WORDS = st.sampled_from(
     ["", "nan", "../../etc/passwd", "-x", "--help-me", "\u00e9\u4e2d", "a b", "\x01", "null", "[1", "1e400"]
 )
 VALUES = st.one_of(NUMBERS, WORDS, st.booleans(), st.none(), st.text(max_size=8))
+PIECES = st.sampled_from([
+    *(f"!!{tag} " for tag in ("int", "bool", "float", "timestamp", "set", "binary", "null", "omap")),
+    *("? ", ": ", "- ", "[", "]", "{", "}", ", ", "\n", "  ", "&a ", "*a", "<<: ", '"', "'", "\\U", "~", "3"),
+    *("reward", "bounds", "units", "grid", "search", "seeds", "distill.margin", "uniform: ", "2020-99-99", ".inf", "="),
+])  # fmt: skip
+"""Of YAML files that are almost right."""
 NESTED = st.one_of(VALUES, st.lists(VALUES, max_size=3), st.dictionaries(WORDS, VALUES, max_size=2))
 
 
@@ -80,6 +88,20 @@ def test_any_content_of_a_sweep(content, tmp_path):
 def test_any_file_as_a_sweep(content, tmp_path):
     (tmp_path / "sweep.yaml").write_bytes(content)
     planned_or_refused(tmp_path)
+
+
+@tries(150)
+@given(content=st.lists(PIECES, max_size=12).map("".join))
+def test_any_yaml_as_a_sweep_or_a_column_map(content, tmp_path):
+    (tmp_path / "sweep.yaml").write_text(content)
+    planned_or_refused(tmp_path)
+    try:
+        ColumnMap.load(tmp_path / "sweep.yaml")
+        said = "sweep.yaml"
+    except DatasetError as error:
+        said = str(error)
+    assert "sweep.yaml" in said
+    assert "\n" not in said
 
 
 def planned_or_refused(folder: Path, content: object = None) -> None:

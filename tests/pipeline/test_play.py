@@ -2,6 +2,8 @@
 
 import importlib.util
 import re
+import shutil
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -205,9 +207,14 @@ def test_what_it_is_given_it_has_seen_before_it_acts(maze, logged, tmp_path, cap
 
 
 def test_what_cannot_be_given(maze, logged, tmp_path, capsys):
+    changed = shutil.copytree(logged, tmp_path / "changed")
+    rows = Dataset.open(logged).task(0)
+    others = write(tmp_path / "others", {0: replace(rows, reward=rows.reward + 1)})
+    shutil.copy(others / "task=000/part-0000.arrow", changed / "task=000/part-0000.arrow")
     for more, sentence in (
         (["--given", str(logged.parent)], f"is no complete dataset .* give {logged}"),
         (["--given", str(logged), "--given-task", "1"], "task"),
+        (["--given", str(changed)], r"part-0000\.arrow has another SHA-256 than meta\.json says"),
         (["--given", str(write(tmp_path / "other", {0: example()}))], "observation has shape"),
     ):
         assert main(["play", "--policy", maze, "--out", str(tmp_path / "out"), *more]) == 2

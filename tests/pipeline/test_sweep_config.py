@@ -1,5 +1,6 @@
 """Sweeps as YAML files: those that come with the project are right, every mistake is one sentence with its field."""
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -171,8 +172,16 @@ def test_what_an_environment_rules_out_is_left_out_and_said():
         ("searcher: optuna\n", ["searcher", "search"]),
         ("search: {distill.margin: {uniform: [0, 1]}}\nsearcher: optuna\nmethods: [full, neither]\n", ["one method"]),
         ("set:\n  distill.steps: many\n", ["distill.steps", "many", "integer"]),
-        ("seeds: [0\n", ["line", "not YAML"]),
+        ("seeds: [0\n", ["line 2", "no readable YAML file"]),
         ("", ["mine.yaml", "name: value"]),
+        ("grid: {3: [1]}\n", ["line 1", "'3' is no text"]),
+        ("search: {null: {uniform: [0, 1]}}\n", ["line 1", "'null' is no text"]),
+        ("? [a]\n: b\n", ["line 1", "is no text"]),
+        ('samples: !!int ""\n', ["line 1", "is no int"]),
+        ("seeds: [2020-99-99]\n", ["line 1", "'2020-99-99' is no timestamp"]),
+        ("[" * 20_000, ["nested too deeply"]),
+        (f"search: {{distill.margin: {{uniform: [0, 1{'0' * 400}]}}}}\n", ["distill.margin", "two numbers"]),
+        ("search: {distill.margin: {uniform: [-1.7e+308, 1.7e+308]}}\n", ["distill.margin", "below 1e+300"]),
     ],
 )
 def test_a_mistake_is_one_sentence_with_its_file_and_field(tmp_path, text, words):
@@ -184,6 +193,12 @@ def test_a_mistake_is_one_sentence_with_its_file_and_field(tmp_path, text, words
     assert sentence.endswith(".")
     for word in words:
         assert word in sentence
+
+
+def test_a_pipe_is_no_sweep(tmp_path, impatient):
+    os.mkfifo(tmp_path / "mine.yaml")
+    with pytest.raises(ConfigError, match=r"mine\.yaml is no readable YAML file \(it is no regular file\)"):
+        load_sweep(str(tmp_path / "mine.yaml"))
 
 
 def test_values_that_cannot_be_run_are_refused_before_anything_runs(tmp_path):

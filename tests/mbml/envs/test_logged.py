@@ -9,6 +9,7 @@ from mbml import envs
 from mbml.data import Dataset, DatasetError
 from mbml.envs import FamilyError
 from mbml.envs.logged import LoggedFamily
+from mbml.logs import ColumnMap
 from mbml.logs.importing import import_logs
 from tests.mbml.logs.fleet import Fleet, machine, write_npz
 
@@ -23,10 +24,10 @@ def family_of(folder) -> LoggedFamily:
     return found
 
 
-def imported(tmp_path, name: str, held_out=("b",), seed: int = 0, machines: Fleet | None = None):
+def imported(tmp_path, name: str, held_out=("b",), seed: int = 0, machines: Fleet | None = None, **columns):
     (tmp_path / f"logs-{name}").mkdir()
     paths = write_npz(tmp_path / f"logs-{name}", machines or fleet())
-    import_logs(paths, tmp_path / name, held_out=held_out, seed=seed, log=lambda line: None)
+    import_logs(paths, tmp_path / name, ColumnMap(**columns), held_out=held_out, seed=seed, log=lambda line: None)
     return tmp_path / name
 
 
@@ -66,6 +67,12 @@ def test_its_fingerprint_is_the_content_and_not_the_place(tmp_path):
         family_of(imported(tmp_path, "split", ["c"])).fingerprint,
     }
     assert len(prints) == 3
+
+
+def test_it_says_of_its_parameter_that_the_log_gives_it(tmp_path):
+    machines = {name: {**columns, "wall": np.full(14, 0.5)} for name, columns in fleet().items()}
+    assert family_of(imported(tmp_path, "told", machines=machines, parameter="wall")).parameter == "as the log gives it"
+    assert family_of(imported(tmp_path, "untold", machines=machines)).parameter == ""
 
 
 def test_nothing_can_be_played_in_it_and_too_few_tasks_are_refused(tmp_path):

@@ -201,7 +201,7 @@ def at(name: str, row: int, value: Any) -> dict[str, Any]:
 
 REFUSED = {
     "nan": (at("action", 6, np.nan), r"log\.csv, task t, episode 1, step 1: action_0 is nan, no finite number; drop"),
-    "huge": (at("observation", 2, 1e300), r"episode 0, step 2: observation_0 is 1e\+300, too large"),
+    "huge": (at("observation", 2, 1e300), r"observation_0 is 1e\+300, too large \(the limit is 1e\+30"),
     "flag": (broken(terminated=np.full(8, 2)), "terminated must be true or false, or 1 or 0"),
     "flag of text": (broken(truncated=np.full(8, "no")), "truncated must be true or false"),
     "goes on": (at("terminated", 1, True), "episode 0, step 1: terminated is set, but its episode goes on"),
@@ -211,6 +211,10 @@ REFUSED = {
     "length": (broken(reward=np.zeros(7)), "reward has 7 rows, observation_0 8"),
     "width": (broken(next_observation=np.zeros((8, 2))), "next observations have 2 numbers, observations 3"),
     "episodes": (broken(episode=np.array([None] * 8)), "episode must name an episode in every row"),
+    "missing times as episodes": (
+        broken(episode=np.array(["2026-01-01"] * 7 + ["NaT"], "M8[s]")),
+        "episode must name an episode in every row",
+    ),
     "times": (broken(step=np.full(8, np.nan)), "step must be a number or a time in every row"),
     "empty": ({name: column[:0] for name, column in machine((2,)).items()}, "has no rows"),
     "no end known": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -29,6 +30,7 @@ from tests.mbml.logs.fleet import (
     joined,
     listed,
     machine,
+    spread,
     write_csv_folder,
     write_npz,
     write_parquet,
@@ -173,6 +175,98 @@ def test_a_damaged_scaling_is_refused(tmp_path):
             Dataset.open(tmp_path / "set")
     file.write_text(json.dumps({name: value for name, value in meta.items() if name != "scaling"}))
     assert Dataset.open(tmp_path / "set").scaling is None
+
+
+def overwrite(file: Path, **changes: np.ndarray) -> None:
+    """Give a shard other columns, in a file that is as good as the one before."""
+    with pa.memory_map(str(file)) as source:
+        table = pa.ipc.open_file(source).read_all()
+    for name, column in changes.items():
+        table = table.set_column(table.column_names.index(name), name, pa.array(column))
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_batch(table.combine_chunks().to_batches()[0])
+
+
+def test_a_dataset_whose_shard_is_another_is_not_read(tmp_path, capsys):
+    imported(write_parquet(tmp_path, fleet()), tmp_path / "set")
+    file = tmp_path / "set/task=000/part-0000.arrow"
+    overwrite(file, reward=np.full(12, 7, np.float32))
+    assert Dataset.open(tmp_path / "set").task(0).reward.tolist() == [7] * 12  # it looks like any other
+    said = f"error: {file} has another SHA-256 than meta.json says: it is changed or damaged.\n"
+    for command in (
+        ["validate", str(tmp_path / "set")],
+        ["import", "--data", str(tmp_path / "set"), "--out", str(tmp_path / "again")],
+        ["export", str(tmp_path / "set"), str(tmp_path / "files")],
+    ):
+        assert main(command) == 2
+        assert capsys.readouterr().err == said
+    assert {path.name for path in tmp_path.iterdir()} == {"all.parquet", "set"}
+
+
+def test_files_of_one_stem_are_tasks_of_their_own(tmp_path):
+    (tmp_path / "logs").mkdir()
+    paths = write_csv_folder(tmp_path / "logs", fleet())
+    short = {"observation": "obs", "next_observation": "next_obs"}
+    parquet.write_table(pa.table(spread(machine((6,)), short)), tmp_path / "logs/a.parquet")
+    imported(paths, tmp_path / "set")
+    found = Dataset.open(tmp_path / "set")
+    labels = [found.meta(index)["label"] for index in found.task_indices]
+    assert labels == ["a.csv", "a.parquet", "b.csv", "c.csv"]
+
+
+def test_two_tasks_of_one_name_are_refused_or_told_apart(tmp_path):
+    roots = [tmp_path / "north", tmp_path / "south"]
+    for root in roots:
+        WRITERS["lerobot"](root, {"a": machine((3,))})
+    with pytest.raises(DatasetError, match="south has a second task a; every task needs a name of its own"):
+        imported([str(root) for root in roots], tmp_path / "set", MAPS["lerobot"])
+    WRITERS["parquet"](tmp_path, {"a": machine((3,)), "b": machine((4,))})
+    imported([str(tmp_path / "all.parquet")], tmp_path / "set")
+    meta = json.loads((tmp_path / "set/meta.json").read_text())
+    meta["tasks"][1]["label"] = "a"  # as a family may write what rounding makes alike
+    (tmp_path / "set/meta.json").write_text(json.dumps(meta))
+    imported([str(tmp_path / "set")], tmp_path / "again")
+    found = Dataset.open(tmp_path / "again")
+    assert [found.meta(index)["label"] for index in found.task_indices] == ["a (0)", "a (1)"]
+
+
+def test_nothing_is_read_twice_and_no_name_is_empty(tmp_path, capsys, monkeypatch):
+    (tmp_path / "logs").mkdir()
+    write_csv_folder(tmp_path / "logs", fleet())
+    monkeypatch.chdir(tmp_path / "logs")
+    write_csv_folder(tmp_path, fleet())
+    for data, words in (
+        (["a.csv", "a.csv"], f"{tmp_path}/logs/a.csv would be read twice; give it once."),
+        ([".", "../logs/b.csv"], f"{tmp_path}/logs/b.csv would be read twice; give it once."),
+        ([""], "Say where the logs are: files, folders or ids of datasets, none of them empty."),
+        (["a.csv", ""], "Say where the logs are: files, folders or ids of datasets, none of them empty."),
+    ):
+        assert main(["import", "--data", *data, "--out", str(tmp_path / "set")]) == 2
+        assert capsys.readouterr().err == f"error: {words}\n"
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("name", ["pipe", "device"])
+def test_only_regular_files_are_read(name, tmp_path, capsys, impatient):
+    (tmp_path / "logs").mkdir()
+    write_csv_folder(tmp_path / "logs", fleet())
+    special, own = tmp_path / "logs/d.csv", tmp_path / "own"
+    os.mkfifo(special) if name == "pipe" else special.symlink_to("/dev/null")
+    own.mkdir()
+    (own / "meta.json").symlink_to(special)
+    out = ["--out", str(tmp_path / "set")]
+    for command, named in (
+        (["import", "--data", str(tmp_path / "logs"), *out], special),
+        (["import", "--data", str(special), *out], special),
+        (["import", "--data", str(own), "--format", "dataset", *out], own / "meta.json"),
+        (["import", "--data", str(tmp_path / "logs/a.csv"), *out, "--columns", str(special)], special),
+        (["validate", str(own)], own / "meta.json"),
+    ):
+        assert main(command) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: {named} ")
+        assert "it is no regular file" in said
+        assert said.count("\n") == 1
 
 
 def test_progress_tells_a_rate(tmp_path, monkeypatch):

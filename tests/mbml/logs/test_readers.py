@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,27 @@ def test_minari_dictionaries_need_a_choice_and_other_spaces_are_refused(minari_h
         read(["goal/a-v0"], {"task": "place"}, "minari")
 
 
+def test_minari_files_hold_their_data_themselves(minari_home):
+    import h5py  # pyright: ignore[reportMissingImports]
+
+    make_minari("fleet/a-v0", [machine((4,))])
+    make_minari("fleet/b-v0", [machine((4,))])
+    first, second = (minari_home / f"fleet/{name}-v0/data/main_data.hdf5" for name in "ab")
+    with h5py.File(first, "a") as file:
+        del file["episode_0"]
+        file["episode_0"] = h5py.ExternalLink(str(second), "episode_0")
+    with pytest.raises(DatasetError, match=r"fleet/a-v0: .*hdf5: episode_0 takes its data from another file"):
+        read([str(minari_home / "fleet/a-v0")])
+
+
+def test_minari_bounds_that_are_as_good_as_none(minari_home):
+    largest = np.finfo(np.float32).max
+    space = gymnasium.spaces.Box(-largest, largest, (2,))
+    make_minari("fleet/a-v0", [machine((4,))], actions=(space, lambda rows: rows))
+    [task] = read(["fleet/a-v0"], kind="minari")
+    assert task.raw.bounds == {}
+
+
 def test_a_column_map_names_what_no_default_finds(tmp_path):
     columns = machine((6,), ends=(True,))
     table = {
@@ -166,6 +188,8 @@ def test_tables_of_machines_may_mix_their_rows_and_their_files(tmp_path):
 def test_files_are_named_so_that_they_differ():
     assert task_names(["/a/x.csv", "/a/y.csv"]) == ["x", "y"]
     assert task_names(["/a/x/log.csv", "/a/y/log.csv"]) == ["x/log", "y/log"]
+    assert task_names(["/a/x.csv", "/a/x.parquet", "/a/y.csv"]) == ["x.csv", "x.parquet", "y.csv"]
+    assert task_names([str(Path.cwd() / "x.csv"), "b/x.csv"]) == ["x", "b/x"]  # one from the root, one from here
 
 
 def test_lerobot_names_tasks_and_dimensions(tmp_path):
@@ -213,6 +237,44 @@ def npz(name: str = "log.npz", **columns: Any):
     return write
 
 
+def hdf5(store: Callable[[Any, Path], Any]):
+    """A file in D4RL's layout, good but for its observations, which `store` puts into it, perhaps from elsewhere."""
+
+    def write(root: Path) -> list[str]:
+        import h5py  # pyright: ignore[reportMissingImports]
+
+        columns = machine((3, 2))
+        with h5py.File(root / "other.h5", "w") as other:
+            other["observation"] = columns.pop("observation")
+        with h5py.File(root / "log.hdf5", "w") as file:
+            for name, column in columns.items():
+                file[name] = column
+            store(file, root)
+        return [str(root / "log.hdf5")]
+
+    return write
+
+
+def raw_bytes(file: Any, root: Path) -> None:
+    file.create_dataset("observation", (5, 3), "f8", external=[(str(root / "other.h5"), 0, 120)])
+
+
+def virtual(file: Any, root: Path) -> None:
+    import h5py  # pyright: ignore[reportMissingImports]
+
+    layout = h5py.VirtualLayout((5, 3), "f8")
+    layout[:] = h5py.VirtualSource(str(root / "other.h5"), "observation", (5, 3))
+    file.create_virtual_dataset("observation", layout)
+
+
+def linked(file: Any, root: Path) -> None:
+    import h5py  # pyright: ignore[reportMissingImports]
+
+    file["observation"] = h5py.ExternalLink(str(root / "other.h5"), "observation")
+
+
+DATES = np.array(["2026-01-01", "NaT", "2026-01-03", "2026-01-04", "2026-01-05"], "datetime64[s]")
+ELSEWHERE = r"log\.hdf5: observation takes its data from another file"
 DONE = {"terminated": None, "truncated": None, "done": pa.array([False, False, True, False, True])}
 REFUSED = {
     "no action": (a_table(action=None), {}, r"log\.parquet has no action: no column is named action or .* `action: n"),
@@ -227,11 +289,19 @@ REFUSED = {
     "bounds": (a_table(), {"bounds": {"valve": [0, 1]}}, "gives bounds of valve, which is no action of .*log.parquet"),
     "done": (a_table(**DONE), {}, r"log\.parquet has done, which does not say whether the process ended or only the r"),
     "text": (a_table(observation=pa.array(["a"] * 5)), {}, "column observation holds text .* it must hold numbers"),
+    "times": (
+        a_table(observation=pa.array(DATES)),
+        {},
+        r"log\.parquet: column observation holds times; it must hold n",
+    ),
+    "times in npz": (npz(observation=DATES), {}, r"log\.npz: column observation holds times; it must hold numbers"),
+    "durations": (npz(action=DATES - DATES[0]), {}, "column action holds durations; it must hold numbers"),
     "ragged": (a_table(action=pa.array([[1.0], [1.0, 2.0], [1.0], [1.0], [1.0]])), {}, "action holds lists of differ"),
     "image": (a_table(observation=pa.array([b"png"] * 5)), {}, "column observation is of type binary; images and"),
     "nested": (a_table(observation=pa.array([[[1.0]]] * 5)), {}, "observation holds lists of lists; images are not"),
     "no task": (a_table(task=pa.array(["a", None, "a", "a", "a"])), {}, "task must name a task in every row"),
     "parameter": (a_table(), {"parameter": "reward"}, "task log: reward is a parameter, but it is not one finite numb"),
+    "large parameter": (a_table(p=pa.array([1e300] * 5)), {"parameter": "p"}, r"not one finite number below 1e\+30"),
     "no parquet": (text("log.parquet", "PAR1 and no more"), {}, r"log\.parquet is not readable as parquet"),
     "no csv": (text("log.csv", ""), {}, r"log\.csv is not readable as csv"),
     "uneven csv": (text("log.csv", "obs_0,action,reward\n1,2.5,3\n1,2\n"), {}, r"log\.csv is not readable as csv"),
@@ -243,6 +313,9 @@ REFUSED = {
     "task in npz": (npz(task=np.array(["a"] * 5)), {}, "a file of arrays is one task; leave `task` out"),
     "old lerobot": (lerobot(codebase_version="v2.1"), {}, "is a LeRobot dataset of version v2.1; convert it to v3.0"),
     "no rewards": (lerobot(features={"action": {}, "observation.state": {}}), {}, "next.reward, which the column map"),
+    "raw bytes of another file": (hdf5(raw_bytes), {}, ELSEWHERE),
+    "a view of another file": (hdf5(virtual), {}, ELSEWHERE),
+    "a link to another file": (hdf5(linked), {}, ELSEWHERE),
     "features": (lerobot(features=[1]), {}, "info.json is damaged"),
     "nothing": (text("log.txt", "1 2 3"), {}, "log.txt look like no format that is known .* say which with --format"),
 }
@@ -250,6 +323,8 @@ REFUSED = {
 
 @pytest.mark.parametrize(("write", "columns", "words"), REFUSED.values(), ids=REFUSED)
 def test_what_is_wrong_is_said_in_a_sentence(write, columns, words, tmp_path):
+    if words == ELSEWHERE:
+        pytest.importorskip("h5py")
     with pytest.raises(DatasetError, match=words):
         read(write(tmp_path), columns)
 
@@ -261,10 +336,23 @@ MAPS_REFUSED = {
     "reward: 3": r"In .*map\.yaml reward is 3; it should be string",
     "shifted: [observation]": r"In .*map\.yaml shifted \(entry 0\) is 'observation'; it should be 'action', 'reward'",
     "bounds: {a: [2, 1]}": r"the bounds of a are 2.0 to 1.0; the first must be less",
+    "bounds: {a: [-.inf, .inf]}": r"In .*map\.yaml a bound of a is -inf; it must be below 1e\+30 in size, or null",
+    "bounds: {a: [0, 1.7e+308]}": r"In .*map\.yaml a bound of a is 1\.7e\+308; it must be below 1e\+30",
+    "bounds: {a: [.nan, null]}": "a bound of a is nan",
+    "reward: a\nreward: b": r"map\.yaml .*line 2: 'reward' stands here a second time",
+    "units: {3: K}": r"map\.yaml .*line 1: '3' is no text; put it in quotes",
+    'reward: !!int ""': r"map\.yaml .*line 1: '' is no int",
+    "reward: !!bool foo": r"map\.yaml .*line 1: 'foo' is no bool",
+    'reward: !!float ""': r"map\.yaml .*line 1: '' is no float",
+    "reward: !!timestamp foo": r"map\.yaml .*line 1: 'foo' is no timestamp",
+    "reward: 2020-99-99": r"map\.yaml .*line 1: '2020-99-99' is no timestamp",
+    "[" * 20_000: r"map\.yaml is no readable YAML file \(it is nested too deeply",
+    'reward: "\\UFFFFFFFF"': r"map\.yaml is no readable YAML file",
+    "reward: \x01": r"map\.yaml is no readable YAML file",
 }
 
 
-@pytest.mark.parametrize(("content", "words"), MAPS_REFUSED.items(), ids=MAPS_REFUSED)
+@pytest.mark.parametrize(("content", "words"), MAPS_REFUSED.items(), ids=[key[:30] for key in MAPS_REFUSED])
 def test_what_is_wrong_with_a_map_is_said_in_a_sentence(content, words, tmp_path):
     (tmp_path / "map.yaml").write_text(content)
     with pytest.raises(DatasetError, match=words):

@@ -109,6 +109,8 @@ def test_facts_name_the_sweep_where_there_is_one(two):
     run = two.run | {"sweep": {"name": "margins", "description": "several"}}
     assert tables.facts(dataclasses.replace(two, run=run))["sweep"] == "margins (several)"
     assert "sweep" not in tables.facts(two)
+    unsaid = dataclasses.replace(two, run={**two.run, "parameter": ""})
+    assert "task parameter" not in tables.facts(unsaid)
 
 
 def test_last_trajectory_is_shown_where_it_was_measured(two, synthetic):
