@@ -267,7 +267,7 @@ def test_settings_that_do_not_fit_are_refused(folders, settings, words):
 
 @pytest.mark.parametrize("folder", [None, 3, b"policy", "a\0b"])
 def test_what_is_no_path_is_refused(folder):
-    with pytest.raises(PolicyError, match="should be the path of a policy's folder|is no policy folder"):
+    with pytest.raises(PolicyError, match=r"should be the path of a policy's folder|is no policy folder"):
         AdaptivePolicy.load(folder)
 
 
@@ -275,7 +275,7 @@ def test_too_many_new_entities_leave_the_others_as_they_were(folders):
     policy = AdaptivePolicy.load(folders[PATH], entities=2)
     before = policy.state()
     for number in (10**15, 10**20):
-        with pytest.raises(PolicyError, match="no memory for|number is too large"):
+        with pytest.raises(PolicyError, match=r"no memory for|number is too large"):
             policy.add(number)
     assert policy.state() == before
 
