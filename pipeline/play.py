@@ -180,7 +180,8 @@ def _belief(policy: AdaptivePolicy) -> str:
         return ""
     task = about.tasks[weights.argmax()]
     number = f"train/{task.index}" if about.data.source == "collected" else task.index
-    return f"; most like training task {number} ({task.label}), {weights.max():.0%}"
+    label = task.label if task.label.startswith("(") else f"({task.label})"  # which is how points are written
+    return f"; most like training task {number} {label}, {weights.max():.0%}"
 
 
 def _draw(family: Family, task: Task, shown: Sequence[np.ndarray], returns: dict[int, float], file: Path) -> None:

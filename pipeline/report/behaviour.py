@@ -49,7 +49,7 @@ def panels_of(view: View, tasks: Sequence[Shown]) -> Figure:
             else:
                 axes.plot(steps, values[:, 0], linewidth=0.8, **look)
         _COMPARED[view.kind](axes, view, task)
-        axes.set_title(textwrap.fill(task.title, 28 if flat and len(tasks) > 1 else 60), fontsize=9)
+        axes.set_title(textwrap.fill(task.title, 22 if flat and len(tasks) > 1 else 60), fontsize=9)
         if flat:
             axes.set_aspect("equal", adjustable="datalim" if view.kind == "direction" else "box")
             axes.set_xlabel(view.axes[0])
