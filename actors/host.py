@@ -97,7 +97,12 @@ class Host:
             inputs = {ref: at_hand[ref] if ref in at_hand else self.store.fetch(*ref) for ref in job.inputs}
             hooks = (out.checkpoint, self.report, watch, self.checkpoint_seconds)
             run = Run(out.path, inputs, self.device, *hooks)
-            metrics = job.stage.make(job.spec, run)
+            try:
+                metrics = job.stage.make(job.spec, run)
+            except SystemExit as error:  # of a user's code; Ray's own, which end this process, have a message
+                if hasattr(error, "ray_terminate_msg"):
+                    raise
+                raise RuntimeError(f"its code called exit({error.code!r}), which ends no job") from error
             run.discard()
             cost = {"seconds": round(time.monotonic() - started, 3), "peak_memory_mb": round(_peak_memory_mb(), 1)}
             out.manifest["metrics"] = metrics = cost | metrics

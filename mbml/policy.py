@@ -258,10 +258,17 @@ class ContextAgent:
         return {name: value.clone() for name, value in (known | books).items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on with what `state_dict` gave, in this or another process; raises PolicyError for other shapes."""
+        """Go on with what `state_dict` gave, in this or another process; raises PolicyError for anything else."""
         for name, own in self.state_dict().items():
             if state[name].shape != own.shape:
                 raise PolicyError(f"{name} have shape {tuple(state[name].shape)}; they should be {tuple(own.shape)}.")
+        counts = state["steps"], state["earned"][..., 1], state["episode"][:, 1]
+        if any(bool(((count < 0) | (count % 1 != 0)).any()) for count in counts):
+            raise PolicyError("The state is damaged: its steps and numbers of episodes should be 0, 1, 2, ...")
+        with torch.no_grad():
+            mean, variance = self.encoder.belief(state["statistics"])
+        if not bool((mean.isfinite() & variance.isfinite() & (variance >= 0)).all()):
+            raise PolicyError("The state is damaged: no belief follows from its statistics.")
         self._statistics, self.z, self._steps = (state[name].clone() for name in ("statistics", "z", "steps"))
         self.told, self._earned, self._episode = (state[name].clone() for name in ("told", "earned", "episode"))
         self._pending.clear()

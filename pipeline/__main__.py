@@ -31,7 +31,7 @@ import tyro
 from mbml import envs
 from mbml.envs.logged import SCHEME
 from mbml.settings import Count, Whole, check_fields
-from pipeline.config import Method, Place, RunConfig
+from pipeline.config import Method, Place, RunConfig, folder_here
 from pipeline.datasets import Export, Validate
 from pipeline.jobs import JOBS, Submit
 from pipeline.presets import preset
@@ -61,11 +61,9 @@ class _Experiment:
     def out(self, behind: str = "") -> Path:
         """Folder of the report."""
         config = self.config
-        if "://" in self.place.out:
-            right = "for a copy in the store add --report-in-store, and for a store elsewhere --store"
-            raise ValueError(f"--out is {self.place.out}, but a report goes to a folder of this machine; {right}.")
         name = f"{config.env.replace(':', '-')}-{config.preset}-seed{config.seed}"
-        return Path(self.place.out or f"runs/{name}{behind}")
+        right = "for a copy in the store add --report-in-store, and for a store elsewhere --store"
+        return folder_here(self.place.out or f"runs/{name}{behind}", right=right)
 
 
 class Run(_Experiment):
@@ -198,7 +196,7 @@ class Import:
     """The dataset's folder, which must not be there, or be this very dataset."""
 
     def __call__(self, log: Log) -> int:
-        self.logs.write(self.out, log)
+        self.logs.write(folder_here(self.out), log)
         return 0
 
 
@@ -224,7 +222,7 @@ class Fit(_Experiment):
         check_fields(self.config)
         if not self.place.out:
             raise ValueError("Say with --out in which folder dataset, report and policy go.")
-        out = Path(self.place.out)
+        out = self.out()
         self.logs.write(out / "dataset", log, self.held_out, self.config.seed)
         config = replace(self.config, env=f"{SCHEME}{(out / 'dataset').absolute()}")
         config.check()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -24,7 +25,7 @@ from mbml.teachers import TEACHERS
 from mbml.teaching import TeachingConfig
 from mbml.warmstart import WarmStartConfig
 
-__all__ = ["ConfigError", "ModelsConfig", "Place", "RunConfig"]
+__all__ = ["ConfigError", "ModelsConfig", "Place", "RunConfig", "folder_here"]
 
 LEARNERS: dict[str, Entry] = {**TEACHERS}
 """Entry of every learner with a field of its own in the configuration, by the name of that field."""
@@ -37,6 +38,13 @@ else:
     Preset, Method, Teacher, Encoder, Student = (
         Literal[tuple(names)] for names in (PRESETS, METHODS, TEACHERS, ENCODERS, STUDENTS)
     )
+
+
+def folder_here(given: str, *, option: str = "--out", right: str = "") -> Path:
+    """The folder that an option names; raises ConfigError for an address, which would become a folder of that name."""
+    if "://" in given:
+        raise ConfigError(f"{option} is {given}, but that should be a folder of this machine{right and f'; {right}'}.")
+    return Path(given)
 
 
 @dataclass(frozen=True)

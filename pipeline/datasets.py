@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import tyro
 
 from mbml.data import Dataset, validate
 from mbml.export import FORMATS
+from pipeline.config import folder_here
 
 Log = Callable[[str], None]
 
@@ -39,8 +39,8 @@ class Export:
     the folder is the place that MINARI_DATASETS_PATH names."""
 
     def __call__(self, log: Log) -> int:
-        dataset = Dataset.open(self.dataset)
+        dataset, folder = Dataset.open(self.dataset), folder_here(self.folder, option="folder")
         for task in dataset.task_indices:
-            FORMATS[self.format](dataset, task, Path(self.folder))
+            FORMATS[self.format](dataset, task, folder)
         print(f"{len(dataset.task_indices)} tasks as {self.format}: {self.folder}")
         return 0

@@ -21,7 +21,7 @@ import tyro
 
 from actors.store import Store
 from mbml import envs
-from pipeline.config import ConfigError
+from pipeline.config import ConfigError, folder_here
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -195,10 +195,10 @@ class Fetch:
             raise ConfigError(f"{store.url} has no report: a submitted job leaves one when it ends.")
         from pipeline.publish import make_folder
 
-        make_folder(Path(self.out))
+        make_folder(out := folder_here(self.out))
         for name in self.names or known:
-            shutil.copytree(store.fetch(REPORT, name), Path(self.out, name), dirs_exist_ok=True)
-            log(f"Report: {Path(self.out, name) / 'report.html'}")
+            shutil.copytree(store.fetch(REPORT, name), out / name, dirs_exist_ok=True)
+            log(f"Report: {out / name / 'report.html'}")
         return 0
 
 

@@ -14,16 +14,18 @@ from PIL import Image
 
 from mbml import AdaptivePolicy, envs
 from mbml.data import Dataset
-from mbml.deploy.description import Space
+from mbml.deploy.description import DESCRIPTION, Space
 from mbml.envs import Family, SimulationDiverged, Task
+from mbml.envs.family import blaming
 from mbml.envs.rendering import backend
 from mbml.envs.view import Recorder
 from mbml.export import as_logged
 from mbml.serialise import replacing
-from pipeline.config import ConfigError
+from pipeline.config import ConfigError, folder_here
 from pipeline.publish import Log, make_folder
 from pipeline.report.behaviour import Shown, panels_of
 from pipeline.report.drawing import styled, write_png
+from pipeline.report.wording import task_heading
 
 _FRAMES = 150  # of a film, at most
 _PIXELS = 320  # of a frame's width, at most
@@ -44,7 +46,7 @@ class _Film:
             return
         try:
             image = Image.fromarray(np.asarray(env.render(), np.uint8))
-        except Exception as error:  # whatever a user's environment lacks
+        except (Exception, SystemExit) as error:  # whatever a user's environment lacks
             self.frames, self.fault = [], f"render() fails with {type(error).__name__}: {error}".rstrip(".")
         else:
             self.frames.append(image.reduce(-(-image.width // _PIXELS)))
@@ -88,20 +90,26 @@ def play(
     for what, (own, there) in sizes.items():
         if own != there:
             raise ConfigError(f"{folder} is a policy for {what} of {own} numbers; those of {family.name} have {there}.")
-    place = Path(out or f"runs/play-{family.name}-{task.replace('/', '-')}".replace(":", "-"))
+    place = folder_here(out or f"runs/play-{family.name}-{task.replace('/', '-')}".replace(":", "-"))
+    if any((part / DESCRIPTION).exists() for part in (place.resolve(), *place.resolve().parents)):
+        raise ConfigError(f"{place} is in a policy's folder, which holds nothing else; choose another with --out.")
     make_folder(place)
     log(f"{about.title}, {chosen.split} task {chosen.index}: {chosen.label}")
     if given:
         given.show(policy, log)
-    recorder = Recorder(_in_units(about.action, family.environment(chosen, about.data.horizon)), family.view)
+    with blaming(family.name, "make"):
+        made = family.environment(chosen, about.data.horizon)
+    recorder = Recorder(_in_units(about.action, made), family.view)
     drawn_by, fault = _camera(recorder.unwrapped)
     films = {number: _Film(-(-about.data.horizon // _FRAMES), fault=fault) for number in sorted({1, episodes})}
     returns = {}
     with patch.dict(os.environ, drawn_by):
         for number in range(1, episodes + 1):
-            returns[number], steps = _episode(policy, recorder, seed if number == 1 else None, films.get(number))
+            first, film = seed if number == 1 else None, films.get(number)
+            returns[number], steps = _episode(policy, recorder, family.name, first, film)
             log(f"episode {number}: return {returns[number]:.1f} in {steps} steps{_belief(policy)}")
-        recorder.close()
+        with blaming(family.name, "close"):
+            recorder.close()
     files = [place / "behaviour.png", *_written(films, recorder.metadata.get("render_fps", 20), place)]
     _draw(family, chosen, recorder.shown(), returns, files[0])
     if faults := {film.fault for film in films.values()} - {""}:
@@ -142,16 +150,20 @@ def _camera(env: Any) -> tuple[dict[str, str], str]:
     return {"MUJOCO_GL": found}, ""
 
 
-def _episode(policy: AdaptivePolicy, env: Recorder, seed: int | None, film: _Film | None) -> tuple[float, int]:
+def _episode(
+    policy: AdaptivePolicy, env: Recorder, family: str, seed: int | None, film: _Film | None
+) -> tuple[float, int]:
     """Return and length of an episode; the policy learns from it."""
-    observation, _ = env.reset(seed=seed)
+    with blaming(family, "reset"):
+        observation, _ = env.reset(seed=seed)
     earned, steps, ended = 0.0, 0, False
     while not ended:
         if film:
             film.take(env, steps)
         action = policy.act(observation)
         try:
-            following, reward, terminated, truncated, _ = env.step(action)
+            with blaming(family, "step"):
+                following, reward, terminated, truncated, _ = env.step(action)
         except SimulationDiverged:  # no transition: the episode is over with the one before
             policy.begin_episode()
             break
@@ -162,17 +174,22 @@ def _episode(policy: AdaptivePolicy, env: Recorder, seed: int | None, film: _Fil
 
 
 def _belief(policy: AdaptivePolicy) -> str:
-    """Which task it believes to be in, where it weighs training tasks."""
-    weights, tasks = policy.belief.tasks, policy.description.tasks
-    if weights is None or weights.argmax() >= len(tasks):
+    """Which task it believes to be in, where it weighs training tasks and has seen something."""
+    weights, about = policy.belief.tasks, policy.description
+    if weights is None or not weights.any():
         return ""
-    return f"; most like training task {tasks[weights.argmax()].label} ({weights.max():.0%})"
+    task = about.tasks[weights.argmax()]
+    number = f"train/{task.index}" if about.data.source == "collected" else task.index
+    label = task.label if task.label.startswith("(") else f"({task.label})"  # which is how points are written
+    return f"; most like training task {number} {label}, {weights.max():.0%}"
 
 
 def _draw(family: Family, task: Task, shown: Sequence[np.ndarray], returns: dict[int, float], file: Path) -> None:
     episodes = {n: (np.arange(1, len(values) + 1), values) for n, values in enumerate(shown, 1)}
-    title = f"{family.title}, {task.split} task {task.index}: {task.label}"
-    one = Shown(title, family.features([task])[0], episodes, {n: f": {value:.1f}" for n, value in returns.items()})
+    title = f"{family.title}, {task.split} task {task.index}: {task_heading(task.label, family.parameter)}"
+    with blaming(family.name, "feature"):
+        (feature,) = family.features([task])
+    one = Shown(title, feature, episodes, {n: f": {value:.1f}" for n, value in returns.items()})
     with replacing(file) as temporary:
         write_png(styled(lambda: panels_of(family.view, [one])), temporary)
 

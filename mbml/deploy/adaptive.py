@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, TypedDict, Unpack
 
@@ -40,8 +42,10 @@ class Belief(NamedTuple):
     variance: np.ndarray
     """Of each of its dimensions `[Z]`; 0 where the encoder does not doubt."""
     tasks: np.ndarray | None
-    """Weight of every training task `[K]`, in the order of `description.tasks`, and last that of being untold; None
-    where the encoder does not weigh tasks."""
+    """Weight of every training task `[K]`, in the order of `description.tasks`; None where what was learned does not
+    weigh tasks, or weighs others than these."""
+    untold: Any
+    """Weight of none of them, a float: 1 before anything was seen, then 0. None likewise."""
 
 
 class AdaptivePolicy:
@@ -72,8 +76,8 @@ class AdaptivePolicy:
         self._encoder = policy.encoder
         if fallback not in (None, "untold"):
             raise PolicyError(f'fallback is {fallback!r}; it should be None or "untold".')
-        if not 0 <= threshold <= 1:
-            raise PolicyError(f"threshold is {threshold}; it should be an unfamiliarity from 0 to 1.")
+        if not (isinstance(threshold, Real) and 0 <= threshold <= 1):
+            raise PolicyError(f"threshold is {threshold!r}; it should be an unfamiliarity from 0 to 1.")
         if fallback and not (familiarity and description.inference.untold):
             lacks = "was never taught what to do untold" if familiarity else "was written without task models"
             raise PolicyError(f'fallback is "untold", but this policy {lacks}; give None.')
@@ -81,7 +85,8 @@ class AdaptivePolicy:
             self._encoder = GuardedEncoder(policy.encoder, familiarity, threshold if fallback else None)
         every = None if renewed_every is None else _count("renewed_every", renewed_every)
         self._settings = {"encoder": self._encoder, "renewed_every": every, "deterministic": deterministic}
-        self._agent = self._fresh(number)
+        with self._or_as_before(number):
+            self._agent = self._fresh(number)
 
     @classmethod
     def load(cls, folder: str | Path, **settings: Unpack[Settings]) -> Self:
@@ -103,6 +108,8 @@ class AdaptivePolicy:
         Raises:
             PolicyError: the folder holds no whole policy, or a setting does not fit it.
         """
+        if not isinstance(folder, str | Path):
+            raise PolicyError(f"folder is {folder!r}; it should be the path of a policy's folder.")
         description, policy, familiarity = read_folder(Path(folder))
         return cls(policy, description, familiarity, **settings)
 
@@ -167,9 +174,10 @@ class AdaptivePolicy:
     def add(self, number: int = 1, state: Mapping[str, Any] | str | bytes | None = None) -> list[int]:
         """Add so many new entities, or those of a `state` that this or another process gave; their positions."""
         self._refuse_single("add")
-        fresh = self._fresh(_count("number", number)).state_dict() if state is None else self._read(state)[1]
-        before = self.entities
-        self._hold({name: torch.cat([own, fresh[name]]) for name, own in self._agent.state_dict().items()})
+        before, number = self.entities, _count("number", number)
+        with self._or_as_before(number):
+            fresh = self._fresh(number).state_dict() if state is None else self._read(state)[1]
+            self._hold({name: torch.cat([own, fresh[name]]) for name, own in self._agent.state_dict().items()})
         return list(range(before, self.entities))
 
     def remove(self, which: Which) -> None:
@@ -182,11 +190,14 @@ class AdaptivePolicy:
     @property
     def belief(self) -> Belief:
         """What is believed now, from everything observed since `reset`; z follows it when it is formed anew."""
-        encoder, own = self._policy.encoder, self._agent.statistics()[:, : self.description.inference.statistics_size]
+        encoder, how = self._policy.encoder, self.description.inference
+        own = self._agent.statistics()[:, : how.statistics_size]
         with torch.no_grad():
             mean, variance = encoder.belief(own)
-            tasks = encoder.weights(own) if isinstance(encoder, Mixture) else None
-        parts = [None if part is None else part.numpy().copy() for part in (mean, variance, tasks)]
+            # Only what is taught untold has an embedding of each training task; other mixtures find their own.
+            weights = encoder.weights(own) if isinstance(encoder, Mixture) and how.untold else None
+        tasks, untold = (None, None) if weights is None else (weights[:, :-1], weights[:, -1])
+        parts = [None if part is None else part.numpy().copy() for part in (mean, variance, tasks, untold)]
         found = parts if not self._single else [None if part is None else part[0] for part in parts]
         return Belief(*found)  # pyright: ignore[reportArgumentType]
 
@@ -226,35 +237,29 @@ class AdaptivePolicy:
 
     def _read(self, state: Mapping[str, Any] | str | bytes) -> tuple[tuple[int, int], dict[str, torch.Tensor]]:
         """Seed and draws of a state, and the tensors of its entities, checked."""
-        try:
-            found = dict(json.loads(state) if isinstance(state, str | bytes) else state)
-            if found.get("format") != _FORMAT:
-                raise PolicyError(
-                    f"This is no state of a policy: its format is {found.get('format')!r}, not {_FORMAT!r}."
-                )
-            if found["policy"] != self.description.files["policy.safetensors"]:
-                raise PolicyError("This is the state of another policy: its policy.safetensors has another SHA-256.")
-            numbers = _count("seed", found["seed"]), _count("draws", found["draws"])
-            entities = {}
-            for name, own in self._agent.state_dict().items():
-                value = torch.tensor(found["entities"][name], dtype=own.dtype)
-                entities[name] = value = value if value.numel() else value.new_empty(0, *own.shape[1:])
-                if value.shape[1:] != own.shape[1:]:
-                    lengths = " x ".join(map(str, own.shape[1:])) or "1"
-                    raise PolicyError(f"The state is damaged: {name} should have {lengths} numbers for each entity.")
-            sizes = {len(value) for value in entities.values()}
-            finite = all(bool(value.isfinite().all()) for value in entities.values())
-        except PolicyError:
-            raise
-        except Exception as error:  # whatever a stranger's state brings about: nothing of it was run
-            raise PolicyError(f"The state is damaged: {in_short(error)}.") from None
-        if len(sizes) > 1 or not finite:
-            raise PolicyError("The state is damaged: its lists should be finite, and have an entry for each entity.")
+        found = _parsed(state)
+        if found["policy"] != self.description.files["policy.safetensors"]:
+            raise PolicyError("This is the state of another policy: its policy.safetensors has another SHA-256.")
+        numbers = _count("the state's seed", found["seed"]), _count("the state's draws", found["draws"])
+        known = self._agent.state_dict().items()
+        entities = {name: _column(name, found["entities"], own) for name, own in known}
+        if len({len(value) for value in entities.values()}) > 1:
+            raise PolicyError("The state is damaged: its lists should have an entry for each entity.")
         return numbers, entities
 
     def _fresh(self, number: int) -> ContextAgent:
         self._reseed()
         return ContextAgent(self._policy, self._generator, number, **self._settings)
+
+    @contextmanager
+    def _or_as_before(self, number: int) -> Iterator[None]:
+        """Where there is no memory for so many entities: PolicyError, and nothing was drawn."""
+        draws = self._draws
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:  # the former is torch's
+            self._draws = draws
+            raise PolicyError(f"There is no memory for {number} entities; take fewer.") from error
 
     def _hold(self, state: Mapping[str, torch.Tensor]) -> None:
         agent = ContextAgent(self._policy, self._generator, len(state["z"]), **self._settings)
@@ -280,22 +285,17 @@ class AdaptivePolicy:
         if which is None:
             return torch.arange(self.entities)
         self._refuse_single("which")
-        index = np.asarray(which)
+        wanted = f"it should be a list of positions from 0 to {self.entities - 1}, each once"
+        index = _array("which", which, wanted)
         inside = index.ndim == 1 and (index.size == 0 or index.dtype.kind in "iu")
         if not inside or len(set(index.tolist())) < len(index) or ((index < 0) | (index >= self.entities)).any():
-            last = self.entities - 1
-            raise PolicyError(f"which is {which}; it should be a list of positions from 0 to {last}, each once.")
+            raise PolicyError(f"which is {which}; {wanted}.")
         return torch.from_numpy(index.astype(np.int64))
 
     def _taken(self, name: str, value: Any, number: int, scaling: Affine, *sizes: int) -> torch.Tensor:
         """A user's array as the network's `[number, *sizes]`; raises PolicyError for what does not fit."""
         wanted = sizes if self._single else (number, *sizes)
-        try:
-            array = np.asarray(value)
-        except Exception as error:  # lists of unequal length, tensors on another device
-            raise PolicyError(
-                f"{name} is no array of numbers ({in_short(error)}); its shape should be {wanted}."
-            ) from None
+        array = _array(name, value, f"its shape should be {wanted}")
         if array.dtype.kind not in "fiub":
             raise PolicyError(f"{name} is of type {array.dtype}; it should be real numbers of shape {wanted}.")
         if array.shape != wanted:
@@ -310,14 +310,58 @@ class AdaptivePolicy:
         return torch.from_numpy(scaled)
 
     def _flags(self, name: str, value: Any, number: int) -> torch.Tensor:
-        array = np.asarray(value)
+        wanted = "one flag" if self._single else f"a flag for each of {number} entities"
+        array = _array(name, value, f"it should be {wanted}")
         if array.dtype.kind not in "biu" or array.shape not in ((), (number,)) or (self._single and array.ndim):
-            wanted = "one flag" if self._single else f"a flag for each of {number} entities"
             raise PolicyError(f"{name} is {array.dtype} of shape {array.shape}; it should be {wanted}.")
         return torch.from_numpy(np.broadcast_to(array.astype(bool), (number,)).copy())
 
 
 def _count(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if whole and abs(int(value)) >= 2**63:  # whose digits may be too many to print
+        raise PolicyError(f"{name} is too large; it should be 0, 1, 2, ..., below 2^63.")
+    if not whole or value < 0:
         raise PolicyError(f"{name} is {value!r}; it should be 0, 1, 2, ...")
     return int(value)
+
+
+def _array(name: str, value: Any, wanted: str) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except Exception as error:  # lists of unequal length, tensors on another device
+        raise PolicyError(f"{name} is no array of numbers ({in_short(error)}); {wanted}.") from None
+
+
+def _parsed(state: Mapping[str, Any] | str | bytes) -> Mapping[str, Any]:
+    """A state with all its parts, whatever they hold; raises PolicyError for anything else."""
+    right = "give what state() or state_bytes() returned"
+    try:
+        found = json.loads(state) if isinstance(state, str | bytes) else state
+    except (ValueError, RecursionError):
+        raise PolicyError(f"This is no state of a policy, for it cannot be read as JSON; {right}.") from None
+    if not isinstance(found, Mapping):
+        raise PolicyError(f"This is no state of a policy but a {type(found).__name__}; {right}.")
+    if found.get("format") != _FORMAT:
+        raise PolicyError(f"This is no state of a policy: its format is {found.get('format')!r}, not {_FORMAT!r}.")
+    for part in ("policy", "seed", "draws", "entities"):
+        if part not in found:
+            raise PolicyError(f"The state is damaged: it has no {part}; {right}.")
+    return found
+
+
+_NUMBERS = {torch.bool: "of true and false", torch.long: "whole numbers", torch.float32: "finite numbers"}
+
+
+def _column(name: str, entities: Any, own: torch.Tensor) -> torch.Tensor:
+    """What a state says of its entities under that name, as a tensor like `own` but for its length."""
+    try:
+        value = torch.tensor(entities[name])
+    except Exception:  # whatever a stranger's state brings about: nothing of it was run
+        value = torch.empty(())  # which fits nowhere
+    value = value if value.numel() else own.new_empty(0, *own.shape[1:])
+    fits = value.ndim == own.ndim and value.shape[1:] == own.shape[1:] and torch.can_cast(value.dtype, own.dtype)
+    if not fits or not bool(value.isfinite().all()):
+        wanted = f"{' x '.join(map(str, own.shape[1:])) or 1} {_NUMBERS[own.dtype]}"
+        raise PolicyError(f"The state is damaged: {name} should have {wanted} for each entity.")
+    return value.to(own.dtype)

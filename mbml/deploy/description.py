@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import stat
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 
-from mbml.policy import PolicyError
+from mbml.policy import PolicyError, in_short
 from mbml.serialise import json_of
 from mbml.settings import Count, Positive, Whole
 
@@ -20,6 +23,9 @@ UPDATE, ACT = "update.onnx", "act.onnx"
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 File = Literal["policy.safetensors", "familiarity.safetensors", "update.onnx", "act.onnx"]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+_LARGEST = float(np.finfo(np.float32).max)
+_MOST_BYTES = 64 * 1024**2
+"""Of policy.json; one of 10,000 training tasks with 60 numbers each takes a quarter."""
 
 
 class Affine(NamedTuple):
@@ -54,6 +60,12 @@ class Space:
         lengths = {len(part) for part in asdict(self).values() if part is not None}
         if len(lengths) > 1:
             raise ValueError(f"its lists have {', '.join(map(str, sorted(lengths)))} entries; all need as many")
+        ends = [*zip(self.low, self.high, strict=True)]
+        if any(low is not None and high is not None and low > high for low, high in ends):
+            raise ValueError("a least value is above the greatest one; low should be at most high")
+        reach = [abs(offset) + scale for offset, scale in zip(self.offset, self.scale, strict=True)]
+        if any(abs(number) > _LARGEST for number in (*reach, *chain(*ends)) if number is not None):
+            raise ValueError("low, high, and offset with scale added or subtracted should fit into float32")
 
     @property
     def size(self) -> int:
@@ -214,11 +226,18 @@ class Description:
 def read_description(path: Path) -> Description:
     """What `Description.write` wrote; raises PolicyError, one sentence, for anything else."""
     try:
-        return TypeAdapter(Description).validate_json(path.read_bytes(), strict=True)
-    except OSError as error:
-        raise PolicyError(
-            f"{path.parent} is no policy folder: {DESCRIPTION} cannot be read ({error.strerror})."
-        ) from None
+        # Looked at before it is opened: a pipe waits for ever, and a device has no end.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError(errno.EINVAL, "no regular file")
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+    except (OSError, ValueError) as error:  # the latter for a name that no file can have
+        reason = getattr(error, "strerror", None) or in_short(error)
+        raise PolicyError(f"{path.parent} is no policy folder: {DESCRIPTION} cannot be read ({reason}).") from None
+    if len(content) > _MOST_BYTES:
+        raise PolicyError(f"{path} is too large: it should have at most {_MOST_BYTES >> 20} MiB.")
+    try:
+        return TypeAdapter(Description).validate_json(content, strict=True)
     except ValidationError as error:
         fault = error.errors()[0]
         place = ".".join(map(str, fault["loc"]))

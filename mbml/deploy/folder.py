@@ -85,6 +85,10 @@ def read_folder(folder: Path) -> tuple[Description, ContextPolicy, Familiarity |
     if description.familiarity:
         models = TaskModels.load(folder / FAMILIARITY, policy.layout, len(description.tasks))
         familiarity = Familiarity(models, description.familiarity)
+    if description.inference.untold and isinstance(policy.encoder, Mixture):
+        told, weighed = len(description.tasks), policy.encoder.config.anchors
+        if told != weighed:
+            raise PolicyError(f"{folder / DESCRIPTION} has {told} training tasks, {POLICY} weighs {weighed}.")
     return description, policy, familiarity
 
 

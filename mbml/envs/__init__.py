@@ -62,7 +62,7 @@ def _outside(name: str) -> Family:
         sys.path.append(here)
     try:
         module = import_module(module_name)
-    except Exception as error:  # whatever a user's file does
+    except (Exception, SystemExit) as error:  # whatever a user's file does
         if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
             raise FamilyError(f"There is no module {module_name!r} here or on Python's path for {name!r}.") from None
         if isinstance(error, ValueError) and not module_name:

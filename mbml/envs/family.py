@@ -1,6 +1,7 @@
 """Families of tasks: the one door through which environments come in, ours and anybody's."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -11,8 +12,8 @@ import numpy as np
 from gymnasium import wrappers
 from gymnasium.spaces import Box, flatdim
 
-from mbml.envs.mujoco_env import MujocoTaskEnv
-from mbml.envs.view import REWARDS, View
+from mbml.envs.mujoco_env import MujocoTaskEnv, SimulationDiverged
+from mbml.envs.view import REWARDS, View, ViewError
 from mbml.registry import PRESETS, Entry
 
 SPLITS = ("train", "test", "ood")
@@ -31,6 +32,19 @@ def flat(parameter: Parameter) -> np.ndarray:
     if isinstance(parameter, Mapping):
         return np.concatenate([array.ravel() for array in parameter.values()])
     return parameter.ravel()
+
+
+@contextmanager
+def blaming(family: str, part: str) -> Iterator[None]:
+    """Whatever a user's function does, SystemExit included, as a FamilyError that says where it comes from; faults that
+    say so themselves, and physics that blew up, stay as they are."""
+    try:
+        yield
+    except (FamilyError, ViewError, SimulationDiverged):
+        raise
+    except (Exception, SystemExit) as error:
+        text = " ".join(str(error).split()).rstrip(".")
+        raise FamilyError(f"{part} of {family} fails with {type(error).__name__}{text and f': {text}'}.") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,12 +116,8 @@ class Family(Entry):
 
     @cached_property
     def _sizes(self) -> tuple[int, int]:
-        try:
+        with blaming(self.name, "make"):
             env = self.environment(self.tasks("train")[0])
-        except FamilyError:
-            raise
-        except Exception as error:  # whatever a user's function does
-            raise FamilyError(f"make of {self.name} fails with {type(error).__name__}: {error}.") from error
         env.close()
         return flatdim(env.observation_space), flatdim(env.action_space)
 

@@ -1,6 +1,7 @@
 """What a policy does, in its family's own terms: paths and goals, velocities and targets, or what a step earned."""
 
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from mbml.envs import View
 from pipeline.report.drawing import INK, MissingData, figure, panels, step_axis
-from pipeline.report.wording import method_name
+from pipeline.report.wording import method_name, task_heading
 from pipeline.results import Results
 
 DOES = "What does it do?"
@@ -48,7 +49,7 @@ def panels_of(view: View, tasks: Sequence[Shown]) -> Figure:
             else:
                 axes.plot(steps, values[:, 0], linewidth=0.8, **look)
         _COMPARED[view.kind](axes, view, task)
-        axes.set_title(task.title, fontsize=9)
+        axes.set_title(textwrap.fill(task.title, 22 if flat and len(tasks) > 1 else 60), fontsize=9)
         if flat:
             axes.set_aspect("equal", adjustable="datalim" if view.kind == "direction" else "box")
             axes.set_xlabel(view.axes[0])
@@ -111,7 +112,8 @@ def behaviour(results: Results) -> Figure:
             wide = episode.pivot(index="step", columns="metric", values="value")
             episodes[int(number)] = wide.index.to_numpy(), wide.to_numpy()
         if episodes:
-            shown.append(Shown(task["label"], np.atleast_1d(task["features"]), episodes))
+            title = task_heading(task["label"], results.run["parameter"])
+            shown.append(Shown(title, np.atleast_1d(task["features"]), episodes))
     made = panels_of(view, shown)
     made.suptitle(f"{method_name(rows['method'].iloc[0])}, seed {rows['seed'].iloc[0]}", fontsize=9, x=0.99, ha="right")
     return made

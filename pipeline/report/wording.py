@@ -1,6 +1,7 @@
 """How methods, references, times and numbers are named, coloured and written, in pictures and tables alike."""
 
 import math
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -48,6 +49,11 @@ def method_name(label: str) -> str:
     first, comma, changes = label.partition(",")
     title = METHODS[first].title if first in METHODS else ""
     return (title or first.replace("_", " ")) + comma + changes
+
+
+def task_heading(label: str, parameter: str) -> str:
+    """A task by its label, behind what its numbers are where the label is numbers alone."""
+    return f"{parameter} = {label}" if parameter and re.fullmatch(r"[-+.,e\d ]+", label) else label
 
 
 def colours(labels: Iterable[str]) -> dict[str, str]:

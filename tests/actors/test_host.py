@@ -57,6 +57,12 @@ def test_a_failed_job_publishes_nothing_and_the_next_try_finds_its_files(host, t
     assert host.progress() is None
 
 
+def test_code_that_ends_its_process_fails_as_any_other(host):
+    """Else its process would be taken for lost, and the job tried again and again."""
+    with pytest.raises(RuntimeError, match=r"its code called exit\(3\)"):
+        host.run(job("one", die="politely"))
+
+
 def test_an_absent_input_is_named(host):
     with pytest.raises(StoreError, match="add/nowhere"):
         host.run(Job(Add("two", inputs=(Ref("add", "nowhere"),)), "two"))

@@ -71,6 +71,8 @@ def refused(capsys, *arguments) -> str:
         (["run", "--env", "umaze_goal", "--methods", "metagenrl"], ["metagenrl", "ant_dir"]),
         (["run", "--env", "umaze_goal", "--out", "s3://x/y"], ["--out is s3://x/y", "--report-in-store"]),
         (["report", "--env", "umaze_goal", "--out", "s3://x/y"], ["--out is s3://x/y", "--store"]),
+        (["fit", "--data", "logs", "--out", "s3://x/y"], ["--out is s3://x/y", "--store"]),
+        (["import", "--data", "logs", "--out", "s3://x/y"], ["--out is s3://x/y", "a folder of this machine"]),
         (["sweep", "--env", "umaze_goal"], ["--sweep", "ablations", "triplet_margin"]),
         (["sweep", "--sweep", "ablations"], ["--env", "umaze_goal"]),
         (["sweep", "--sweep", "margins", "--env", "umaze_goal"], ["margins", "ablations", "triplet_margin"]),
@@ -167,6 +169,7 @@ def test_a_folder_that_is_no_dataset_is_refused_with_those_that_are(capsys, tmp_
     for folder in (tmp_path, dataset.parent):
         assert f"give {dataset}." in refused(capsys, "validate", str(folder))
         assert f"give {dataset}." in refused(capsys, "export", str(folder), str(tmp_path / "out"))
+    assert "folder is s3://x/y" in refused(capsys, "export", str(dataset), "s3://x/y")
     assert main(["validate", str(dataset)]) == 0
 
 
@@ -203,6 +206,10 @@ def test_a_file_that_cannot_be_written_is_a_sentence_and_exit_code_1(capsys, tmp
 FAMILY = "from mbml.envs import family\nimport gymnasium\n"
 FAMILIES = {
     "x = = 3": "cannot be imported: SyntaxError",
+    "raise SystemExit(0)": "cannot be imported: SystemExit: 0.",
+    FAMILY + "def make(p):\n    raise SystemExit(0)\nfam = family('f', make=make, train=[1, 2], test=[3])": (
+        "make of f fails with SystemExit: 0."
+    ),
     "1 / 0": "cannot be imported: ZeroDivisionError: division by zero",
     FAMILY + "def make(p):\n    raise OSError('no such robot')\nfam = family('f', make=make, train=[1, 2], test=[3])": (
         "make of f fails with OSError: no such robot"

@@ -4,6 +4,7 @@ import importlib.util
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -68,7 +69,11 @@ def test_it_acts_as_ones_own_loop_would(maze, tmp_path, capsys, monkeypatch):
             observation, over, total = following, terminated or truncated, total + reward
         expected.append(total)
     assert returns_in(said) == pytest.approx(expected, abs=0.051)
-    assert f"{HORIZON} steps; most like training task task " in said
+    weights = policy.belief.tasks
+    assert weights is not None
+    likely = int(weights.argmax())
+    words = f"{HORIZON} steps; most like training task train/{likely} (task {likely}), {weights.max():.0%}"
+    assert said.split("episode 3: ")[1].splitlines()[0].endswith(words)
 
 
 def test_without_a_way_to_draw_the_picture_is_there_and_a_sentence_says_what_was_tried(
@@ -142,6 +147,7 @@ def test_a_policy_that_learned_from_logs_acts_in_their_units(tmp_path, capsys):
         (["--episodes", "0"], ["episodes is 0"]),
         (["--seed=-1"], ["seed is -1"]),
         (["--out", "/proc/none"], ["/proc/none"]),
+        (["--out", "s3://x/y"], ["--out is s3://x/y, but that should be a folder of this machine"]),
         (["--policy", "/no/such/folder"], ["/no/such/folder is no policy folder"]),
         (["--policy", "."], [" is no policy folder: policy.json cannot be read"]),
     ],
@@ -154,6 +160,76 @@ def test_bad_input_is_one_sentence(maze, capsys, tmp_path, monkeypatch, options,
     for word in words:
         assert word in said.err
     assert not list(tmp_path.iterdir())
+
+
+def test_pictures_stay_out_of_the_folder_of_a_policy(maze, tmp_path, capsys, monkeypatch):
+    """They would be no part of it, and nothing would write a policy there again."""
+    before = sorted(Path(maze).iterdir())
+    (tmp_path / "link").symlink_to(maze)
+    for out in (maze, f"{maze}/pictures", str(tmp_path / "link" / "pictures")):
+        assert main(["play", "--policy", maze, "--out", out]) == 2
+        assert "is in a policy's folder, which holds nothing else" in capsys.readouterr().err
+    monkeypatch.chdir(maze)
+    assert main(["play", "--policy", "."]) == 2
+    assert "choose another with --out" in capsys.readouterr().err
+    assert sorted(Path(maze).iterdir()) == before
+
+
+STRANGER = """
+import sys
+import gymnasium, numpy as np
+from mbml.envs import family
+
+class Broken(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, parameter):
+        self.at = {at!r}
+        if self.at == "make" and parameter == 3:
+            raise LookupError()
+
+    def reset(self, **how):
+        super().reset(**how)
+        if self.at == "reset":
+            return {{}}["missing"], {{}}
+        return np.zeros(3, np.float32), {{}}
+
+    def step(self, action):
+        if self.at == "step":
+            sys.exit(3)
+        if self.at == "values":
+            raise ValueError("two\\nlines")
+        return np.zeros(3, np.float32), 0.0, False, False, {{}}
+
+def feature(parameter):
+    return parameter if {at!r} != "feature" else 1 / 0
+
+fam = family("own", make=Broken, train=[1, 2], test=[3], feature=feature)
+"""
+
+
+@pytest.mark.parametrize(
+    ("at", "sentence"),
+    [
+        ("make", "make of own fails with LookupError."),
+        ("reset", "reset of own fails with KeyError: 'missing'."),
+        ("step", "step of own fails with SystemExit: 3."),
+        ("values", "step of own fails with ValueError: two lines."),
+        ("feature", "feature of own fails with ZeroDivisionError: division by zero."),
+    ],
+)
+def test_what_a_stranger_s_family_does_is_one_sentence(at, sentence, tmp_path, capsys, monkeypatch):
+    folder = a_policy(tmp_path / "policy", PENDULUM)
+    (tmp_path / f"stranger_{at}.py").write_text(STRANGER.format(at=at))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    arguments = ["play", "--policy", folder, "--env", f"stranger_{at}:fam", "--out", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == f"error: {sentence}\n"
+    monkeypatch.setenv("MBML_TRACEBACK", "1")
+    with pytest.raises(envs.FamilyError) as raised:
+        main(arguments)
+    assert raised.value.__cause__ is not None
 
 
 def test_logs_need_an_environment(tmp_path, capsys):
@@ -185,7 +261,7 @@ def test_what_it_is_given_it_has_seen_before_it_acts(maze, logged, tmp_path, cap
     monkeypatch.setenv("MUJOCO_GL", "disable")
     given = ["--given", str(logged), "--given-task", "3", "--given-transitions", "30"]
     said = played(capsys, "--policy", maze, "--episodes", "1", "--out", str(tmp_path), *given)
-    assert f"given 30 transitions of task 3 of {logged}; most like training task " in said
+    assert f"given 30 transitions of task 3 of {logged}; most like training task train/" in said
     policy, family = AdaptivePolicy.load(maze, seed=0), envs.get("umaze_goal")
     rows = Dataset.open(logged).task(3)
     for i in range(30):
@@ -203,7 +279,7 @@ def test_what_it_is_given_it_has_seen_before_it_acts(maze, logged, tmp_path, cap
     assert returns_in(said) == pytest.approx([total], abs=0.051)
     weights = policy.belief.tasks
     assert weights is not None
-    assert f"({weights.max():.0%})" in said.split("episode 1")[1]
+    assert f", {weights.max():.0%}\n" in said.split("episode 1")[1]
 
 
 def test_what_cannot_be_given(maze, logged, tmp_path, capsys):

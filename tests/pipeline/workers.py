@@ -39,6 +39,8 @@ def add(spec: Add, run: Run) -> dict[str, Any]:
         raise ValueError(spec.refuse)
     if spec.die == "always" or (spec.die == "once" and not tries):
         os._exit(1)
+    if spec.die == "politely":
+        raise SystemExit(3)
     while spec.wait_for and not os.path.exists(spec.wait_for):
         time.sleep(0.02)
     if spec.fill_mb:

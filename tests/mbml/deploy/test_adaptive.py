@@ -106,7 +106,8 @@ def test_entities_come_go_and_are_forgotten(folders):
         policy.observe(s, a, r, following)
     known = weights(policy)
     policy.reset([1])
-    assert weights(policy)[1].tolist() == [0.0] * TASKS + [1.0]
+    assert weights(policy)[1].tolist() == [0.0] * TASKS
+    assert policy.belief.untold.tolist() == [0.0, 1.0, 0.0]
     assert weights(policy)[[0, 2]].tolist() == known[[0, 2]].tolist()
     moved = policy.state([2])
     policy.remove([0, 2])
@@ -132,27 +133,62 @@ def test_a_fleet_that_was_away_acts_on_with_the_same_bits(folders, kind, form):
     assert stayed.state() == left.state()
 
 
+def altered(state, **entities):
+    """A state that says something else of its entities."""
+    return state | {"entities": state["entities"] | entities}
+
+
+def test_a_state_from_which_no_belief_follows_is_refused(folders):
+    """A negative precision would end in actions that are no numbers."""
+    policy = AdaptivePolicy.load(folders["acting product"])
+    good = policy.state()
+    sums = [[-1.0] * len(good["entities"]["statistics"][0])]
+    with pytest.raises(PolicyError, match="no belief follows from its statistics"):
+        policy.restore(altered(good, statistics=sums))
+    assert policy.state() == good
+
+
+def test_whole_numbers_in_the_place_of_floats_are_no_damage(folders):
+    """Other languages write 0.0 as 0."""
+    policy = AdaptivePolicy.load(folders[PATH])
+    good = policy.state()
+    policy.restore(altered(good, earned=[[[0, 0], [0, 0]]]))
+    assert policy.state() == good
+
+
 def test_a_state_that_is_damaged_or_of_another_policy_is_refused(folders):
     policy = AdaptivePolicy.load(folders[PATH], entities=2)
     good = policy.state()
     bad = {
-        "it is no state": [{}, {"format": "x"}],
+        "This is no state": [{}, {"format": "x"}],
         "the state of another policy": [good | {"policy": "0" * 64}],
+        "no state of a policy, for it cannot be read as JSON; give what state": [b"\xff", "junk", "[" * 100_000],
+        "no state of a policy but a ": ["[]", b"3", 3],
+        "it has no draws": [{name: value for name, value in good.items() if name != "draws"}],
+        "the state's draws is too large": [good | {"draws": int("9" * 400)}, good | {"draws": 2**63}],
+        "the state's seed is -1": [good | {"seed": -1}],
+        "told should have 1 of true and false for each": [altered(good, told=told) for told in (7, [7, 7], [0.0, 1.0])],
+        "steps should have 1 whole numbers for each": [altered(good, steps=[0.5, 1]), altered(good, steps="ab")],
+        "steps and numbers of episodes should be 0, 1, 2": [
+            altered(good, steps=[-1, 0]),
+            altered(good, episode=[[0.0, -2.0], [0.0, 0.0]]),
+            altered(good, earned=[[[0.0, 0.5], [0.0, 0.0]]] * 2),
+        ],
         "damaged": [
             good | {"entities": {**good["entities"], "z": [[0.0]]}},
             good | {"entities": {**good["entities"], "z": [[float("nan")] * 3] * 2}},
             good | {"entities": {**good["entities"], "steps": [0]}},
             good | {"entities": {}},
             good | {"entities": 3},
-            {name: value for name, value in good.items() if name != "draws"},
-            b"\xff",
-            "[" * 100_000,
         ],
     }
-    for states in bad.values():
+    for words, states in bad.items():
         for state in states:
-            with pytest.raises(PolicyError, match="state"):
+            with pytest.raises(PolicyError) as refused:
                 policy.restore(state)
+            assert words in str(refused.value)
+            with pytest.raises(PolicyError):
+                policy.add(state=state)
     with pytest.raises(PolicyError, match="has 2 entities, and this policy acts for one"):
         AdaptivePolicy.load(folders[PATH]).restore(good)
     assert policy.state() == good
@@ -181,6 +217,10 @@ def test_lists_and_every_type_of_real_number_are_taken(folders, observation):
             r"reward has shape \(1,\); it should be \(\)",
         ),
         "action": (lambda p: p.observe([0] * 3, 0, 1.0, [0] * 3), r"action has shape \(\); it should be \(2,\)"),
+        "ragged flag": (
+            lambda p: p.observe([0] * 3, [0] * 2, 1.0, [0] * 3, [[1], [1, 2]]),
+            "terminated is no array of numbers .* one flag",
+        ),
         "flag": (lambda p: p.observe([0] * 3, [0] * 2, 1.0, [0] * 3, 0.5), r"terminated is float64 .* one flag"),
         "large": (lambda p: p.observe([0] * 3, [0] * 2, 1e300, [0] * 3), r"reward has a value .* too large"),
         "huge": (lambda p: p.observe([1e38] * 3, [0] * 2, 1, [-1e38] * 3), r"what was inferred .* not finite"),
@@ -202,7 +242,7 @@ def test_a_fleet_names_its_shapes_and_positions(folders):
         PolicyError, match=r"observation has shape \(3,\); it should be \(2, 3\), a row for each entity"
     ):
         policy.act([0, 1, 2])
-    for which in ([2], [-1], [0, 0], [0.5], 1):
+    for which in ([2], [-1], [0, 0], [0.5], 1, [[0], [0, 1]]):
         with pytest.raises(PolicyError, match=r"it should be a list of positions from 0 to 1, each once"):
             policy.reset(which)  # pyright: ignore[reportArgumentType]
 
@@ -213,6 +253,9 @@ def test_a_fleet_names_its_shapes_and_positions(folders):
         ({"entities": -1}, "entities is -1"),
         ({"fallback": "blind"}, 'should be None or "untold"'),
         ({"threshold": 2.0}, "threshold is 2.0"),
+        ({"threshold": None}, "threshold is None"),
+        ({"entities": 10**15}, "There is no memory for 1000000000000000 entities; take fewer"),  # of any machine
+        ({"entities": 10**5000}, "entities is too large"),
         ({"renewed_every": 1.5}, "renewed_every is 1.5"),
         ({"fallback": "untold"}, "was written without task models"),
     ],
@@ -220,6 +263,21 @@ def test_a_fleet_names_its_shapes_and_positions(folders):
 def test_settings_that_do_not_fit_are_refused(folders, settings, words):
     with pytest.raises(PolicyError, match=words):
         AdaptivePolicy.load(folders[PATH], **settings)
+
+
+@pytest.mark.parametrize("folder", [None, 3, b"policy", "a\0b"])
+def test_what_is_no_path_is_refused(folder):
+    with pytest.raises(PolicyError, match=r"should be the path of a policy's folder|is no policy folder"):
+        AdaptivePolicy.load(folder)
+
+
+def test_too_many_new_entities_leave_the_others_as_they_were(folders):
+    policy = AdaptivePolicy.load(folders[PATH], entities=2)
+    before = policy.state()
+    for number in (10**15, 10**20):
+        with pytest.raises(PolicyError, match=r"no memory for|number is too large"):
+            policy.add(number)
+    assert policy.state() == before
 
 
 def test_it_works_in_the_user_s_units(folders):
@@ -259,16 +317,18 @@ def test_acting_is_drawn_unless_it_is_to_be_deterministic(folders):
         assert actions[2][0] == actions[2][1]
 
 
-def test_the_belief_weighs_the_tasks_that_the_description_names(folders):
+def test_the_belief_weighs_the_tasks_that_the_description_names(folders, tmp_path):
     policy = AdaptivePolicy.load(folders[PATH])
-    assert weights(policy).tolist() == [0.0] * TASKS + [1.0]
+    assert (weights(policy).tolist(), policy.belief.untold) == ([0.0] * TASKS, 1.0)
     for s, a, r, following, _ in transitions(5, 1):
         policy.observe(s, a, r, following)
     tasks = weights(policy)
-    assert tasks.shape == (len(policy.description.tasks) + 1,)
-    assert tasks[-1] == 0
+    assert tasks.shape == (len(policy.description.tasks),)
+    assert policy.belief.untold == 0
     assert tasks.sum() == pytest.approx(1.0)
-    assert AdaptivePolicy.load(folders["pearl"]).belief.tasks is None
+    others = AdaptivePolicy.load(write(tmp_path / "others", PATH, untold=False))  # a mixture of embeddings of its own
+    for other in (AdaptivePolicy.load(folders["pearl"]), others):
+        assert (other.belief.tasks, other.belief.untold) == (None, None)
     assert describe(make_policy(PATH)).inference.encoder == "mixture"
     assert policy.description.observation.size == LAYOUT.observation_size
 

@@ -1,8 +1,12 @@
 """A policy's folder: written whole or not at all, and a stranger's is read without surprises."""
 
 import json
+import os
 import pickle
+import shlex
 import shutil
+import subprocess
+import sys
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -102,6 +106,30 @@ def test_a_folder_that_is_none_is_refused(tmp_path):
     assert "is no policy folder" in refused(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "endless"])
+def test_a_description_that_is_no_file_of_sensible_size_is_refused(folder, kind):
+    """In a process that may take little memory and time, for that is what is at stake."""
+    file = folder / "policy.json"
+    file.unlink()
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "folder":
+        file.mkdir()
+    elif kind == "endless":
+        file.touch()
+        os.truncate(file, 1 << 40)  # holes, which take no room
+    else:
+        file.symlink_to("/dev/zero")
+    program = f"from mbml import AdaptivePolicy; AdaptivePolicy.load({str(folder)!r})"
+    command = ["bash", "-c", f"ulimit -v 8000000; exec {sys.executable} -c {shlex.quote(program)}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    words = (
+        "should have at most 64 MiB" if kind == "endless" else "is no policy folder: policy.json cannot be read (no "
+    )
+    assert f"PolicyError: {folder}" in done.stderr
+    assert words in done.stderr
+
+
 def test_weights_of_another_policy_are_refused_even_with_their_checksum(folder, tmp_path):
     make_policy("acting product").save(folder / "policy.safetensors")
     assert "another SHA-256" in refused(folder)
@@ -136,6 +164,13 @@ def edited(folder, change):
     ("change", "words"),
     [
         (lambda tree: tree.update(schema_version=2), "schema_version"),
+        (
+            lambda tree: tree["action"].update(low=[None] * 2, high=[None] * 2, scale=[1e308, 1.0]),
+            "action: low, high, and offset with scale added or subtracted should fit into float32",
+        ),
+        (lambda tree: tree["action"].update(high=[1e39, 15.0]), "action: low, high, and offset with scale"),
+        (lambda tree: tree["action"].update(low=[5.0, -5.0], high=[1.0, 15.0]), "action: a least value is above the"),
+        (lambda tree: tree.update(familiarity=None, tasks=tree["tasks"][:2]), "has 2 training tasks, policy"),
         (lambda tree: tree["files"].update({"../../secret": "0" * 64}), "damaged or foreign at files"),
         (
             lambda tree: tree["observation"].update(scale=[0.0, 1.0, 1.0]),

@@ -68,6 +68,17 @@ def test_a_report_shows_what_the_table_holds(synthetic):
     assert [text.get_text() for text in made.texts] == ["full, seed 0"]
 
 
+def test_a_panel_says_what_the_numbers_of_a_bare_label_are(synthetic):
+    results = synthetic.results(test=2)
+    for task, label in zip(results.run["tasks"]["test"], ("4.5", "robot 1"), strict=True):
+        task["label"] = label
+    results.run["parameter"] = "gravity in m/s^2"
+    assert [axes.get_title(loc="left") for axes in draw("behaviour", results).axes] == [
+        "gravity in m/s^2 = 4.5",
+        "robot 1",
+    ]
+
+
 def test_without_episodes_a_sentence(synthetic):
     results = synthetic.results()
     bare = dataclasses.replace(results, table=results.rows("score"))
