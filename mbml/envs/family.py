@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import wrappers
 from gymnasium.spaces import Box, flatdim
 
+from mbml.envs.guard import FamilyError, Guarded
 from mbml.envs.mujoco_env import MujocoTaskEnv
 from mbml.envs.view import REWARDS, View
 from mbml.registry import PRESETS, Entry
@@ -20,10 +21,6 @@ _FLOATS = (np.float16, np.float32, np.float64)
 
 Parameter = Any  # np.ndarray [p] or a mapping of names to arrays, all float64 and read-only
 Reward = Callable[[np.ndarray, np.ndarray, np.ndarray, Parameter], np.ndarray]
-
-
-class FamilyError(ValueError):
-    """A family of tasks that cannot be used; the message says what would be right."""
 
 
 def flat(parameter: Parameter) -> np.ndarray:
@@ -79,7 +76,7 @@ class Family(Entry):
         """A gymnasium.Env fixed to `task`, truncated after `horizon` steps (default: the family's).
 
         Observations are float32 `[ds]`, actions lie in [-1, 1] `[da]`. Raises FamilyError for an environment that
-        cannot be brought to this form.
+        cannot be brought to this form; later, one from outside raises it where it fails or gives what is not finite.
         """
         horizon = self.horizon if horizon is None else horizon
         if horizon < 1:
@@ -88,7 +85,7 @@ class Family(Entry):
         if isinstance(env, MujocoTaskEnv):  # has that form, and a time limit of its own that costs nothing
             env.horizon = horizon
             return env
-        return wrappers.TimeLimit(self._adapted(env), horizon)
+        return wrappers.TimeLimit(self._adapted(env, f"{task.split} task {task.index} of {self.name}"), horizon)
 
     @property
     def observation_size(self) -> int:
@@ -111,8 +108,8 @@ class Family(Entry):
         env.close()
         return flatdim(env.observation_space), flatdim(env.action_space)
 
-    def _adapted(self, env: Any) -> gymnasium.Env:
-        """`env` with flat float32 observations and actions in [-1, 1]."""
+    def _adapted(self, env: Any, task: str) -> gymnasium.Env:
+        """`env` with flat float32 observations and actions in [-1, 1]; `task` is what it says of its faults."""
         if not isinstance(env, gymnasium.Env):
             raise FamilyError(f"make of {self.name} returned {type(env).__name__}; it must return a gymnasium.Env.")
         seen, acted = env.observation_space, env.action_space
@@ -120,7 +117,9 @@ class Family(Entry):
             raise FamilyError(f"{self.name} is observed as {seen}; observations must be a Box of numbers, no image.")
         if not isinstance(acted, Box) or acted.dtype not in _FLOATS or len(acted.shape) != 1 or not acted.is_bounded():
             raise FamilyError(f"{self.name} has the actions {acted}; they must be a bounded Box of floats in a row.")
-        env = wrappers.DtypeObservation(wrappers.FlattenObservation(env), np.float32)
+        if not (acted.low < acted.high).all():
+            raise FamilyError(f"{self.name} has the actions {acted}; every low end must be below its high end.")
+        env = Guarded(wrappers.DtypeObservation(wrappers.FlattenObservation(env), np.float32), task)
         if (acted.low != -1).any() or (acted.high != 1).any():
             env = wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
         return env
