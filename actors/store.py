@@ -62,7 +62,7 @@ class Store:
     """
 
     def __init__(self, url: str | Path) -> None:
-        """Raises StoreError when fsspec does not know the protocol or lacks the package for it."""
+        """Raises StoreError when fsspec does not know the protocol, lacks the package for it or finds nobody there."""
         self._folder = None if "://" in str(url) else Path(url).expanduser().absolute()
         self.url = str(self._folder or url).rstrip("/")
         if self.url.startswith("memory://"):
@@ -70,9 +70,9 @@ class Store:
         try:
             # Other machines publish while this one looks, so listings must not come from memory.
             self._fs, root = fsspec.url_to_fs(str(self._folder or url), use_listings_cache=False)
-        except (ValueError, ImportError) as error:
+        except Exception as error:  # some protocols connect here already, each with exceptions of its own
             usable = "an fsspec URL such as s3://bucket/folder with the package for its protocol installed"
-            fault = f"The store {url} cannot be opened ({error})"
+            fault = f"The store {url} cannot be opened ({' '.join(str(error).split()) or type(error).__name__})"
             raise StoreError(f"{fault}; use a folder such as runs/store or {usable}.") from error
         self._root = root.rstrip("/")
 

@@ -177,14 +177,13 @@ class _Logs:
     drop_bad_rows: bool = False
     """Leave out rows with numbers that are not finite, and cut their episodes there."""
 
-    def write(self, out: str | Path, log: Log, held_out: Sequence[str] = (), seed: int = 0) -> None:
-        """Write them as a dataset."""
+    def write(self, out: str | Path, log: Log, **more: Any) -> Path:
+        """Write them as a dataset; returns its folder. `more` is for `import_logs`."""
         from mbml.logs import ColumnMap
         from mbml.logs.importing import import_logs
 
         columns = ColumnMap.load(self.columns) if self.columns else None
-        how: dict[str, Any] = {"kind": self.format, "drop_bad_rows": self.drop_bad_rows, "log": log}
-        import_logs(self.data, out, columns, held_out=held_out, seed=seed, **how)
+        return import_logs(self.data, out, columns, kind=self.format, drop_bad_rows=self.drop_bad_rows, log=log, **more)
 
 
 @dataclass(frozen=True)
@@ -222,12 +221,16 @@ class Fit(_Experiment):
         check_fields(self.config)
         if not self.place.out:
             raise ValueError("Say with --out in which folder dataset, report and policy go.")
-        out = self.out()
-        self.logs.write(out / "dataset", log, self.held_out, self.config.seed)
-        config = replace(self.config, env=f"{SCHEME}{(out / 'dataset').absolute()}")
-        config.check()
-        from pipeline.fit import fit
+        if not self.held_out:
+            raise ValueError("Say with --held-out which tasks to judge by: names, or a share between 0 and 1.")
+        from pipeline.fit import check_fit, fit
 
+        out = self.out()
+        check_fit(self.config, self.place, out)
+        rules: dict[str, Any] = {"held_out": self.held_out, "seed": self.config.seed}
+        dataset = self.logs.write(out / "dataset", log, beside=True, **rules)
+        config = replace(self.config, env=f"{SCHEME}{dataset.absolute()}")
+        config.check()
         return fit(config, self.place, out, log)
 
 

@@ -13,6 +13,7 @@ from mbml import envs
 from mbml.assess import AssessConfig
 from mbml.collect import CollectConfig
 from mbml.encoders import ENCODERS
+from mbml.envs.logged import SCHEME
 from mbml.evaluate import EvaluateConfig
 from mbml.fqe import FQEConfig
 from mbml.methods import METHODS
@@ -153,6 +154,7 @@ class _Fixed:
         """Raise ConfigError, one sentence, for values that cannot be run."""
         check_fields(self)
         family = envs.get(self.env)
+        title = self.env if self.env != SCHEME else family.title
         if family.fingerprint:
             _ = family.action_size  # makes one environment: what cannot be used is refused before anything starts
         for split, wanted in (("train", self.train_tasks), ("test", self.test_tasks)):
@@ -173,11 +175,9 @@ class _Fixed:
             if len(set(values)) < len(values) or not values:
                 raise ConfigError(f"{name} is {values}; give one or more, each once.")
         if "metagenrl" in self.methods and self.env != "ant_dir":
-            raise ConfigError(
-                f"methods has metagenrl, which runs on ant_dir alone, as in the paper; not on {self.env}."
-            )
+            raise ConfigError(f"methods has metagenrl, which runs on ant_dir alone, as in the paper; not on {title}.")
         if "ground_truth" in (*self.methods, self.relabel.source) and family.reward is None:
-            raise ConfigError(f"ground_truth needs a reward function; {self.env} has {family.reward_note}.")
+            raise ConfigError(f"ground_truth needs a reward function; {title} has {family.reward_note}.")
         if self.cuda_graphs and not self.learner_gpus:
             raise ConfigError("cuda_graphs is on, but learner_gpus is 0; give learner_gpus above 0 and at most 1.")
         if self.evaluate.skipped_episodes >= self.evaluate.episodes:

@@ -27,14 +27,21 @@ from pipeline.outcome import Outcome
 from pipeline.plan import Plan, Planner, Stacks, refs_of
 from pipeline.report.fit import PROTOCOL, fit_page
 from pipeline.results import UNTOLD, Results, about_run, learning_curves, losses_of, relabelling_of, table_of, tidy
-from pipeline.run import carry_out
+from pipeline.run import carry_out, prepare
 
 
-def plan_fit(config: RunConfig) -> Plan:
-    """The jobs of a checked configuration of a logged dataset; raises ConfigError for what fit does not take."""
+def check_fit(config: RunConfig, place: Place, out: Path) -> None:
+    """Raise ValueError, one sentence, for whatever is wrong before the logs are read, which may take long."""
     if config.train_tasks or config.test_tasks or config.horizon:
         raise ConfigError("fit takes all tasks and the longest episode of the logs; leave out train_tasks, test_tasks "
                           "and horizon.")  # fmt: skip
+    config.check()
+    check_replaceable(out / POLICY)
+    prepare(place, out)
+
+
+def plan_fit(config: RunConfig) -> Plan:
+    """The jobs of a checked configuration of a logged dataset."""
     return _FitPlanner(config).run()
 
 
@@ -138,8 +145,7 @@ def _assessed(
 
 
 def fit(config: RunConfig, place: Place, out: Path, log: Any) -> int:
-    """Learn from logs, judge, report, and write the policy; returns the exit code."""
-    check_replaceable(out / POLICY)
+    """Learn from logs, judge, report, and write the policy, of what `check_fit` let pass; returns the exit code."""
     jobs = plan_fit(config)
 
     def gathered(store: Store, outcome: Outcome) -> Results:

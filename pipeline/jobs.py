@@ -44,6 +44,7 @@ def _client() -> Iterator["JobSubmissionClient"]:
         said = f"RAY_ADDRESS is {address}" if address else "RAY_ADDRESS is not set"
         raise ConfigError(f"{said}; jobs go to the dashboard of a cluster, such as RAY_ADDRESS=http://10.0.0.1:8265.")
     from aiohttp import ClientError
+    from pydantic import ValidationError
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
     from requests.exceptions import RequestException
@@ -56,6 +57,8 @@ def _client() -> Iterator["JobSubmissionClient"]:
         raise ConfigError(f"The cluster at {address} does not take this token, or none: {right}.") from None
     except (ConnectionError, RequestException, ClientError):
         raise ConfigError(f"No job server answers at RAY_ADDRESS={address}: is that a cluster's dashboard?") from None
+    except (TypeError, KeyError, AttributeError, ValidationError):  # JSON, but of another shape
+        raise ConfigError(f"What answers at RAY_ADDRESS={address} is no job server: is that Ray's dashboard?") from None
     except RuntimeError as error:
         what = " ".join(str(error).split())[:300].rstrip(".")
         raise ConfigError(f"The job server at {address} refused: {what}.") from None

@@ -9,6 +9,7 @@ import ray
 
 from actors.artefacts import layout_of
 from actors.stage import Job, Stack
+from actors.stages.assess import Assess
 from actors.stages.collect import Collect
 from actors.stages.warmstart import WarmStart
 from pipeline.cluster import address_given
@@ -43,20 +44,49 @@ def _needs(spec: Any) -> Iterator[tuple[float, str]]:
         yield float(number * weights * _COPIES), f"a network of {' x '.join(map(str, widths))}{copies}"
         batch = getattr(config, "batch_size", 0)
         yield float(number * batch * max(widths) * 4), f"batches of {batch} in layers of {max(widths)}{copies}"
+    if not hasattr(spec, "env"):
+        return
+    bytes_of_a_row = 4 * layout_of(spec.env).context_size
+    for count, what in _rows(spec):
+        yield float(count * bytes_of_a_row), what
     if isinstance(spec, Collect | WarmStart):
         bytes_of_a_step, steps = 4 * layout_of(spec.env).row_size, spec.config.steps
         yield float(side_by_side * steps * bytes_of_a_step), f"{steps:,} steps of {side_by_side} tasks"
+    if isinstance(spec, Assess):
+        contexts, length = spec.config.contexts, min(spec.config.transitions, default=0)
+        yield float(contexts * length * bytes_of_a_row), f"{contexts:,} contexts of {length} transitions or more"
+
+
+def _rows(config: Any) -> Iterator[tuple[int, str]]:
+    """How many transitions or actions every part of a specification holds at once, whatever networks see them."""
+    if isinstance(config, Mapping):
+        for value in config.values():
+            yield from _rows(value)
+    elif is_dataclass(config):
+        batch, acts = getattr(config, "batch_size", 1), getattr(config, "kind", "") != "acting"
+        for item in fields(config):
+            value = getattr(config, item.name)
+            if item.name in ("batch_size", "context_size"):
+                yield value, f"{item.name} {value:,}"
+            elif item.name == "target_candidates" or (item.name == "acting_candidates" and acts):
+                number = value * (batch if item.name == "target_candidates" else 1)
+                yield number, f"{item.name} {value:,}"
+            else:
+                yield from _rows(value)
 
 
 def _networks(config: Any) -> Iterator[tuple[Any, tuple[int, ...]]]:
-    """Widths of every network's hidden layers in a specification, and the configuration that has them."""
+    """Widths of every network's hidden layers in a specification, behind those of the embedding that it is told, and
+    the configuration that has them."""
     if isinstance(config, Mapping):
         for value in config.values():
             yield from _networks(value)
     elif is_dataclass(config):
+        encoder: Any = getattr(config, "encoder", None)
+        told = (encoder.embedding_size,) if encoder else ()
         for item in fields(config):
             value = getattr(config, item.name)
             if item.name.endswith("hidden") and value:
-                yield config, value
+                yield config, (*told, *value)
             else:
                 yield from _networks(value)

@@ -16,7 +16,7 @@ from mbml import AdaptivePolicy, envs
 from mbml.data import Dataset
 from mbml.deploy.description import DESCRIPTION, Space
 from mbml.envs import Family, SimulationDiverged, Task
-from mbml.envs.family import blaming
+from mbml.envs.guard import blaming
 from mbml.envs.rendering import backend
 from mbml.envs.view import Recorder
 from mbml.export import as_logged
@@ -97,8 +97,7 @@ def play(
     log(f"{about.title}, {chosen.split} task {chosen.index}: {chosen.label}")
     if given:
         given.show(policy, log)
-    with blaming(family.name, "make"):
-        made = family.environment(chosen, about.data.horizon)
+    made = family.environment(chosen, about.data.horizon)
     recorder = Recorder(_in_units(about.action, made), family.view)
     drawn_by, fault = _camera(recorder.unwrapped)
     films = {number: _Film(-(-about.data.horizon // _FRAMES), fault=fault) for number in sorted({1, episodes})}
@@ -106,9 +105,9 @@ def play(
     with patch.dict(os.environ, drawn_by):
         for number in range(1, episodes + 1):
             first, film = seed if number == 1 else None, films.get(number)
-            returns[number], steps = _episode(policy, recorder, family.name, first, film)
+            returns[number], steps = _episode(policy, recorder, first, film)
             log(f"episode {number}: return {returns[number]:.1f} in {steps} steps{_belief(policy)}")
-        with blaming(family.name, "close"):
+        with blaming(f"close of {family.name}"):
             recorder.close()
     files = [place / "behaviour.png", *_written(films, recorder.metadata.get("render_fps", 20), place)]
     _draw(family, chosen, recorder.shown(), returns, files[0])
@@ -150,20 +149,16 @@ def _camera(env: Any) -> tuple[dict[str, str], str]:
     return {"MUJOCO_GL": found}, ""
 
 
-def _episode(
-    policy: AdaptivePolicy, env: Recorder, family: str, seed: int | None, film: _Film | None
-) -> tuple[float, int]:
+def _episode(policy: AdaptivePolicy, env: Recorder, seed: int | None, film: _Film | None) -> tuple[float, int]:
     """Return and length of an episode; the policy learns from it."""
-    with blaming(family, "reset"):
-        observation, _ = env.reset(seed=seed)
+    observation, _ = env.reset(seed=seed)
     earned, steps, ended = 0.0, 0, False
     while not ended:
         if film:
             film.take(env, steps)
         action = policy.act(observation)
         try:
-            with blaming(family, "step"):
-                following, reward, terminated, truncated, _ = env.step(action)
+            following, reward, terminated, truncated, _ = env.step(action)
         except SimulationDiverged:  # no transition: the episode is over with the one before
             policy.begin_episode()
             break
@@ -187,7 +182,7 @@ def _belief(policy: AdaptivePolicy) -> str:
 def _draw(family: Family, task: Task, shown: Sequence[np.ndarray], returns: dict[int, float], file: Path) -> None:
     episodes = {n: (np.arange(1, len(values) + 1), values) for n, values in enumerate(shown, 1)}
     title = f"{family.title}, {task.split} task {task.index}: {task_heading(task.label, family.parameter)}"
-    with blaming(family.name, "feature"):
+    with blaming(f"feature of {family.name}"):
         (feature,) = family.features([task])
     one = Shown(title, feature, episodes, {n: f": {value:.1f}" for n, value in returns.items()})
     with replacing(file) as temporary:

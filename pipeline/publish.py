@@ -23,6 +23,8 @@ Log = Callable[[str], None]
 
 def make_folder(out: Path) -> None:
     """Make the folder; ConfigError where that is not possible."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out is {out}, which is no folder; give one, or the name of one to be made.")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -48,7 +50,8 @@ def keep_report(store: Store, out: Path, log: Log) -> None:
     store.discard(REPORT, out.name)
     with store.create(REPORT, out.name, {"report": out.name}) as made:
         # Tune's own files and the logs of fit, which the store holds already, stay behind.
-        shutil.copytree(out, made.path, ignore=shutil.ignore_patterns("tune", "dataset"), dirs_exist_ok=True)
+        behind = shutil.ignore_patterns("tune", "dataset", "dataset-*")
+        shutil.copytree(out, made.path, ignore=behind, dirs_exist_ok=True)
     log(f"Report and policy are in the store: make report STORE={store.url} brings them.")
 
 

@@ -46,17 +46,13 @@ def carry_out(
     `trials` runs what comes after the jobs, inside Ray; it returns what went wrong. `all_jobs` has those as well, for
     --repair. Returns the exit code: 2 where jobs failed because of what they were given, 1 where one failed otherwise.
     """
-    check_fields(place)
-    check_tracker(place.track)
     needs = needs_of(place.needs)
-    store, jobs = Store(place.store), list(jobs)
-    store.check_writable()
+    store, jobs = prepare(place, out), list(jobs)
     if place.repair:
         discard_damaged([*jobs, *all_jobs], store, log)
-    make_folder(out)
     (out / "config.json").write_text(json.dumps(asdict(config.resolved()), indent=1) + "\n")
     started = time.monotonic()
-    log(f"{title}: starting Ray")
+    log(f"{title}: starting Ray (seconds, on a busy machine half a minute)")
     with connect(place.num_cpus, dashboard=place.dashboard, modules=envs.modules_of(config.env)) as where:
         check_memory([*jobs, *all_jobs])
         log(f"{len(jobs)} jobs on {where}")
@@ -74,6 +70,17 @@ def carry_out(
     policy = f" Policy: {out / POLICY}." if "policy" in results.run else ""
     log(f"Took {duration(time.monotonic() - started)}.{policy} Report: {out / 'report.html'}")
     return code
+
+
+def prepare(place: Place, out: Path) -> Store:
+    """The store, which can be written to, when the folder of the report is made; raises ValueError for a place
+    that cannot be used."""
+    check_fields(place)
+    check_tracker(place.track)
+    store = Store(place.store)
+    store.check_writable()
+    make_folder(out)
+    return store
 
 
 def title_of(config: RunConfig) -> str:

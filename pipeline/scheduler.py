@@ -332,7 +332,7 @@ class _Run:
         cause = error.cause if isinstance(error, RayTaskError) else error
         if isinstance(cause, ValueError):
             self.result.refused.append(job.name)
-        elif not isinstance(cause, OSError):  # these say what is wrong; the rest needs its traceback
+        elif not (isinstance(cause, OSError) or _died(cause)):  # these say what is wrong; the rest needs its traceback
             self.log(str(error))
         lost = {job.ref}
         for ref in self.order:
@@ -359,19 +359,26 @@ class _Run:
         if waiting and not busy:
             sizes = [size for size, jobs in self.waiting.items() if jobs]
             wanted = " or ".join(", ".join([f"{c:g} CPUs and {g:g} GPUs", str(n)]).rstrip(", ") for c, g, n in sizes)
-            lack = f"{waiting} jobs wait for a machine with {wanted} free; there is {resources()}"
+            number = "1 job waits" if waiting == 1 else f"{waiting} jobs wait"
+            lack = f"{number} for a machine with {wanted} free; there is {resources()}"
             self.log(f"waiting  {lack}; {duration(now - self.moved)} of {duration(self.wait_for_nodes)}")
             if now - self.moved > self.wait_for_nodes:
                 limit = f"No machine came within {duration(self.wait_for_nodes)}: {lack}"
                 raise ClusterError(f"{limit}. Start machines that have it, or wait longer with --wait-for-nodes.")
 
 
+def _died(cause: BaseException) -> bool:
+    """Whether a process ended without a word; one that did not come up has said why."""
+    return isinstance(cause, RayActorError) and not cause.actor_init_failed
+
+
 def sentence(error: BaseException) -> str:
     """The first line of what went wrong, without Ray's wrapping."""
     cause = error.cause if isinstance(error, RayTaskError) else error
     text = next((line.strip() for line in str(cause).splitlines() if line.strip()), "")
-    if isinstance(cause, RayActorError):
-        return f"Its process died and could not be restarted (out of memory, or killed): {text}"
+    if _died(cause):
+        why = "killed, out of memory, or ended by what ran in it, such as a family's own code"
+        return f"Its process died {_RETRIES + 1} times without a checkpoint in between ({why})."
     if isinstance(cause, ValueError | RayError) and text:
         return text
     if isinstance(cause, OSError) and cause.strerror:

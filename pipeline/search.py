@@ -72,8 +72,11 @@ def domain(path: str, hint: Any, given: Any) -> Domain:
 def drawn(space: Mapping[str, Domain], samples: int, seed: int) -> list[Point]:
     """Independent points, each once; the first of them are the same for every number of samples."""
     generator = random.Random(seed)
-    points = [{path: of.at(generator.random()) for path, of in space.items()} for _ in range(samples)]
-    return [point for place, point in enumerate(points) if point not in points[:place]]
+    points = ({path: of.at(generator.random()) for path, of in space.items()} for _ in range(samples))
+    found: dict[tuple[Any, ...], Point] = {}
+    for point in points:
+        found.setdefault(tuple(point.values()), point)
+    return list(found.values())
 
 
 def judged(name: str, scores: Any) -> np.ndarray:

@@ -1,6 +1,7 @@
 """A sweep as a YAML file: what is compared. A mistake in it is one sentence that says what would be right."""
 
 import itertools
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
@@ -16,6 +17,8 @@ from pipeline.search import OBJECTIVES, Domain, Point, domain, drawn
 FOLDER = Path(__file__).resolve().parents[1] / "tune_configs"
 _FIXED = ("env", "preset", "train_tasks", "test_tasks", "methods", "distill_seeds")
 """What all variants of a sweep must share."""
+_MOST = 5_000
+"""Variants of a sweep; each takes some milliseconds before anything starts, and minutes at least after that."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,10 @@ def _sweep(name: str, found: Any) -> Sweep:
         raise ConfigError(f"{twice[0]} is in search and in grid or alone; give it once.")
     if needless := [key for key in ("samples", "search_seed", "searcher") if key in found and not search]:
         raise ConfigError(f"{needless[0]} is about a search; give one, such as search: {{distill.margin: ...}}.")
+    points = math.prod(map(len, grid.values())) * (sweep.samples if search else 1) + sum(map(len, alone.values()))
+    if (number := points * len(sweep.methods)) > _MOST:
+        fault = f"samples, grid, alone and methods make {number:,} variants"
+        raise ConfigError(f"{fault}; a sweep has at most {_MOST:,}, so give fewer samples or values.")
     if sweep.searcher == "random":
         return replace(sweep, drawn=tuple(drawn(search, sweep.samples, sweep.search_seed))) if search else sweep
     if grid or alone or len(sweep.methods) > 1 or sweep.scheduler != "none":

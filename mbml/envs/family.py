@@ -1,7 +1,6 @@
 """Families of tasks: the one door through which environments come in, ours and anybody's."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -12,8 +11,9 @@ import numpy as np
 from gymnasium import wrappers
 from gymnasium.spaces import Box, flatdim
 
-from mbml.envs.mujoco_env import MujocoTaskEnv, SimulationDiverged
-from mbml.envs.view import REWARDS, View, ViewError
+from mbml.envs.guard import FamilyError, Guarded, blaming
+from mbml.envs.mujoco_env import MujocoTaskEnv
+from mbml.envs.view import REWARDS, View
 from mbml.registry import PRESETS, Entry
 
 SPLITS = ("train", "test", "ood")
@@ -23,28 +23,11 @@ Parameter = Any  # np.ndarray [p] or a mapping of names to arrays, all float64 a
 Reward = Callable[[np.ndarray, np.ndarray, np.ndarray, Parameter], np.ndarray]
 
 
-class FamilyError(ValueError):
-    """A family of tasks that cannot be used; the message says what would be right."""
-
-
 def flat(parameter: Parameter) -> np.ndarray:
     """A parameter as one float64 array `[p]`; named arrays follow each other in their order."""
     if isinstance(parameter, Mapping):
         return np.concatenate([array.ravel() for array in parameter.values()])
     return parameter.ravel()
-
-
-@contextmanager
-def blaming(family: str, part: str) -> Iterator[None]:
-    """Whatever a user's function does, SystemExit included, as a FamilyError that says where it comes from; faults that
-    say so themselves, and physics that blew up, stay as they are."""
-    try:
-        yield
-    except (FamilyError, ViewError, SimulationDiverged):
-        raise
-    except (Exception, SystemExit) as error:
-        text = " ".join(str(error).split()).rstrip(".")
-        raise FamilyError(f"{part} of {family} fails with {type(error).__name__}{text and f': {text}'}.") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +76,7 @@ class Family(Entry):
         """A gymnasium.Env fixed to `task`, truncated after `horizon` steps (default: the family's).
 
         Observations are float32 `[ds]`, actions lie in [-1, 1] `[da]`. Raises FamilyError for an environment that
-        cannot be brought to this form.
+        cannot be brought to this form; later, one from outside raises it where it fails or gives what is not finite.
         """
         horizon = self.horizon if horizon is None else horizon
         if horizon < 1:
@@ -102,7 +85,7 @@ class Family(Entry):
         if isinstance(env, MujocoTaskEnv):  # has that form, and a time limit of its own that costs nothing
             env.horizon = horizon
             return env
-        return wrappers.TimeLimit(self._adapted(env), horizon)
+        return wrappers.TimeLimit(self._adapted(env, f"{task.split} task {task.index} of {self.name}"), horizon)
 
     @property
     def observation_size(self) -> int:
@@ -116,13 +99,13 @@ class Family(Entry):
 
     @cached_property
     def _sizes(self) -> tuple[int, int]:
-        with blaming(self.name, "make"):
+        with blaming(f"make of {self.name}"):
             env = self.environment(self.tasks("train")[0])
         env.close()
         return flatdim(env.observation_space), flatdim(env.action_space)
 
-    def _adapted(self, env: Any) -> gymnasium.Env:
-        """`env` with flat float32 observations and actions in [-1, 1]."""
+    def _adapted(self, env: Any, task: str) -> gymnasium.Env:
+        """`env` with flat float32 observations and actions in [-1, 1]; `task` is what it says of its faults."""
         if not isinstance(env, gymnasium.Env):
             raise FamilyError(f"make of {self.name} returned {type(env).__name__}; it must return a gymnasium.Env.")
         seen, acted = env.observation_space, env.action_space
@@ -130,7 +113,9 @@ class Family(Entry):
             raise FamilyError(f"{self.name} is observed as {seen}; observations must be a Box of numbers, no image.")
         if not isinstance(acted, Box) or acted.dtype not in _FLOATS or len(acted.shape) != 1 or not acted.is_bounded():
             raise FamilyError(f"{self.name} has the actions {acted}; they must be a bounded Box of floats in a row.")
-        env = wrappers.DtypeObservation(wrappers.FlattenObservation(env), np.float32)
+        if not (acted.low < acted.high).all():
+            raise FamilyError(f"{self.name} has the actions {acted}; every low end must be below its high end.")
+        env = Guarded(wrappers.DtypeObservation(wrappers.FlattenObservation(env), np.float32), task)
         if (acted.low != -1).any() or (acted.high != 1).any():
             env = wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
         return env

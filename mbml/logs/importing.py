@@ -39,27 +39,42 @@ def import_logs(
     drop_bad_rows: bool = False,
     held_out: Collection[str] = (),
     seed: int = 0,
+    beside: bool = False,
     log: Log = print,
-) -> None:
+) -> Path:
     """Write the tasks at `data` as a dataset of environment "logged" to the folder `out`, in the scale of learners.
 
     `kind` names the format, which is guessed without it. Tasks that are `held_out`, by name or as one number between 0
     and 1, a share of them drawn with the `seed`, are written behind the others and have no part in the scale;
     meta.json names them. A second call for the same content finds the folder there.
 
+    Where `out` holds something else and `beside` is true, that stays, and the dataset goes to a folder beside it that
+    has its key in its name. Returns the folder.
+
     Raises:
-        DatasetError: a file, column or row is wrong, or `out` holds something else. Nothing is written then.
+        DatasetError: a file, column or row is wrong, fewer than two tasks are left beside those held out, or the folder
+            holds something else. Nothing is written then.
     """
     try:
-        _import(_Logs.of(data, columns or ColumnMap(), kind, drop_bad_rows, log), Path(out), _HeldOut(held_out, seed))
+        logs = _Logs.of(data, columns or ColumnMap(), kind, drop_bad_rows, log)
+        return _import(logs, Path(out), _HeldOut(held_out, seed), beside)
     except DatasetError as error:  # names of columns, which it repeats, may hold anything
         raise DatasetError(" ".join(str(error).split())) from None
 
 
-def _import(logs: _Logs, out: Path, held_out: _HeldOut) -> None:
+def _import(logs: _Logs, out: Path, held_out: _HeldOut, beside: bool) -> Path:
     key, log = logs.key(held_out.described()), logs.log
-    if _there(out, key):
-        return log(f"{out} is there already, made of the same logs.")
+    try:
+        there = _there(out, key)
+    except DatasetError:
+        if not beside:
+            raise
+        taken, out = out, out.with_name(f"{out.name}-{key}")
+        log(f"{taken} is of other logs or other rules and stays; this dataset is {out}.")
+        there = _there(out, key)
+    if there:
+        log(f"{out} is there already, made of the same logs.")
+        return out
     scaling, horizon, counts, last = _survey(logs, held_out)
     for line in scaling.lines():
         log(line)
@@ -69,6 +84,7 @@ def _import(logs: _Logs, out: Path, held_out: _HeldOut) -> None:
         if out.is_dir():
             out.rmdir()  # empty, which _there has seen; what has come since is never replaced
     log(_summary(out, len(logs.names), counts))
+    return out
 
 
 @dataclass(frozen=True)
@@ -90,16 +106,20 @@ class _HeldOut:
         return [*sorted(self.asked), *([f"seed {self.seed}"] if self._share else [])]
 
     def among(self, names: list[str]) -> list[str]:
-        """The tasks; of a share at least one, and not so many that fewer than two are left. Raises DatasetError."""
+        """The tasks; of a share at least one, and not so many that fewer than two are left. Raises DatasetError where
+        that cannot be."""
         if (share := self._share) and not set(self.asked) <= set(names):
             number = max(1, min(round(share * len(names)), len(names) - 2))
             drawn = np.random.default_rng(self.seed).permutation(len(names))[:number]
-            return [names[i] for i in sorted(drawn)]
-        if strangers := set(self.asked) - set(names):
+            chosen = [names[i] for i in sorted(drawn)]
+        elif strangers := set(self.asked) - set(names):
             raise DatasetError(f"There is no task {min(strangers)} to hold out; there are {', '.join(names[:20])}.")
-        if set(self.asked) >= set(names):
-            raise DatasetError("All tasks are held out; at least one must be there to learn from.")
-        return [name for name in names if name in self.asked]
+        else:
+            chosen = [name for name in names if name in self.asked]
+        if chosen and (left := len(names) - len(chosen)) < 2:
+            fault = f"There would be {left} tasks to learn from and {len(chosen)} held out"
+            raise DatasetError(f"{fault}; at least 2 and 1 are needed.")
+        return chosen
 
 
 @dataclass

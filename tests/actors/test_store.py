@@ -450,6 +450,16 @@ def test_stores_that_cannot_be_used(tmp_path: Path):
             Store(url).fetch("bcq", "k1")
 
 
+@pytest.mark.parametrize("kind", ["ftp", "zip"])
+def test_a_protocol_that_fails_at_once_is_one_sentence_with_the_address(tmp_path: Path, kind: str):
+    (tmp_path / "file").write_text("no archive")
+    url = {"ftp": "ftp://127.0.0.1:9/x", "zip": f"zip://x::{tmp_path / 'file'}"}[kind]  # port 9: nobody listens
+    with pytest.raises(StoreError) as caught:
+        Store(url)
+    assert str(caught.value).startswith(f"The store {url} cannot be opened (")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_failed_upload_keeps_the_first_error(tmp_path: Path):
     def job() -> None:
         with Store(f"file://{tmp_path / 'store'}").create("bcq", "k1", {}) as out:

@@ -165,6 +165,17 @@ def test_keys_follow_what_is_learned_from_and_by(out):
     [
         (["--held-out", "m9"], "There is no task m9 to hold out; there are m0, m1, m2, m3, m4, m5."),
         (["--held-out", "m0", "m1", "m2", "m3", "m4"], "1 tasks to learn from and 5 held out; at least 2 and 1"),
+        (["--held-out"], "Say with --held-out which tasks to judge by"),
+        (["--distill-seeds", "0", "0"], "distill_seeds is (0, 0); give one or more, each once"),
+        (["--methods"], "methods is (); give one or more, each once"),
+        (["--methods", "full", "full"], "methods is ('full', 'full')"),
+        (["--horizon", "3"], "leave out train_tasks, test_tasks and horizon"),
+        (["--relabel.source", "ground_truth"], "ground_truth needs a reward function; logged data has"),
+        (["--num-cpus", "0"], "num_cpus is 0"),
+        (["--checkpoint-seconds", "nan"], "checkpoint_seconds is nan"),
+        (["--store", "/dev/null"], "The store /dev/null cannot be written to"),
+        (["--out", "/dev/null"], "--out is /dev/null, which is no folder"),
+        (["--out", "s3://x/y"], "a report goes to a folder of this machine"),
         (["--env", "umaze_goal"], "fit learns from logs alone; leave out --env umaze_goal."),
         (["--methods", "metagenrl"], "metagenrl"),
         (["--methods", "ground_truth"], "ground_truth needs a reward function"),
@@ -180,7 +191,23 @@ def test_bad_input_is_one_sentence(place, tmp_path, capsys, more, words):
     assert said.err.startswith("error: ")
     assert said.err.count("\n") == 1
     assert words in said.err
-    assert not (tmp_path / "out" / "policy").exists()
+    assert not list(tmp_path.glob("out/*"))  # which would stand in the way of the mended command
+
+
+def test_other_rules_make_another_dataset_beside_the_first(place, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # where nothing answers: it ends when the logs are read
+    made = []
+    for more in (["--held-out", "0.2"], ["--held-out", "0.2", "--seed", "3"], ["--held-out", "0.2"]):
+        arguments = [*command(place, "rules"), "--out", str(tmp_path / "out"), *more]
+        assert main(arguments) == 2
+        assert "No Ray cluster answers" in capsys.readouterr().err
+        made.append({path.name: path.stat().st_mtime_ns for path in tmp_path.glob("out/dataset*")})
+    assert list(made[0]) == ["dataset"]
+    assert len(made[1]) == 2
+    assert made[0].items() < made[1].items()
+    assert made[1] == made[2]
+    held_out = [Dataset.open(tmp_path / "out" / name).collection["held_out"] for name in sorted(made[1])]
+    assert [len(names) for names in held_out] == [1, 1]
 
 
 def test_a_logged_dataset_cannot_be_run_and_fit_needs_a_folder(out, place, capsys):

@@ -6,8 +6,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -143,6 +145,47 @@ def test_what_would_be_lost_or_cannot_be_meant_is_refused_before_it_travels(argu
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert main(arguments) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.fixture
+def stranger(monkeypatch) -> Iterator[list[str]]:
+    """A server at RAY_ADDRESS that is no cluster's and gives these answers to every question, the last one for ever."""
+    answers = ["[]"]
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write((answers.pop(0) if len(answers) > 1 else answers[0]).encode())
+
+        do_POST = do_PUT = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        monkeypatch.setenv("RAY_ADDRESS", f"http://127.0.0.1:{server.server_port}")
+        yield answers
+        server.shutdown()
+        thread.join()
+
+
+RUN = ["run", "--env", "umaze_goal", "--preset", "smoke", "--store", "/tmp/never-made"]
+VERSION = json.dumps({"ray_version": "2.50.0", "version": "4"})
+
+
+@pytest.mark.parametrize(
+    "said", [["[]"], ["{}"], ["null"], [VERSION, VERSION, "[1]"], [VERSION, VERSION, '[{"a": 1}]']]
+)
+@pytest.mark.parametrize("arguments", [["submit", *RUN], ["status"], ["logs", "a"], ["stop", "a"]])
+def test_a_server_that_is_no_cluster_is_one_sentence(stranger, said, arguments, capsys):
+    stranger[:] = said
+    assert main(arguments) == 2
+    found = capsys.readouterr().err
+    assert found.startswith(f"error: What answers at RAY_ADDRESS={os.environ['RAY_ADDRESS']} is no job server")
+    assert found.count("\n") == 1
 
 
 def test_reports_in_a_store_are_fetched_by_name(tmp_path, capsys):

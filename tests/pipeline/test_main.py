@@ -208,7 +208,7 @@ FAMILIES = {
     "x = = 3": "cannot be imported: SyntaxError",
     "raise SystemExit(0)": "cannot be imported: SystemExit: 0.",
     FAMILY + "def make(p):\n    raise SystemExit(0)\nfam = family('f', make=make, train=[1, 2], test=[3])": (
-        "make of f fails with SystemExit: 0."
+        "make of f fails with SystemExit: 0 ("
     ),
     "1 / 0": "cannot be imported: ZeroDivisionError: division by zero",
     FAMILY + "def make(p):\n    raise OSError('no such robot')\nfam = family('f', make=make, train=[1, 2], test=[3])": (
@@ -234,6 +234,18 @@ def test_a_report_of_a_run_that_is_not_there_says_what_to_run(tmp_path, capsys):
     said = refused(capsys, "report", "--env", "umaze_goal", "--preset", "smoke", "--store", str(tmp_path / "store"))
     assert "no finished run of umaze_goal, preset smoke, seed 0" in said
     assert "make pipeline ENV=umaze_goal" in said
+
+
+@pytest.mark.parametrize("command", ["run", "fit", "warmstart", "export-policy", "import"])
+def test_a_file_as_out_is_refused(command, capsys, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    (tmp_path / "logs.csv").write_text("reward\n1\n")
+    own = ["--data", str(tmp_path / "logs.csv")] if command in ("fit", "import") else ["--env", "umaze_goal"]
+    more = [] if command == "import" else ["--store", str(tmp_path / "store")]
+    said = refused(capsys, command, *own, *more, "--out", str(tmp_path / "out"))
+    assert str(tmp_path / "out") in said
+    assert "folder" in said or "--out" in said
+    assert (tmp_path / "out").read_text() == "mine"
 
 
 def test_no_processors_are_refused(capsys):

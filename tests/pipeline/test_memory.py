@@ -2,11 +2,14 @@
 
 import pytest
 
+from mbml.logs.importing import import_logs
 from mbml.settings import changed
 from pipeline.config import ConfigError
+from pipeline.fit import plan_fit
 from pipeline.memory import check_memory
 from pipeline.plan import plan
 from pipeline.presets import preset
+from tests.mbml.logs.fleet import machine, write_npz
 
 
 @pytest.mark.parametrize(
@@ -22,12 +25,31 @@ from pipeline.presets import preset
             r"distill full .* 160\.0 GB for .* 100000 x 100000, and",
         ),
         ({"bcq.batch_size": 10**9}, r"teach .* for batches of 1000000000 in layers of \d+, 5 times"),
+        # 10**13 numbers of the task's embedding, each with a weight to 32 units of 16 bytes
+        (
+            {"evidence.student.encoder.embedding_size": 10**13},
+            r"distill evidence .* for a network of 10000000000000 x \d+ x",
+        ),
+        # the 11 numbers of a transition that a context holds, of 4 bytes
+        ({"evidence.context_size": 10**11}, r"distill evidence .* 4,400\.0 GB for context_size 100,000,000,000,"),
+        ({"evidence.batch_size": 10**11}, r"distill evidence .* 4,400\.0 GB for batch_size 100,000,000,000,"),
+        ({"distill.student.acting_candidates": 10**11}, r"distill full .* for acting_candidates 100,000,000,000,"),
+        ({"bcq.target_candidates": 10**10}, r"teach .* for target_candidates 10,000,000,000,"),
     ],
 )
 def test_what_cannot_fit_is_refused_with_an_estimate(embedded_ray, change, sentence):
     config = changed(preset("umaze_goal", "laptop"), change)
     with pytest.raises(ConfigError, match=sentence):
         check_memory(plan(config).jobs.values())
+
+
+def test_contexts_that_cannot_fit_are_refused_of_logs_as_well(embedded_ray, tmp_path):
+    logs = write_npz(tmp_path, {name: machine((5, 3, 6), seed) for seed, name in enumerate("abcd")})
+    folder = import_logs(logs, tmp_path / "set", held_out=["d"], log=lambda line: None)
+    config = preset(f"data:{folder}", "smoke")
+    check_memory(plan_fit(config).jobs.values())
+    with pytest.raises(ConfigError, match=r"assess .* for 100,000,000,000 contexts of 1 transitions or more"):
+        check_memory(plan_fit(changed(config, {"assess.contexts": 10**11})).jobs.values())
 
 
 @pytest.mark.parametrize("env", ["umaze_goal", "humanoid_dir"])

@@ -212,11 +212,11 @@ fam = family("own", make=Broken, train=[1, 2], test=[3], feature=feature)
 @pytest.mark.parametrize(
     ("at", "sentence"),
     [
-        ("make", "make of own fails with LookupError."),
-        ("reset", "reset of own fails with KeyError: 'missing'."),
-        ("step", "step of own fails with SystemExit: 3."),
-        ("values", "step of own fails with ValueError: two lines."),
-        ("feature", "feature of own fails with ZeroDivisionError: division by zero."),
+        ("make", "make of own fails with LookupError"),
+        ("reset", "test task 0 of own: a reset fails with KeyError: 'missing'"),
+        ("step", "test task 0 of own: step 1 of an episode fails with SystemExit: 3"),
+        ("values", "test task 0 of own: step 1 of an episode fails with ValueError: two lines"),
+        ("feature", "feature of own fails with ZeroDivisionError: division by zero"),
     ],
 )
 def test_what_a_stranger_s_family_does_is_one_sentence(at, sentence, tmp_path, capsys, monkeypatch):
@@ -225,7 +225,8 @@ def test_what_a_stranger_s_family_does_is_one_sentence(at, sentence, tmp_path, c
     monkeypatch.syspath_prepend(str(tmp_path))
     arguments = ["play", "--policy", folder, "--env", f"stranger_{at}:fam", "--out", str(tmp_path / "out")]
     assert main(arguments) == 2
-    assert capsys.readouterr().err == f"error: {sentence}\n"
+    said = rf"error: {re.escape(sentence)} \(stranger_{at}.py, line \d+\)\.\n"
+    assert re.fullmatch(said, capsys.readouterr().err)
     monkeypatch.setenv("MBML_TRACEBACK", "1")
     with pytest.raises(envs.FamilyError) as raised:
         main(arguments)

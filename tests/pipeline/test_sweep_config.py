@@ -164,6 +164,15 @@ def test_what_an_environment_rules_out_is_left_out_and_said():
         ("search:\n  distill.steps: {randint: [0, 9]}\n", ["distill.steps is 0", "equal to 1"]),
         ("search: {distill.margin: {uniform: [0, 1]}}\ngrid: {distill.margin: [1]}\n", ["distill.margin", "once"]),
         ("samples: 3\n", ["samples", "search"]),
+        (
+            "samples: 100000000\nsearch: {distill.margin: {uniform: [0, 1]}}\n",
+            ["samples, grid, alone and methods make 100,000,000 variants; a sweep has at most 5,000"],
+        ),
+        (
+            "methods: [full, neither]\ngrid: {distill.steps: [1, 2, 3]}\nalone: {distill.margin: [1]}\nsamples: 1000\n"
+            "search: {distill.kl_weight: {uniform: [0, 1]}}\n",
+            ["make 6,002 variants"],
+        ),
         ("scheduler: hyperband\n", ["scheduler", "hyperband", "asha"]),
         ("max_concurrent: 0\n", ["max_concurrent is 0"]),
         ("time_budget: soon\n", ["time_budget", "soon"]),

@@ -87,6 +87,8 @@ def test_the_horizon_truncates_and_the_environment_terminates(length, horizon, l
         ((SEEN, Box(-1, np.inf, (2,))), "bounded Box"),
         ((SEEN, Box(0, 3, (2,), np.int32)), "bounded Box"),
         ((SEEN, Box(-1, 1, (2, 2))), "bounded Box of floats in a row"),
+        ((SEEN, Box(1, 1, (1,))), "every low end must be below its high end"),
+        ((SEEN, Box(np.array([-1, 0], np.float32), np.array([1, 0], np.float32))), "every low end must be below"),
         ((Dict({"position": SEEN}), ACTED), "Box of numbers"),
         ((Discrete(3), ACTED), "Box of numbers"),
         ((Box(0, 255, (8, 8, 3), np.uint8), ACTED), "no image"),
@@ -95,6 +97,64 @@ def test_the_horizon_truncates_and_the_environment_terminates(length, horizon, l
 def test_other_spaces_are_refused(spaces, words):
     with pytest.raises(ValueError, match=words):
         _ = plain(*spaces).observation_size
+
+
+class Failing(Plain):
+    """Does something at its seventh step, or at its reset."""
+
+    def __init__(self, what):
+        super().__init__(SEEN, ACTED)
+        self.what = what
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if self.what == "reset":
+            raise RuntimeError("no power")
+        return np.zeros(3), {}
+
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        if self.steps == 7:
+            if isinstance(self.what, Exception):
+                raise self.what
+            reward = self.what if self.what != "observation" else reward
+            observation = np.array([0, np.inf, 0]) if self.what == "observation" else observation
+        return observation, reward, *rest
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        (float("nan"), "step 7 of an episode has the reward nan; it must be one finite number."),
+        (np.float64("-inf"), "step 7 of an episode has the reward .*inf.*; it must be one finite number."),
+        (None, "step 7 of an episode has the reward None; it must be one finite number."),
+        ("observation", r"step 7 of an episode has inf as number 1 \(from 0\) of its observation; all must be finite."),
+        (RuntimeError("bad\n motor"), r"step 7 .* fails with RuntimeError: bad motor \(test_family.py, line \d+\)."),
+        (KeyError(), r"step 7 of an episode fails with KeyError \(test_family.py, line \d+\)."),
+        ("reset", r"a reset fails with RuntimeError: no power \(test_family.py, line \d+\)."),
+    ],
+)
+def test_a_fault_of_an_environment_is_a_sentence_with_family_task_and_step(what, words):
+    chosen = family("robot", lambda parameter: Failing(what), [1, 2], [3], horizon=10)
+    env = chosen.environment(chosen.tasks("train")[1])
+
+    def episode():
+        env.reset(seed=0)
+        for _ in range(8):
+            env.step(np.zeros(2, np.float32))
+
+    with pytest.raises(FamilyError, match=f"^train task 1 of robot: {words}$"):
+        episode()
+
+
+def test_physics_that_diverge_go_by_another_name():
+    chosen = family("robot", lambda parameter: Failing(envs.SimulationDiverged("too fast")), [1, 2], [3], horizon=10)
+    env = first(chosen)
+    env.reset(seed=0)
+    for _ in range(6):
+        env.step(np.zeros(2, np.float32))
+    with pytest.raises(envs.SimulationDiverged):
+        env.step(np.zeros(2, np.float32))
 
 
 def test_tasks_carry_what_was_given():

@@ -83,6 +83,10 @@ def test_a_second_run_finds_it_and_other_logs_do_not_replace_it(tmp_path):
         imported(paths, out)
     with pytest.raises(DatasetError, match="is there already, which is no imported dataset"):
         imported(paths, tmp_path / "logs")
+    (beside,) = imported(paths, out, beside=True)[-1:]
+    folder = next(tmp_path.glob("set-*"))
+    assert beside.startswith(f"{folder}: 3 tasks")
+    assert imported(paths, out, beside=True)[-1] == f"{folder} is there already, made of the same logs."
     assert {file: file.stat().st_mtime_ns for file in out.rglob("*")} == before
 
 
@@ -133,8 +137,16 @@ def test_held_out_tasks_are_written_but_have_no_part_in_the_scale(tmp_path):
     assert found.scaling.meta["observation"]["offset"][0] == pytest.approx(np.mean(means))
     with pytest.raises(DatasetError, match="There is no task d to hold out; there are a, b, c"):
         imported(paths, tmp_path / "other", held_out=["d"])
-    with pytest.raises(DatasetError, match="All tasks are held out"):
-        imported(paths, tmp_path / "other", held_out=list(machines))
+    for held_out, left in ((list(machines), 0), (["a", "b"], 1)):
+        with pytest.raises(DatasetError, match=f"would be {left} tasks to learn from and {3 - left} held out"):
+            imported(paths, tmp_path / "other", held_out=held_out)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_share_of_two_tasks_leaves_too_few_to_learn_from(tmp_path):
+    paths = write_parquet(tmp_path, {name: columns for name, columns in fleet().items() if name != "c"})
+    with pytest.raises(DatasetError, match="would be 1 tasks to learn from and 1 held out"):
+        imported(paths, tmp_path / "set", held_out=["0.2"])
 
 
 def test_tasks_with_other_columns_are_refused(tmp_path):
