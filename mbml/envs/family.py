@@ -81,7 +81,8 @@ class Family(Entry):
         horizon = self.horizon if horizon is None else horizon
         if horizon < 1:
             raise FamilyError(f"The horizon is {horizon}; it must be at least 1 step.")
-        env = self.make(task.parameter)
+        with blaming(f"make of {self.name}"):
+            env = self.make(task.parameter)
         if isinstance(env, MujocoTaskEnv):  # has that form, and a time limit of its own that costs nothing
             env.horizon = horizon
             return env
@@ -99,8 +100,7 @@ class Family(Entry):
 
     @cached_property
     def _sizes(self) -> tuple[int, int]:
-        with blaming(f"make of {self.name}"):
-            env = self.environment(self.tasks("train")[0])
+        env = self.environment(self.tasks("train")[0])
         env.close()
         return flatdim(env.observation_space), flatdim(env.action_space)
 
