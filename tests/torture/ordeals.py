@@ -3,24 +3,28 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
+
+from tests.pipeline.test_cluster import machines
 
 Sums = dict[str, dict[str, str]]
 """Artefact -> file -> SHA-256."""
 Row = dict[str, str | int]
 _DEADLINE = 900.0
 _ROUNDS = 4
+_FUZZED = ("tests/pipeline/test_hostile.py",)
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Place:
     env: str
     pace: float = 60.0
     """Seconds that a run takes when it is left alone, by which the moments of an ordeal are spread."""
+    cluster: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables of one to join."""
 
     @property
     def store(self) -> Path:
@@ -43,6 +49,7 @@ class Place:
         places = ["--store", str(self.store), "--out", str(self.folder / out), "--checkpoint-seconds", "0.5"]
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        environment |= self.cluster
         return subprocess.Popen([*command, *places, *options], env=environment, start_new_session=True, **pipes)
 
     def run(self, *options: str) -> tuple[int, str]:
@@ -132,6 +139,44 @@ def drivers(place: Place, reference: Sums, rng: random.Random) -> Row:
     came = f"exit code of the last {code}; " + ", ".join(f"{name} {n}" for name, n in sent.items())
     came += f"; processes left after 30 s: {left}; slowest end {slowest:.1f} s"
     return _row("the command stopped at a random moment and typed again", sent.total(), came, place.sums(), reference)
+
+
+def machines_gone(place: Place, reference: Sums, rng: random.Random) -> Row:
+    """A cluster of three machines that loses one at a random moment, and has another taken away by notice."""
+    codes: Counter[int] = Counter()
+    jobs_lost = compared = lost = 0
+    for number in range(_ROUNDS):
+        with machines(1, 1, 1) as (cluster, environment):
+            assert cluster.stdin is not None
+            joined = {name: environment[name] for name in environment if name.startswith("RAY_")}
+            own = replace(place, folder=place.folder / str(number), cluster=joined)
+            with own.start() as process:
+                lines = _reader(process)
+                for event in rng.sample(["remove", "drain 3"], 2):
+                    time.sleep(rng.uniform(0.1, 0.4) * place.pace)
+                    print(event, file=cluster.stdin, flush=True)
+                process.wait(_DEADLINE)
+            codes[process.returncode] += 1
+            jobs_lost += sum("] lost " in line for line in lines())
+        row = _row("", 0, "", own.sums(), reference)
+        compared, lost = compared + int(row["compared"]), lost + int(row["lost"])
+    came = "exit codes " + ", ".join(f"{code} ({n} runs)" for code, n in codes.items())
+    came += f"; jobs that went on elsewhere: {jobs_lost}"
+    done = "one machine of three gone at once, another with three seconds' notice"
+    return {"done": done, "times": 2 * _ROUNDS, "came": came, "compared": compared, "lost": lost}
+
+
+def inputs(place: Place, reference: Sums, rng: random.Random) -> Row:
+    """Command lines, sweeps, column maps, logs, policies and checkpoints that Hypothesis makes up."""
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *_FUZZED]
+    environment = os.environ | {"MBML_EXAMPLES": "1000"}
+    done = subprocess.run(
+        [*command, "--hypothesis-show-statistics", f"--hypothesis-seed={rng.randrange(2**31)}"],
+        env=environment, capture_output=True, text=True, timeout=2 * _DEADLINE,
+    )  # fmt: skip
+    tried = sum(map(int, re.findall(r"(\d+) passing", done.stdout)))
+    came = "each refused in a sentence with exit code 2, or meant" if not done.returncode else done.stdout[-300:]
+    return {"done": "inputs made up", "times": tried, "came": came, "compared": 0, "lost": int(done.returncode > 0)}
 
 
 def bytes_changed(place: Place, reference: Sums, rng: random.Random) -> Row:
@@ -233,4 +278,6 @@ ORDEALS: dict[str, Callable[[Place, Sums, random.Random], Row]] = {
     "bytes": bytes_changed,
     "two": two_at_once,
     "disk": full_disk,
+    "machines": machines_gone,
+    "inputs": inputs,
 }
