@@ -102,17 +102,17 @@ def fit(
 
 def check_there() -> None:
     """Raise ClusterError where the cluster that was joined is gone; Ray itself would end the process after a minute."""
-    address = address_given()
-    host, _, port = address.rpartition(":")
-    for wait in (1.0, 5.0, 0.0) if address else ():
+    host, _, port = (address := address_given()).rpartition(":")
+    if not port.isdigit():
+        return
+    for wait in (1.0, 5.0, 0.0):
         try:
             socket.create_connection((host, int(port)), timeout=5).close()
             return
         except OSError:
             time.sleep(wait)
-    if address:
-        kept = "finished jobs and checkpoints are kept, and the same command goes on from there"
-        raise ClusterError(f"The cluster at {address} is gone: {kept}.")
+    kept = "finished jobs and checkpoints are kept, and the same command goes on from there"
+    raise ClusterError(f"The cluster at {address} is gone: {kept}.")
 
 
 def resources() -> str:

@@ -175,7 +175,7 @@ def test_keys_follow_what_is_learned_from_and_by(out):
         (["--checkpoint-seconds", "nan"], "checkpoint_seconds is nan"),
         (["--store", "/dev/null"], "The store /dev/null cannot be written to"),
         (["--out", "/dev/null"], "--out is /dev/null, which is no folder"),
-        (["--out", "s3://x/y"], "a report goes to a folder of this machine"),
+        (["--out", "s3://x/y"], "should be a folder of this machine"),
         (["--env", "umaze_goal"], "fit learns from logs alone; leave out --env umaze_goal."),
         (["--methods", "metagenrl"], "metagenrl"),
         (["--methods", "ground_truth"], "ground_truth needs a reward function"),
