@@ -137,6 +137,11 @@ class RelabelTables:
         return RelabelTables(**moved)
 
 
+def pool_indices(tasks: int, available: int, pool: int, generator: torch.Generator) -> Tensor:
+    """Row numbers of the relabelling pool, `[tasks, P]`, sorted, without replacement; all rows when `pool` is 0."""
+    return torch.stack(pools_of(Lengths((available,) * tasks), pool, generator))
+
+
 def pools_of(lengths: Lengths, pool: int, generator: torch.Generator) -> list[Tensor]:
     """The relabelling pool of every task: sorted row numbers `[P]`, without replacement; all rows where there are no
     more than `pool`, or when `pool` is 0."""

@@ -174,6 +174,11 @@ class _Fixed:
             values = getattr(self, name)
             if len(set(values)) < len(values) or not values:
                 raise ConfigError(f"{name} is {values}; give one or more, each once.")
+        for name in ("encoder", "student"):
+            kinds = {name: getattr(self, name)}
+            if kinds[name] and not any(_kinds(getattr(self, METHODS[m].learner), kinds, "") for m in self.methods):
+                own = f"{name} is {kinds[name]}, but {', '.join(self.methods)} has its own"
+                raise ConfigError(f"{own}; leave it out, or add a method that takes one, such as full.")
         if "metagenrl" in self.methods and self.env != "ant_dir":
             raise ConfigError(f"methods has metagenrl, which runs on ant_dir alone, as in the paper; not on {title}.")
         if "ground_truth" in (*self.methods, self.relabel.source) and family.reward is None:

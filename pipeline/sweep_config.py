@@ -96,7 +96,8 @@ def load_sweep(name: str) -> Sweep:
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not os.path.exists(path):  # also False for a name that is too long
-        raise ConfigError(f"There is no sweep {name!r}; choose {', '.join(names())}, or give a YAML file.")
+        what = f"file {name}" if path.parent != FOLDER else f"sweep {name!r}"
+        raise ConfigError(f"There is no {what}; choose {', '.join(names())}, or give a YAML file.")
     found = read_yaml(path, ConfigError)
     try:
         return _sweep(path.stem, found)

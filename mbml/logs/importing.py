@@ -87,6 +87,9 @@ def _import(logs: _Logs, out: Path, held_out: _HeldOut, beside: bool) -> Path:
     return out
 
 
+_NAMED = 20
+
+
 @dataclass(frozen=True)
 class _HeldOut:
     """Which tasks are not learned from: their names, or one number between 0 and 1, a share drawn with a seed."""
@@ -113,7 +116,9 @@ class _HeldOut:
             drawn = np.random.default_rng(self.seed).permutation(len(names))[:number]
             chosen = [names[i] for i in sorted(drawn)]
         elif strangers := set(self.asked) - set(names):
-            raise DatasetError(f"There is no task {min(strangers)} to hold out; there are {', '.join(names[:20])}.")
+            there = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+            right = f"give a share between 0 and 1, or names of tasks: {there}"
+            raise DatasetError(f"There is no task {min(strangers)} to hold out; {right}.")
         else:
             chosen = [name for name in names if name in self.asked]
         if chosen and (left := len(names) - len(chosen)) < 2:

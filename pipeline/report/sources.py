@@ -99,7 +99,8 @@ def distill_losses(results: Results) -> Figure:
     rows = rows.assign(metric=rows["metric"].str.removeprefix("training/"))
     found = list(rows["metric"].unique())
     names = [*(name for name in _LOSSES if name in found), *(n for n in found if n not in (*_LOSSES, *_NO_LOSS))]
-    methods = [name for name in results.methods("score") if name in set(rows["method"])]
+    learned = rows["method"].unique()
+    methods = [name for name in results.methods("score") or learned if name in learned]
     if not names or not methods:
         raise MissingData("No losses of the distillation were recorded.")
     made, grid = panels(len(names), 3, 2.1, share="x")

@@ -11,20 +11,14 @@ from mbml.relabel import (
     RelabelConfig,
     cross_task_error,
     diagnostics,
-    pools_of,
+    pool_indices,
     relabel,
     relabel_with_truth,
     true_rewards,
 )
-from mbml.rows import Lengths
 from tests.mbml.toys import LAYOUT, UMAZE, forward, layers_of, random_rows, seeded
 
 K, P = 3, 7
-
-
-def pool_of(tasks, rows, pool, generator):
-    """Pools `[tasks, P]` of tasks with so many rows each."""
-    return torch.stack(pools_of(Lengths((rows,) * tasks), pool, generator))
 
 
 def ensemble(target, members=4, seed=0, layout=LAYOUT, hidden=(6,)):
@@ -52,7 +46,7 @@ def test_every_entry_of_the_tables(dynamics):
         models["next_observation"] = next_model
     # Thresholds near the medians, so that each of the two lets some rows through and not others.
     config = RelabelConfig(reward_threshold=0.5, next_observation_threshold=0.55)
-    tables = relabel(rows, pool_of(K, P, 0, seeded()), LAYOUT, models, config)
+    tables = relabel(rows, pool_indices(K, P, 0, seeded()), LAYOUT, models, config)
     assert tables.reward.shape == tables.eligible.shape == (K, K, P)
     passed = {"reward": 0, "next": 0, "both": 0}
     for i in range(K):
@@ -83,7 +77,7 @@ def test_every_entry_of_the_tables(dynamics):
 def test_pools_larger_than_a_chunk():
     rows = random_rows(K, 5_000)
     models: dict[Target, Ensemble] = {"reward": ensemble("reward", members=2, hidden=(2,))}
-    tables = relabel(rows, pool_of(K, 5_000, 0, seeded()), LAYOUT, models, RelabelConfig())
+    tables = relabel(rows, pool_indices(K, 5_000, 0, seeded()), LAYOUT, models, RelabelConfig())
     tail = relabel(rows, tables.index[:, 4_090:4_110], LAYOUT, models, RelabelConfig())
     torch.testing.assert_close(tables.reward[..., 4_090:4_110], tail.reward)
     assert torch.equal(tables.eligible[..., 4_090:4_110], tail.eligible)
@@ -91,7 +85,7 @@ def test_pools_larger_than_a_chunk():
 
 def test_a_single_member_makes_everything_eligible():
     tables = relabel(
-        random_rows(K, P), pool_of(K, P, 0, seeded()), LAYOUT, {"reward": ensemble("reward", 1)}, RelabelConfig()
+        random_rows(K, P), pool_indices(K, P, 0, seeded()), LAYOUT, {"reward": ensemble("reward", 1)}, RelabelConfig()
     )
     assert torch.equal(tables.eligible, ~torch.eye(K, dtype=torch.bool).unsqueeze(-1).expand(K, K, P))
 
@@ -112,7 +106,7 @@ def test_true_rewards_of_umaze():
     index = torch.tensor([[6, 0], [3, 3], [1, 5]])
     pooled = true_rewards(rows, UMAZE, distribution.reward, tasks[1:], index)
     assert torch.equal(pooled, truth[1:].gather(2, index.expand(2, -1, -1)))
-    tables = relabel_with_truth(pool_of(K, P, 0, seeded()), truth)
+    tables = relabel_with_truth(pool_indices(K, P, 0, seeded()), truth)
     assert torch.equal(tables.reward, truth)
     assert torch.equal(tables.eligible, ~torch.eye(K, dtype=torch.bool).unsqueeze(-1).expand(K, K, P))
     assert tables.next_observation is None
@@ -120,21 +114,21 @@ def test_true_rewards_of_umaze():
 
 def test_pools():
     everything = torch.arange(9).repeat(2, 1)
-    assert torch.equal(pool_of(2, 9, 0, seeded()), everything)
-    assert torch.equal(pool_of(2, 9, 20, seeded()), everything)
-    index = pool_of(2, 100, 30, seeded())
+    assert torch.equal(pool_indices(2, 9, 0, seeded()), everything)
+    assert torch.equal(pool_indices(2, 9, 20, seeded()), everything)
+    index = pool_indices(2, 100, 30, seeded())
     assert index.shape == (2, 30)
     assert (index.diff(dim=1) > 0).all()  # sorted and without repetition
     assert index.min() >= 0
     assert index.max() < 100
     assert not torch.equal(index[0], index[1])
-    assert torch.equal(index, pool_of(2, 100, 30, seeded()))
-    assert not torch.equal(index, pool_of(2, 100, 30, seeded(1)))
+    assert torch.equal(index, pool_indices(2, 100, 30, seeded()))
+    assert not torch.equal(index, pool_indices(2, 100, 30, seeded(1)))
 
 
 def test_diagnostics():
     tables = relabel(
-        random_rows(K, P), pool_of(K, P, 0, seeded()), LAYOUT, {"reward": ensemble("reward")}, RelabelConfig(0.5)
+        random_rows(K, P), pool_indices(K, P, 0, seeded()), LAYOUT, {"reward": ensemble("reward")}, RelabelConfig(0.5)
     )
     tables.eligible[0, 1] = False
     truth = torch.randn(K, K, P, generator=seeded(2))

@@ -163,7 +163,10 @@ def test_keys_follow_what_is_learned_from_and_by(out):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--held-out", "m9"], "There is no task m9 to hold out; there are m0, m1, m2, m3, m4, m5."),
+        (
+            ["--held-out", "m9"],
+            "There is no task m9 to hold out; give a share between 0 and 1, or names of tasks: m0, m1, m2, m3, m4, m5.",
+        ),
         (["--held-out", "m0", "m1", "m2", "m3", "m4"], "1 tasks to learn from and 5 held out; at least 2 and 1"),
         (["--held-out"], "Say with --held-out which tasks to judge by"),
         (["--distill-seeds", "0", "0"], "distill_seeds is (0, 0); give one or more, each once"),
@@ -180,6 +183,8 @@ def test_keys_follow_what_is_learned_from_and_by(out):
         (["--methods", "metagenrl"], "metagenrl"),
         (["--methods", "ground_truth"], "ground_truth needs a reward function"),
         (["--train-tasks", "2"], "leave out train_tasks, test_tasks"),
+        (["--encoder", "mean"], "encoder is mean, but evidence has its own"),
+        (["--held-out", "1.5"], "no task 1.5 to hold out; give a share between 0 and 1, or names of tasks"),
         (["--fqe.steps", "0"], "fqe.steps is 0"),
         (["--data", "/no/such/logs"], "/no/such/logs does not exist"),
     ],

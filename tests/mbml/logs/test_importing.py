@@ -135,7 +135,9 @@ def test_held_out_tasks_are_written_but_have_no_part_in_the_scale(tmp_path):
     assert found.scaling is not None
     means = [machines[name]["observation"][:, 0].mean() for name in ("a", "b")]
     assert found.scaling.meta["observation"]["offset"][0] == pytest.approx(np.mean(means))
-    with pytest.raises(DatasetError, match="There is no task d to hold out; there are a, b, c"):
+    with pytest.raises(
+        DatasetError, match="There is no task d to hold out; give a share between 0 and 1, or names of tasks: a, b, c"
+    ):
         imported(paths, tmp_path / "other", held_out=["d"])
     for held_out, left in ((list(machines), 0), (["a", "b"], 1)):
         with pytest.raises(DatasetError, match=f"would be {left} tasks to learn from and {3 - left} held out"):

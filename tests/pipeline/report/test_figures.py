@@ -45,7 +45,7 @@ def entries(figure) -> list[str]:
 
 
 def test_the_report_and_the_paper_have_their_figures():
-    assert len(OF_A_RUN) == 15
+    assert len(OF_A_RUN) >= 15  # and those of your own
     assert [f"figure-{number}" for number in ("02", "04", "05", "06", "07", "11")] == OF_THE_PAPER
 
 
