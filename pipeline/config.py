@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -175,9 +176,8 @@ class _Fixed:
             if len(set(values)) < len(values) or not values:
                 raise ConfigError(f"{name} is {values}; give one or more, each once.")
         for name in ("encoder", "student"):
-            kinds = {name: getattr(self, name)}
-            if kinds[name] and not any(_kinds(getattr(self, METHODS[m].learner), kinds, "") for m in self.methods):
-                own = f"{name} is {kinds[name]}, but {', '.join(self.methods)} has its own"
+            if (kind := getattr(self, name)) and not self._take(name, kind):
+                own = f"{name} is {kind}, but {', '.join(self.methods)} has its own"
                 raise ConfigError(f"{own}; leave it out, or add a method that takes one, such as full.")
         if "metagenrl" in self.methods and self.env != "ant_dir":
             raise ConfigError(f"methods has metagenrl, which runs on ant_dir alone, as in the paper; not on {title}.")
@@ -190,6 +190,12 @@ class _Fixed:
                 f"evaluate.skipped_episodes is {self.evaluate.skipped_episodes}; it must be from 0 to below "
                 f"evaluate.episodes, {self.evaluate.episodes}."
             )
+
+    def _take(self, name: str, kind: str) -> bool:
+        """Whether a learner of the methods has that kind of part when it is asked for."""
+        learners = [getattr(self.resolved(), METHODS[method].learner) for method in self.methods]
+        found = [(own, path) for own in learners for path, _ in _kinds(own, {name: kind}, "")]
+        return any(attrgetter(path)(own) == kind for own, path in found)
 
     def resolved(self) -> RunConfig:
         """The same with the horizon in steps, and `encoder` and `student` in every learner's own configuration."""
