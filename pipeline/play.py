@@ -63,6 +63,10 @@ class Given:
     def show(self, policy: AdaptivePolicy, log: Log) -> None:
         """Let a policy learn from them; raises ValueError for what is not there or does not fit."""
         rows = as_logged(Dataset.open(self.folder), self.task).rows(0, self.transitions)
+        there, own = (rows.observation.shape[1], rows.action.shape[1]), policy.description
+        if there != (fits := (own.observation.size, own.action.size)):
+            fault = f"{self.folder} has observations and actions of {there} numbers"
+            raise ConfigError(f"{fault}; those of the policy have {fits}.")
         for step in range(len(rows)):
             seen, action, following = rows.observation[step], rows.action[step], rows.next_observation[step]
             policy.observe(seen, action, rows.reward[step], following, rows.terminated[step], rows.truncated[step])
