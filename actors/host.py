@@ -21,6 +21,7 @@ from actors.store import Store
 
 _NOTHING: Mapping[Ref, Path] = {}
 _EXPORT_SECONDS = 5.0
+_TITLE_SECONDS = 1.0  # Ray takes the process's title back whenever progress is asked for
 _RATE_MARKS = 60  # at least a second apart, so the rate is that of the last minute or so
 
 
@@ -53,8 +54,8 @@ class Host:
         self._waits = False
         """For another run that makes the same artefact."""
         self._latest: tuple[float, float, str, dict[str, Any]] | None = None
-        self._exported = -math.inf
-        """When metrics were exported last."""
+        self._exported = self._titled = -math.inf
+        """When metrics were exported last, and the process's title was set."""
         self._marks: deque[tuple[float, float]] = deque(maxlen=_RATE_MARKS)
 
     def run(
@@ -119,11 +120,14 @@ class Host:
         if not self._marks or now - self._marks[-1][0] >= 1.0:
             self._marks.append((now, done))
         self._latest = (done, total, unit, metrics)
-        if self._job is not None and now - self._exported >= _EXPORT_SECONDS:
-            self._exported, rate = now, self._rate(now, done)
+        if self._job is None or now - self._titled < _TITLE_SECONDS:
+            return
+        self._titled, rate = now, self._rate(now, done)
+        left = f", {duration((total - done) / rate)} left" if rate > 0 else ""
+        setproctitle(f"ray::{self._job.name} {100 * done / total:.0f}%{left}")
+        if now - self._exported >= _EXPORT_SECONDS:
+            self._exported = now
             export(self._job, done, total, unit, rate, metrics)
-            left = f", {duration((total - done) / rate)} left" if rate > 0 else ""
-            setproctitle(f"ray::{self._job.name} {100 * done / total:.0f}%{left}")
 
     def _rate(self, now: float, done: float) -> float:
         """Work per second since the oldest mark."""

@@ -63,7 +63,9 @@ class _Experiment:
         config = self.config
         name = f"{config.env.replace(':', '-')}-{config.preset}-seed{config.seed}"
         right = "for a copy in the store add --report-in-store, and for a store elsewhere --store"
-        return folder_here(self.place.out or f"runs/{name}{behind}", right=right)
+        # Jobs of the same source have one working directory on a machine.
+        own = f"job-{os.getpid()}/" if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else ""
+        return folder_here(self.place.out or f"runs/{own}{name}{behind}", right=right)
 
 
 class Run(_Experiment):

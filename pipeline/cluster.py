@@ -88,8 +88,7 @@ def fit(
 
     As asked where a cluster has no such machine yet. Raises ClusterError where Ray is embedded and never will have.
     """
-    having = [node["Resources"] for node in ray.nodes() if node["Alive"] and needs.met_by(node)]
-    fitting = [has["CPU"] for has in having if has.get("CPU", 0) > 0 and has.get("GPU", 0.0) >= num_gpus]
+    fitting = _machines(num_gpus, needs)
     if not fitting and not address_given():
         asked = f"{num_gpus:g} GPUs" + (f" and {needs}" if needs != NOTHING else "")
         remedy = "leave out --needs" if needs != NOTHING else "give learner_gpus 0 to train on CPUs"
@@ -98,6 +97,17 @@ def fit(
     if cpus < num_cpus:
         log(f"{who} asks for {num_cpus:g} CPUs; the largest machine offers {cpus:g} CPUs, so it runs with that.")
     return cpus, num_gpus
+
+
+def fits(num_cpus: float, num_gpus: float, needs: Needs) -> bool:
+    """Whether a machine is there that has so much, be it busy."""
+    return max(_machines(num_gpus, needs), default=0.0) >= num_cpus
+
+
+def _machines(num_gpus: float, needs: Needs) -> list[float]:
+    """CPUs of the machines with so many GPUs and what is needed besides."""
+    having = [node["Resources"] for node in ray.nodes() if node["Alive"] and needs.met_by(node)]
+    return [has["CPU"] for has in having if has.get("CPU", 0) > 0 and has.get("GPU", 0.0) >= num_gpus]
 
 
 def check_there() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -91,6 +92,9 @@ class Submit:
         """The options of `submit` itself, and a Submit with the command behind them, as `parse` understands it."""
         place = next((place for place, word in enumerate(arguments) if word in cls.runs), len(arguments))
         own, given = [word for word in arguments[:place] if word != "--"], arguments[place:]
+        strange = [word for before, word in pairwise(["", *own]) if not word.startswith("-") and before != "--python"]
+        if strange and not given:
+            raise ConfigError(f"There is no {strange[0]} to submit; choose one of {', '.join(cls.runs)}.")
         return own, cls(job=parse(given) if given else None, arguments=tuple(given))
 
     def __call__(self, log: Log) -> int:
@@ -131,6 +135,12 @@ class Logs(_OfJob):
             back, stop = _again("logs", self.job), _again("stop", self.job)
             print(f"\nJob {self.job} goes on. To come back: {back}. To end it: {stop}.", file=sys.stderr)
             return 130
+        except ConfigError as error:
+            if "WebSocket" not in str(error):
+                raise
+            lost = "The cluster no longer answers. If it is still there, so is the job"
+            again = "if not, the same submission goes on from what is in the store"
+            raise ConfigError(f"{lost}: {_again('logs', self.job)}; {again}.") from None
         log(f"job {self.job} {details.status.value.lower()}: {details.message or ''}".rstrip(": "))
         if details.status.value == "SUCCEEDED":
             return 0
@@ -205,7 +215,14 @@ class Fetch:
         return 0
 
 
-JOBS: dict[str, type] = {"submit": Submit, "status": Status, "logs": Logs, "stop": Stop, "fetch": Fetch}
+JOBS: dict[str, type] = {
+    "submit": Submit,
+    "status": Status,
+    "logs": Logs,
+    "stop": Stop,
+    "fetch": Fetch,
+    "dashboard": Dashboard,
+}
 """The commands by name."""
 
 

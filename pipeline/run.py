@@ -12,7 +12,7 @@ from actors.store import Store, StoreError
 from mbml import envs
 from mbml.deploy.folder import check_replaceable
 from mbml.settings import check_fields
-from pipeline.cluster import connect
+from pipeline.cluster import address_given, connect
 from pipeline.config import ConfigError, Place, RunConfig
 from pipeline.handover import POLICY, hand_over, write_policy
 from pipeline.memory import check_memory
@@ -56,6 +56,8 @@ def carry_out(
     with connect(place.num_cpus, dashboard=place.dashboard, modules=envs.modules_of(config.env)) as where:
         check_memory([*jobs, *all_jobs])
         log(f"{len(jobs)} jobs on {where}")
+        if address_given() and "://" not in store.url:
+            log(f"the store is {store.url}, a folder that every machine of the cluster must have")
         limits = {name: getattr(place, name) for name in ("most_pending", "wait_for_nodes", "checkpoint_seconds")}
         outcome = execute(jobs, store.url, log=log, poll_seconds=_POLL_SECONDS, needs=needs, **limits)
         if not outcome.complete:
@@ -77,6 +79,7 @@ def prepare(place: Place, out: Path) -> Store:
     that cannot be used."""
     check_fields(place)
     check_tracker(place.track)
+    address_given()  # raises for one of another kind
     store = Store(place.store)
     store.check_writable()
     make_folder(out)

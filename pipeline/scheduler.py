@@ -16,7 +16,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskErr
 from actors.host import duration, remote
 from actors.stage import CHECKPOINT, CHECKPOINT_SECONDS, Job, Ref
 from actors.store import Store, StoreError
-from pipeline.cluster import ClusterError, check_there, fit, resources
+from pipeline.cluster import ClusterError, check_there, fit, fits, resources
 from pipeline.needs import NOTHING, Needs
 from pipeline.outcome import Outcome, Span, StageCost
 
@@ -306,6 +306,7 @@ class _Run:
         """A job went wrong in its process, which goes on to the next; or the process itself is lost."""
         raised = isinstance(error, RayTaskError)
         if job is None or not raised:
+            check_there()
             self.drop(actor)
             if job is None and not self.waiting.get(actor.size):
                 return
@@ -323,11 +324,15 @@ class _Run:
         rest = _REST_SECONDS * 2 ** (self.lost[job.ref] - 1) if memory else 0.0
         self.resting.append((time.monotonic() + rest, job))
         when = f"was killed because its machine ran out of memory; in {duration(rest)}" if memory else "is lost;"
-        self.log(f"lost     {job.name}: its process {when} it goes on from its checkpoint")
+        place = "goes on from its checkpoint" if self.saved.get(job.ref) else "begins anew"
+        self.log(f"lost     {job.name}: its process {when} it {place}")
 
     def _fail(self, job: Job, error: Exception) -> None:
         del self.left[job.ref]
-        reason = self.result.failed[job.name] = sentence(error)
+        reason = sentence(error)
+        if "is absent or incomplete" in reason and all(self.store.complete(*ref) for ref in job.inputs):
+            reason += f" Here it is there: give a --store that all machines reach, not {self.store.url}."
+        self.result.failed[job.name] = reason
         self.log(f"failed   {job.name}: {reason}")
         cause = error.cause if isinstance(error, RayTaskError) else error
         if isinstance(cause, ValueError):
@@ -362,7 +367,7 @@ class _Run:
             number = "1 job waits" if waiting == 1 else f"{waiting} jobs wait"
             lack = f"{number} for a machine with {wanted} free; there is {resources()}"
             self.log(f"waiting  {lack}; {duration(now - self.moved)} of {duration(self.wait_for_nodes)}")
-            if now - self.moved > self.wait_for_nodes:
+            if now - self.moved > self.wait_for_nodes and not any(fits(*size) for size in sizes):
                 limit = f"No machine came within {duration(self.wait_for_nodes)}: {lack}"
                 raise ClusterError(f"{limit}. Start machines that have it, or wait longer with --wait-for-nodes.")
 

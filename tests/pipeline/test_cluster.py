@@ -159,10 +159,13 @@ def test_another_version_of_ray_on_the_cluster_is_one_sentence():
     assert len(done.stdout.splitlines()) == 1
 
 
-def test_a_cluster_that_vanishes_ends_the_run_with_a_sentence_and_what_is_finished_stays(tmp_path):
+@pytest.mark.parametrize("poll", [1, 600])
+def test_a_cluster_that_vanishes_ends_the_run_with_a_sentence_and_what_is_finished_stays(poll, tmp_path):
     code = "import sys, tests\nfrom pipeline.cluster import connect\nfrom pipeline.scheduler import execute\n"
     code += "from tests.pipeline.workers import job\n"
-    code += "with connect(modules=[tests]):\n execute([job('a'), job('b', sleep=300)], sys.argv[1], poll_seconds=1)\n"
+    code += (
+        f"with connect(modules=[tests]):\n execute([job('a'), job('b', sleep=300)], sys.argv[1], poll_seconds={poll})\n"
+    )
     with (
         machines(1) as (cluster_process, environment),
         subprocess.Popen(

@@ -135,6 +135,8 @@ def test_a_job_that_is_not_there_is_one_sentence(cluster):
     ("arguments", "words"),
     [
         (["submit"], "Say what to submit"),
+        (["submit", "--python", "py", "fly", "--env", "x"], "There is no fly to submit; choose one of run, sweep"),
+        (["dashboard"], "RAY_ADDRESS is not set"),
         (["submit", "run", "--env", "umaze_goal"], "--store runs/store would be lost"),
         (["submit", "fit", "--data", "x", "--out", "y", "--store", "/z"], "--out y holds the dataset"),
         (["submit", "run", "--env", "umaze"], "umaze_goal"),

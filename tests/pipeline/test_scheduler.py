@@ -13,6 +13,7 @@ import psutil
 import pytest
 import ray
 
+from actors.host import Host
 from actors.stage import Job, Ref
 from actors.store import Store, StoreError
 from pipeline.cluster import ClusterError
@@ -146,6 +147,19 @@ class TestExecute:
         outcome = execute([short, long], str(tmp_path), log=log, poll_seconds=0.2, idle_seconds=0.5)
         assert sorted(outcome.done) == ["long", "short"]
         assert gone.read_text() == ""
+
+    def test_machines_that_are_there_but_busy_are_waited_for_without_end(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("RAY_ADDRESS", "of a cluster that others use too")
+        other = ray.remote(Host).options(num_cpus=2).remote(str(tmp_path / "other"))
+        ray.get(other.machine.remote())
+        lines = []
+
+        def log(line):
+            lines.append(line)
+            if sum(said.startswith("waiting") for said in lines) == 5:
+                ray.kill(other)
+
+        assert execute([job("a")], str(tmp_path), log=log, poll_seconds=0.3, wait_for_nodes=0.5).done == ["a"]
 
     def test_a_machine_that_never_comes_is_one_sentence(self, tmp_path, monkeypatch):
         monkeypatch.setenv("RAY_ADDRESS", "of a cluster, where more machines may come")
