@@ -13,7 +13,7 @@ import psutil
 import pytest
 import ray
 
-from actors.host import Host
+from actors.host import remote
 from actors.stage import Job, Ref
 from actors.store import Store, StoreError
 from pipeline.cluster import ClusterError
@@ -150,7 +150,7 @@ class TestExecute:
 
     def test_machines_that_are_there_but_busy_are_waited_for_without_end(self, tmp_path, monkeypatch):
         monkeypatch.setenv("RAY_ADDRESS", "of a cluster that others use too")
-        other = ray.remote(Host).options(num_cpus=2).remote(str(tmp_path / "other"))
+        other = remote(str(tmp_path / "other"), 2.0)
         ray.get(other.machine.remote())
         lines = []
 
