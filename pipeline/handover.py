@@ -66,8 +66,8 @@ def write_policy(
     policy = ContextPolicy.load(weights)
     description = _described(jobs, trained, results, chosen, dataset, policy)
     familiarity = None
-    for ref in jobs.artefacts.get("familiarity", []):
-        found = store.fetch(*ref)
+    if "familiarity" in jobs.artefacts:
+        found = store.fetch(*jobs.artefacts["familiarity"][0])
         models = TaskModels.load(found / "familiarity.safetensors", policy.layout, len(spec.tasks))
         familiarity = Familiarity(models, Calibration(**read_json(found / "calibration.json")))
     return write_folder(folder, weights, description, familiarity, graphs=graphs)

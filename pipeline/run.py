@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from actors.host import duration
 from actors.stage import Job
@@ -46,7 +47,6 @@ def carry_out(
     `trials` runs what comes after the jobs, inside Ray; it returns what went wrong. `all_jobs` has those as well, for
     --repair. Returns the exit code: 2 where jobs failed because of what they were given, 1 where one failed otherwise.
     """
-    needs = needs_of(place.needs)
     store, jobs = prepare(place, out), list(jobs)
     if place.repair:
         discard_damaged([*jobs, *all_jobs], store, log)
@@ -58,8 +58,7 @@ def carry_out(
         log(f"{len(jobs)} jobs on {where}")
         if address_given() and "://" not in store.url:
             log(f"the store is {store.url}, a folder that every machine of the cluster must have")
-        limits = {name: getattr(place, name) for name in ("most_pending", "wait_for_nodes", "checkpoint_seconds")}
-        outcome = execute(jobs, store.url, log=log, poll_seconds=_POLL_SECONDS, needs=needs, **limits)
+        outcome = execute(jobs, store.url, log=log, poll_seconds=_POLL_SECONDS, **limits_of(place))
         if not outcome.complete:
             return say_failures(outcome, store.url, log)
         outcome.failed |= trials(store)
@@ -80,10 +79,17 @@ def prepare(place: Place, out: Path) -> Store:
     check_fields(place)
     check_tracker(place.track)
     address_given()  # raises for one of another kind
+    limits_of(place)  # and for needs that cannot be meant
     store = Store(place.store)
     store.check_writable()
     make_folder(out)
     return store
+
+
+def limits_of(place: Place) -> dict[str, Any]:
+    """What `execute` is told of a place; raises ConfigError for needs that cannot be meant."""
+    same = {name: getattr(place, name) for name in ("most_pending", "wait_for_nodes", "checkpoint_seconds")}
+    return same | {"needs": needs_of(place.needs)}
 
 
 def title_of(config: RunConfig) -> str:

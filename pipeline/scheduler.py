@@ -363,7 +363,7 @@ class _Run:
                 self.drop(actor)
         if waiting and not busy:
             sizes = [size for size, jobs in self.waiting.items() if jobs]
-            wanted = " or ".join(", ".join([f"{c:g} CPUs and {g:g} GPUs", str(n)]).rstrip(", ") for c, g, n in sizes)
+            wanted = " or ".join(", ".join(filter(None, (f"{c:g} CPUs and {g:g} GPUs", str(n)))) for c, g, n in sizes)
             number = "1 job waits" if waiting == 1 else f"{waiting} jobs wait"
             lack = f"{number} for a machine with {wanted} free; there is {resources()}"
             self.log(f"waiting  {lack}; {duration(now - self.moved)} of {duration(self.wait_for_nodes)}")

@@ -22,7 +22,7 @@ from pipeline.report.page import Page
 from pipeline.report.paper import PAPER
 from pipeline.report.warmstart import SECTION
 from pipeline.results import Results, gather
-from pipeline.run import Place, carry_out, title_of
+from pipeline.run import Place, carry_out, limits_of, title_of
 from pipeline.scheduler import execute
 from pipeline.search import OBJECTIVES, Point, Suggestions, check_searcher, judged, objective
 from pipeline.sweep_config import Sweep, load_sweep, runnable, sweep_defaults
@@ -87,8 +87,10 @@ class _Sweeping:
             self.search.tell([self.value(point, store) for point in self.asked])
             self.suggest()
             missing = [job for job in self.jobs.shared() if not store.complete(*job.ref)]
-            if missing and not (outcome := execute(missing, store.url, log=self.log)).complete:
-                return failed | outcome.failed
+            if missing:
+                outcome = execute(missing, store.url, log=self.log, **limits_of(self.place))
+                if not outcome.complete:
+                    return failed | outcome.failed
             failed |= _tune(self.sweep, self.jobs, self.place, self.out, self.log, store, end)
         return failed
 

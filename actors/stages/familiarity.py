@@ -21,8 +21,9 @@ class Familiarity:
 @stage(version=1)
 def familiarity(spec: Familiarity, run: Run) -> dict[str, Any]:
     """Leaves `familiarity.safetensors`, its networks, and `calibration.json`."""
-    rows = [rows_of(load_rows(run.paths(spec.collect), [task]), 0, -MOST_ROWS) for task in spec.tasks]
-    run.train(training := FamiliarityTraining(layout_of(spec.env), rows))
+    rows = load_rows(run.paths(spec.collect), spec.tasks)
+    last = [rows_of(rows, place, -MOST_ROWS) for place in range(len(spec.tasks))]
+    run.train(training := FamiliarityTraining(layout_of(spec.env), last))
     found = training.calibrated()
     found.models.save(run.out / "familiarity.safetensors")
     write_json(run.out / "calibration.json", asdict(found.calibration))

@@ -8,13 +8,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import ray
 
+ROOT = Path(__file__).resolve().parents[2]
 _COMMANDS = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
 
 
@@ -41,6 +43,24 @@ def configuration(gcs: str, most: int) -> dict:
         "rsync_filter": [],
         **{f"{name}_commands": [] for name in _COMMANDS},
     }
+
+
+def without_ray() -> dict[str, str]:
+    """This process's environment less what is said of Ray in it."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+
+
+def heard(command: list[str], environment: dict[str, str], listen: Callable[[str], None]) -> str:
+    """What a command says, of which `listen` gets every line when it comes; it must end well."""
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    said = ""
+    with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as run:
+        assert run.stdout is not None
+        for line in run.stdout:
+            said += line
+            listen(line)
+    assert run.returncode == 0, said
+    return said
 
 
 def processes(variable: str, value: str) -> list[psutil.Process]:
@@ -121,8 +141,7 @@ def job_server(folder: Path) -> Iterator[dict[str, str]]:
     """The environment of a user of a cluster of two processors that takes jobs; the token is in a file of the home."""
     (folder / ".ray").mkdir()
     (folder / ".ray" / "auth_token").write_text("7" * 64)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {"HOME": str(folder), "RAY_AUTH_MODE": "token"}
+    environment = without_ray() | {"HOME": str(folder), "RAY_AUTH_MODE": "token"}
     dashboard = free_port()
     options = ["--num-cpus=2", f"--port={free_port()}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"]
     with started_head(folder, environment, "HOME", *options):

@@ -22,10 +22,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.pipeline.growing_cluster import free_port
+from tests.pipeline.growing_cluster import ROOT, free_port, without_ray
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-ROOT = Path(__file__).resolve().parents[2]
 _SECONDS = 120
 _CHROMIUM = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars", "--window-size=1500,850")
 
@@ -44,11 +43,10 @@ def run(tmp_path_factory) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp("watched")
     sizes = ["--preset", "smoke", "--collect.steps", "100000", "--collect.tasks-per-actor", "3"]
     place = ["--store", str(folder / "store"), "--out", str(folder / "out"), "--dashboard"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     with subprocess.Popen(
         [os.path.relpath(sys.executable, ROOT), "-m", "pipeline", "run", "--env", "walker_param", *sizes, *place],
         cwd=ROOT,
-        env=environment,
+        env=without_ray(),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

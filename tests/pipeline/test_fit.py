@@ -184,6 +184,7 @@ def test_keys_follow_what_is_learned_from_and_by(out):
         (["--methods", "ground_truth"], "ground_truth needs a reward function"),
         (["--train-tasks", "2"], "leave out train_tasks, test_tasks"),
         (["--encoder", "mean"], "encoder is mean, but evidence has its own"),
+        (["--needs", "fly:memory=1"], "'fly' is no stage"),
         (["--held-out", "1.5"], "no task 1.5 to hold out; give a share between 0 and 1, or names of tasks"),
         (["--fqe.steps", "0"], "fqe.steps is 0"),
         (["--data", "/no/such/logs"], "/no/such/logs does not exist"),

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.growing_cluster import growing_cluster, job_server, sums
+from tests.pipeline.growing_cluster import ROOT, growing_cluster, job_server, sums, without_ray
 from tests.pipeline.test_cluster import machines
-
-ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.skipif(
     "MBML_CLUSTERS" not in os.environ, reason="takes minutes and a quiet machine; MBML_CLUSTERS=1 runs it"
@@ -30,7 +28,7 @@ def make(store: Path, environment: dict[str, str], *words: str) -> dict[str, dic
 
 
 def embedded(store: Path, *words: str) -> dict[str, dict[str, str]]:
-    return make(store, {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}, *words)
+    return make(store, without_ray(), *words)
 
 
 RUN = ("ENV=walker_param", "PRESET=smoke")

@@ -9,10 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.pipeline.growing_cluster import growing_cluster, machines_left, processes, sums
+from tests.pipeline.growing_cluster import ROOT, growing_cluster, heard, machines_left, processes, sums, without_ray
 from tests.pipeline.test_cluster import machines
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def command(folder: Path) -> list[str]:
@@ -36,8 +34,7 @@ pytestmark = pytest.mark.skipif(
 def embedded(tmp_path_factory) -> dict[str, dict[str, str]]:
     """What a run leaves that nothing happens to."""
     folder = tmp_path_factory.mktemp("embedded")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    subprocess.run(command(folder), cwd=ROOT, env=environment, check=True, capture_output=True, timeout=600)
+    subprocess.run(command(folder), cwd=ROOT, env=without_ray(), check=True, capture_output=True, timeout=600)
     found = sums(folder / "store")
     assert len(found) > 10
     return found
@@ -47,18 +44,14 @@ def test_a_run_on_a_cluster_that_starts_empty_has_the_bits_of_an_embedded_one(em
     ours = tmp_path / "growing"
     ours.mkdir()
     with growing_cluster(tmp_path, 3) as environment:
-        with subprocess.Popen(
-            command(ours), cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        ) as run:
-            assert run.stdout is not None
-            said = ""
-            for line in run.stdout:
-                said += line
-                if "started  collect task 1" in line:  # on the second machine, or on the first after task 0
-                    raylet, *_ = filter(is_machine, processes("RAY_AUTH_TOKEN", environment["RAY_AUTH_TOKEN"]))
-                    for process in [raylet, *raylet.children(recursive=True)]:
-                        process.kill()
-        assert run.returncode == 0, said
+
+        def listen(line: str) -> None:
+            if "started  collect task 1" in line:  # on the second machine, or on the first after task 0
+                raylet, *_ = filter(is_machine, processes("RAY_AUTH_TOKEN", environment["RAY_AUTH_TOKEN"]))
+                for process in [raylet, *raylet.children(recursive=True)]:
+                    process.kill()
+
+        said = heard(command(ours), environment, listen)
         left = machines_left(environment, 180)
     assert "1 nodes, 0 CPUs" in said
     assert "lost     collect task" in said
@@ -71,17 +64,12 @@ def test_a_run_on_a_cluster_that_starts_empty_has_the_bits_of_an_embedded_one(em
 def test_a_run_that_loses_a_machine_and_has_another_taken_away_has_the_same_bits(embedded, tmp_path):
     after = {"started  collect task 2": "remove", "started  teach": "drain 5"}
     with machines(1, 1, 1) as (cluster, environment):
-        assert cluster.stdin is not None
-        with subprocess.Popen(
-            command(tmp_path), cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        ) as run:
-            assert run.stdout is not None
-            said = ""
-            for line in run.stdout:
-                said += line
-                for event in [event for event in after if event in line]:
-                    print(after.pop(event), file=cluster.stdin, flush=True)
-        assert run.returncode == 0, said
+
+        def listen(line: str) -> None:
+            for event in [event for event in after if event in line]:
+                print(after.pop(event), file=cluster.stdin, flush=True)
+
+        said = heard(command(tmp_path), dict(environment), listen)
     assert not after
     assert "3 nodes, 3 CPUs" in said
     assert "lost  " in said
