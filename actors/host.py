@@ -1,8 +1,10 @@
 """The process that makes artefacts of any stage, one after the other: a plain class, and a Ray actor made of it."""
 
 import math
+import os
 import resource
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -22,6 +24,7 @@ from actors.store import Store
 _NOTHING: Mapping[Ref, Path] = {}
 _EXPORT_SECONDS = 5.0
 _TITLE_SECONDS = 1.0  # Ray takes the process's title back whenever progress is asked for
+_GREETED_WITHIN = 60.0
 _RATE_MARKS = 60  # at least a second apart, so the rate is that of the last minute or so
 
 
@@ -36,18 +39,21 @@ class Host:
     def __init__(
         self,
         store_url: str,
-        num_cpus: float = 1.0,
         num_gpus: float = 0.0,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
         name: str = "worker",
+        greeted_within: float = math.inf,
     ) -> None:
-        """Sets this process's torch threads from the CPUs that it was given (at least one).
+        """`device` is the GPU where it was given one, or a share, that torch can use; otherwise the CPU.
 
-        `device` is the GPU where it was given one, or a share, that torch can use; otherwise the CPU.
+        Its process ends when nobody calls it within `greeted_within` seconds: Ray may forget an actor that is killed
+        while it starts, and then keeps its CPUs from all others for ever.
         """
         self.store, self.checkpoint_seconds, self.name = Store(store_url), checkpoint_seconds, name
         self.device = "cuda" if num_gpus > 0 and torch.cuda.is_available() else "cpu"
-        torch.set_num_threads(max(1, int(num_cpus)))
+        self._greeted = threading.Event()
+        if greeted_within < math.inf:
+            threading.Thread(target=lambda: self._greeted.wait(greeted_within) or os._exit(0), daemon=True).start()
         with suppress(RuntimeError):  # can be set once only, before torch's first parallel work
             torch.set_num_interop_threads(1)
         self._job: Job | None = None
@@ -71,7 +77,8 @@ class Host:
         Returns the stage's metrics with `seconds` (of this try only) and `peak_memory_mb` (MiB).
         Raises DeviceError for a job of another device, and whatever the stage raises; its partial files are kept.
         """
-        self._job, self._latest, title = job, None, getproctitle()
+        self._greeted.set()
+        self._job, self._latest, title, threads = job, None, getproctitle(), torch.get_num_threads()
         setproctitle(f"ray::{job.name}")
         try:
             with self.store.claim(*job.ref, self._wait):
@@ -86,6 +93,7 @@ class Host:
         finally:
             self._job, self._waits = None, False
             setproctitle(title)
+            torch.set_num_threads(threads)  # a trial plays snapshots while it learns
 
     def _wait(self) -> None:
         self._waits = True
@@ -93,6 +101,8 @@ class Host:
     def _make(self, job: Job, watch: Callable[[Path], None], at_hand: Mapping[Ref, Path]) -> dict[str, Any]:
         self._marks.clear()
         started = time.monotonic()
+        # What was asked for, though this machine had less: sums are added up in another order with other threads.
+        torch.set_num_threads(max(1, int(job.num_cpus)))
         _forget_peak_memory()
         with self.store.create(*job.ref, job.description()) as out:
             inputs = {ref: at_hand[ref] if ref in at_hand else self.store.fetch(*ref) for ref in job.inputs}
@@ -153,6 +163,7 @@ class Host:
 
     def machine(self) -> str:
         """Where this process runs: the address of its Ray node and the end of the node's id."""
+        self._greeted.set()
         return f"{ray.util.get_node_ip_address()} {ray.get_runtime_context().get_node_id()[-6:]}"
 
     def __repr__(self) -> str:
@@ -170,6 +181,7 @@ def remote(
     num_gpus: float = 0.0,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     name: str = "worker",
+    greeted_within: float = _GREETED_WITHIN,
     **options: Any,
 ) -> Any:
     """Start a host as a Ray actor; it dies with the driver.
@@ -178,13 +190,13 @@ def remote(
 
     Args:
         store_url: where inputs and artefacts live, the same for every node of the cluster.
-        num_cpus: CPUs to reserve; also the number of torch threads.
+        num_cpus: CPUs to reserve.
         num_gpus: GPUs to reserve; fractions share one.
         checkpoint_seconds: how much work a job may lose with its process.
         name: what Ray's dashboard calls it; need not be unique.
         options: Ray's, such as memory, resources, label_selector.
     """
-    given = (store_url, num_cpus, num_gpus, checkpoint_seconds, name)
+    given = (store_url, num_gpus, checkpoint_seconds, name, greeted_within)
     return _REMOTE.options(num_cpus=num_cpus, num_gpus=num_gpus, **options).remote(*given)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import psutil
 import ray
 
 from pipeline.jobs import PACKAGES
@@ -43,8 +44,8 @@ def connect(
     """Ray for the length of a `with` block; yields a sentence that says where it runs.
 
     With RAY_ADDRESS set, joins that cluster and ships this project's packages to it. Otherwise starts Ray in child
-    processes and stops them at the end, however the block ends. SIGTERM becomes KeyboardInterrupt inside. A Ray that
-    runs in this process already is used and left as it is.
+    processes and stops them at the end, however the block ends. SIGTERM and SIGHUP become KeyboardInterrupt inside. A
+    Ray that runs in this process already is used and left as it is.
 
     Args:
         num_cpus: CPUs of the embedded Ray; all that this process may use if None. A cluster has its own.
@@ -65,17 +66,24 @@ def connect(
         raise ClusterError(f"No Ray cluster answers at RAY_ADDRESS={address}: give {right}, or {embedded}.")
     folder = None if address else _private_folder()
     main = threading.current_thread() is threading.main_thread()  # which alone may set handlers
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT) if main}
+    ends = signal.SIGTERM, signal.SIGHUP
+    handlers = {number: signal.getsignal(number) for number in (*ends, signal.SIGINT) if main}
+    started: list[psutil.Process] = []
     try:
         where = _join(address, modules) if folder is None else _start(num_cpus, dashboard, folder)
-        if handlers:
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # after ray.init, which sets one of its own
+        started = psutil.Process().children(recursive=True)
+        for number in ends:
+            if handlers.get(number, signal.SIG_IGN) != signal.SIG_IGN:  # as nohup leaves a closed terminal's
+                signal.signal(number, signal.default_int_handler)  # after ray.init, which sets one of its own
         yield where
     finally:
         if handlers:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cut the cleaning short
         ray.shutdown()
         if folder is not None:
+            for process in started:  # Ray's agents outlive the processes that a closed terminal ended by a minute
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
             shutil.rmtree(folder, ignore_errors=True)
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -95,7 +103,8 @@ def fit(
         raise ClusterError(f"{who} asks for {asked}, but this machine has {resources()}; {remedy}.")
     cpus = min(num_cpus, max(fitting, default=num_cpus))
     if cpus < num_cpus:
-        log(f"{who} asks for {num_cpus:g} CPUs; the largest machine offers {cpus:g} CPUs, so it runs with that.")
+        turns = f"its {num_cpus:g} threads take turns" + (", slowly: ask for no more" if num_cpus > 2 * cpus else "")
+        log(f"{who} asks for {num_cpus:g} CPUs; the largest machine offers {cpus:g} CPUs, on which {turns}.")
     return cpus, num_gpus
 
 

@@ -145,7 +145,7 @@ def _tune(sweep: Sweep, jobs: Plan, place: Place, out: Path, log: Log, store: St
     # A trial that asks for more than any machine has would wait for ever.
     needs = needs_of(place.needs).get("distill", NOTHING)
     cpus, gpus = fit("a trial", jobs.config.distill_cpus, jobs.config.learner_gpus, log, needs)
-    host = (store.url, int(cpus), gpus, place.checkpoint_seconds)
+    host = (store.url, gpus, place.checkpoint_seconds)
     given = {"work": work, "jobs": jobs.jobs, "host": host, "judged": sweep.objective}
     bundle = {"CPU": cpus, "GPU": gpus, "memory": needs.memory, **dict(needs.resources)}
     labels: dict[str, Any] = {"bundle_label_selector": [dict(needs.labels)]} if needs.labels else {}

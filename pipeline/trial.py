@@ -25,7 +25,7 @@ def run_trial(
     *,
     work: Mapping[tuple[str, int], Trained],
     jobs: Mapping[Ref, Job],
-    host: tuple[str, int, float, float],
+    host: tuple[str, float, float],
     judged: str,
 ) -> None:
     """Make the artefacts that the variant and seed of `params["trial"]` still lack; report every evaluation to Tune.
@@ -34,7 +34,7 @@ def run_trial(
     trial that was stopped continues from the learner's checkpoint; one whose artefacts stand reports them at once.
     """
     learner = work[params["trial"]["variant"], params["trial"]["seed"]]
-    trainer, player = Host(*host), Host(*host[:2])
+    trainer, player = Host(*host), Host(host[0])
     pending = sorted(learner.evaluations)
 
     def evaluate(at_hand: Mapping[Ref, Path]) -> None:

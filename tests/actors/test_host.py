@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("threads")
 
 @pytest.fixture
 def host(tmp_path):
-    return Host(str(tmp_path), num_cpus=1)
+    return Host(str(tmp_path))
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,9 @@ def test_peak_memory_belongs_to_the_job_and_not_to_the_process(host):
     assert small < large - 250
 
 
-def test_threads_follow_the_cpus(tmp_path):
-    for num_cpus, threads in ((0.5, 1), (2, 2)):
-        Host(str(tmp_path), num_cpus=num_cpus)
-        assert torch.get_num_threads() == threads
+def test_a_job_has_the_threads_that_it_asked_for_whatever_the_machine_gave(host):
+    for num_cpus, threads in ((0.5, 1), (3, 3), (1, 1)):
+        assert host.run(job(f"of {num_cpus}", num_cpus=num_cpus))["threads"] == threads
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")

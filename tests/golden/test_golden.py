@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.golden.__main__ import generate
-from tests.golden.compare import Golden, compare, equal, explain, sums
+from tests.golden.compare import Golden, compare, equal, explain, here, sums
 from tests.golden.trace import STAGES
 
 _SMALL = Golden(
@@ -53,9 +53,19 @@ def test_a_perturbed_trace_is_noticed(trace: list[float]) -> None:
     assert "maze/teach/critic: expected 10 numbers, sum 1, of absolute values 2, found" in text
 
 
-def test_rounding_is_not_noticed() -> None:
+def test_rounding_is_noticed_only_on_the_machine_of_the_record() -> None:
     assert equal([10, 1.0, 2.0], [10, 1.0001, 1.9999])
     assert equal([10, 0.0, 0.0], [10, 5e-7, 5e-7])
+    found = copy.deepcopy(_SMALL)
+    found.traces["maze/teach/critic"] = [10, 1.00000001, 2.0]
+    assert "The numbers of `teach` changed but its version did not" in _explained(found)
+    found.made_with = {"model": "another"}
+    assert _explained(found) == ""
+
+
+def test_this_processor_is_told_from_others() -> None:
+    assert here()["processor"].split()
+    assert len(here()["model"].split()) >= 2 or not Path("/proc/cpuinfo").exists()
 
 
 def test_all_differences_are_listed_and_the_first_stage_is_to_blame() -> None:
