@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import stat
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 
 from mbml.policy import PolicyError, in_short
+from mbml.reading import regular
 from mbml.serialise import json_of
 from mbml.settings import Count, Positive, Whole
 
@@ -226,10 +225,7 @@ class Description:
 def read_description(path: Path) -> Description:
     """What `Description.write` wrote; raises PolicyError, one sentence, for anything else."""
     try:
-        # Looked at before it is opened: a pipe waits for ever, and a device has no end.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise OSError(errno.EINVAL, "no regular file")
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
     except (OSError, ValueError) as error:  # the latter for a name that no file can have
         reason = getattr(error, "strerror", None) or in_short(error)

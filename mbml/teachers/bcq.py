@@ -9,8 +9,8 @@ from torch import Tensor
 
 from mbml.nets import StackedMLP, adam, soft_update, step
 from mbml.rows import RowLayout, Transitions
-from mbml.settings import Count, NotNegative, Positive, Share, Widths, later
-from mbml.teachers.contract import PRESETS, TeacherEntry, TeacherLearner, Teachers, twin_error
+from mbml.settings import Count, NotNegative, Share, Widths
+from mbml.teachers.contract import PRESETS, TeacherConfig, TeacherEntry, TeacherLearner, Teachers, twin_error
 
 PERTURBATION = 0.05
 LATENT_CLAMP = 0.5
@@ -31,7 +31,7 @@ class TargetConfig:
 
 
 @dataclass(frozen=True)
-class BCQConfig(TargetConfig):
+class BCQConfig(TargetConfig, TeacherConfig):
     """Batch-constrained Q-learning; the defaults are the authors'."""
 
     hidden: Widths = (400, 300)
@@ -40,14 +40,10 @@ class BCQConfig(TargetConfig):
     """Widths of the VAE's encoder and decoder."""
     batch_size: Count = 100
     """Transitions per task in one iteration."""
-    learning_rate: Positive = 3e-4
-    """Adam learning rate of all networks."""
     acting_candidates: Count = 10
     """Candidate actions per observation when acting."""
     kl_weight: NotNegative = 0.5
     """Weight of the VAE's divergence."""
-    foreign_share: Share = later(0.0)
-    """Share of a batch that are other tasks' transitions with this task's labels (mbml/sharing.py)."""
 
 
 def clamped_latents(shape: Sequence[int], generator: torch.Generator) -> Tensor:
