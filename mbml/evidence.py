@@ -40,6 +40,9 @@ class EvidenceConfig(Schedule):
     """Which networks, and their shapes. The encoder is a `mixture` with an anchor for each task, whatever it says."""
     teacher: str | None = None
     """Kind of its teachers, one of `mbml.teachers.TEACHERS`; None takes the run's."""
+    besides: tuple[str, ...] = later(())
+    """Other kinds of teachers, of which a better one is a guide instead: of the untold embedding, and with `guide`
+    best of the task's."""
     batch_size: Count = 128
     """State-action rows B per task and step."""
     context_size: Count = 128
@@ -58,8 +61,8 @@ class EvidenceConfig(Schedule):
     all where there are no more, or with 0."""
 
     def __post_init__(self) -> None:
-        if self.teacher is not None:
-            TEACHERS[self.teacher]
+        for kind in (*((self.teacher,) if self.teacher else ()), *self.besides):
+            TEACHERS[kind]
         encoder = replace(self.student.encoder, kind="mixture")
         object.__setattr__(self, "student", replace(self.student, encoder=encoder))
 
@@ -67,9 +70,9 @@ class EvidenceConfig(Schedule):
 class EvidenceLearner(Learner):
     """`update` draws its own batches from all tasks' rows `[K, N, row]` and makes one step of students and classifier.
 
-    `returns` `[K, K]` are those of every teacher (first axis) on every training task, NaN where they are not known;
-    they choose the guide of the untold embedding, which is distilled on everybody's states from the teacher that is
-    best on average. Batches and contexts have a generator each.
+    `returns` `[M, K]` are those of every teacher (first axis; the K tasks' own, then those of other kinds) on every
+    training task, NaN where they are not known; they choose the guide of the untold embedding, which is distilled on
+    everybody's states from the teacher that is best on average. Batches and contexts have a generator each.
 
     Where not all tasks are drawn, the untold embedding is in every step all the same, and weighs as much as one of
     those that are. What a step minimises is then on average T times the mean over all tasks and once the untold loss,
@@ -175,13 +178,13 @@ def evidence_loss(
 
 
 def blind_teacher(returns: Tensor) -> int:
-    """The teacher that is best on average, given `returns` `[K, n]` of K teachers on n tasks, NaN where not known: of
+    """The teacher that is best on average, given `returns` `[M, n]` of M teachers on n tasks, NaN where not known: of
     those that are known on every task on which any is."""
     compared = ~returns.isnan().all(0)
     return int(returns[:, compared].mean(1).nan_to_num(-torch.inf).argmax())
 
 
 def best_teachers(returns: Tensor) -> Tensor:
-    """The best teacher `[K]` on each of K tasks, given `returns` `[K, K]`; its own where none is known there."""
-    own = torch.arange(len(returns), device=returns.device)
+    """The best of M teachers `[K]` on each of K tasks, given `returns` `[M, K]`; its own where none is known there."""
+    own = torch.arange(returns.shape[1], device=returns.device)
     return torch.where(returns.isnan().all(0), own, returns.nan_to_num(-torch.inf).argmax(0))

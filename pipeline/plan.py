@@ -252,6 +252,11 @@ class Planner:
                 self.plan.artefacts[f"likelihood of {config.teacher}"] = [job]
         return references
 
+    def others(self, config: RunConfig) -> tuple[Ref, tuple[Ref, ...]]:
+        """What another kind of teachers returns, and the teachers of the training tasks."""
+        collected, teachers = self.data(config)
+        return self.references(config, collected, teachers), refs_of(teachers, self.plan.train)
+
     def models(self, config: RunConfig, collected: Stacks) -> tuple[dict[Target, EnsembleConfig], Stacks]:
         """Ensembles, and what they are made by; true rewards need none."""
         configs: dict[Target, EnsembleConfig] = {"reward": config.models.reward}
@@ -282,6 +287,8 @@ class Planner:
         own = {"learner": kind, "config": learner, "collect": refs_of(collected), "relabel": tables}
         own |= {"teach": refs_of(teachers) if "teachers" in needs else (), "threads": config.distill_cpus}
         own["references"] = self.references(config, collected, teachers) if "returns" in needs else None
+        others = [replace(config, teacher=kind) for kind in getattr(learner, "besides", ())]
+        own["besides"] = tuple(self.others(other) for other in others)
         for seed in config.distill_seeds:
             label, own["seed"] = f"{variant.label} seed {seed}", f"{config.seed}/{seed}"
             trained = self.add(Distill, config, f"distill {label}", config.distill_cpus, **own)

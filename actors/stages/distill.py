@@ -10,6 +10,8 @@ from actors.stage import Ref, Run, stage
 from mbml.methods import METHODS
 from mbml.rows import resident
 from mbml.seeding import generator_of
+from mbml.settings import later
+from mbml.teachers.various import Various
 from mbml.training import Training
 
 _LOG_POINTS = 200
@@ -29,6 +31,8 @@ class Distill:
     teach: tuple[Ref, ...] = ()
     relabel: Ref | None = None
     references: Ref | None = None
+    besides: tuple[tuple[Ref, tuple[Ref, ...]], ...] = later(())
+    """Returns and teachers of other kinds, of the same tasks."""
     threads: int = 1
     """Sums are added up in another order with more."""
     device: str = "cpu"
@@ -40,11 +44,15 @@ def distill(spec: Distill, run: Run) -> dict[str, Any]:
     rows = resident(load_rows(run.paths(spec.collect), spec.tasks), run.device)
     needed: dict[str, Any] = {}
     if spec.teach:
-        needed["teachers"] = load_teachers(run.paths(spec.teach), spec.tasks).to(run.device)
+        stacks = [spec.teach, *(teach for _, teach in spec.besides)]
+        kinds = [load_teachers(run.paths(teach), spec.tasks) for teach in stacks]
+        needed["teachers"] = (Various(kinds) if spec.besides else kinds[0]).to(run.device)
     if spec.relabel is not None:
         needed["tables"] = load_tables(run.inputs[spec.relabel]).to(run.device)
     if spec.references is not None:
-        needed["returns"] = load_returns(run.inputs[spec.references], spec.tasks).to(run.device, torch.float32)
+        played = run.paths([spec.references, *(returns for returns, _ in spec.besides)])
+        returns = torch.cat([load_returns(folder, spec.tasks) for folder in played])
+        needed["returns"] = returns.to(run.device, torch.float32)
     # Batches and contexts have a generator each.
     generators = [generator_of(spec.seed, "distill", purpose, device=run.device) for purpose in ("batches", "contexts")]
     make = next(method.make for method in METHODS.values() if method.learner == spec.learner)
