@@ -287,8 +287,8 @@ class Planner:
         own = {"learner": kind, "config": learner, "collect": refs_of(collected), "relabel": tables}
         own |= {"teach": refs_of(teachers) if "teachers" in needs else (), "threads": config.distill_cpus}
         own["references"] = self.references(config, collected, teachers) if "returns" in needs else None
-        others = [replace(config, teacher=kind) for kind in getattr(learner, "besides", ())]
-        own["besides"] = tuple(self.others(other) for other in others)
+        others = [kind for kind in getattr(learner, "besides", ()) if kind != config.teacher]
+        own["besides"] = tuple(self.others(replace(config, teacher=kind)) for kind in others)
         for seed in config.distill_seeds:
             label, own["seed"] = f"{variant.label} seed {seed}", f"{config.seed}/{seed}"
             trained = self.add(Distill, config, f"distill {label}", config.distill_cpus, **own)

@@ -1,5 +1,6 @@
 """Sizes of a run: smoke, laptop and paper, for every environment."""
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,16 @@ def preset(env: str, name: str) -> RunConfig:
     changes = {path: min(value, most[path]) if path in most else value for path, value in _stages()[name].items()}
     for learner, entry in LEARNERS.items():
         changes |= {f"{learner}.{path}": value for path, value in entry.presets.get(name, {}).items()}
-    return changed(RunConfig(env=env, preset=name), changes | dict(family.presets.get(name, {})))
+    return changed(RunConfig(env=env, preset=name), changes | _typed(family.presets.get(name, {})))
 
 
 @cache
 def _stages() -> dict[str, dict[str, Any]]:
     """What presets.yaml changes: preset -> values by dotted path."""
     found = read_yaml(Path(__file__).with_suffix(".yaml"), ConfigError)
-    return {
-        name: {path: validated(path, hint_at(RunConfig, path), value) for path, value in changes.items()}
-        for name, changes in found.items()
-    }
+    return {name: _typed(changes) for name, changes in found.items()}
+
+
+def _typed(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by dotted path as the types of their fields: YAML has no tuples."""
+    return {path: validated(path, hint_at(RunConfig, path), value) for path, value in changes.items()}

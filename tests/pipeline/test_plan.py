@@ -146,6 +146,27 @@ def test_a_method_may_have_teachers_of_its_own_kind_and_their_references_stand_b
     assert plan(changed(config, {"evidence.teacher": None})).teachers == ["bcq"]
 
 
+def test_guides_of_other_kinds_are_those_that_other_methods_learn_from():
+    config = changed(preset("half_cheetah_vel", "laptop"), {"evidence.teacher": "td3_bc", "evidence.besides": ("bcq",)})
+    result = plan(config)
+    learners = {run.variant.label: result.jobs[run.trained] for run in result.runs}
+    (returns, taught), *more = learners["evidence"].spec.besides
+    assert not more
+    assert taught == learners["full"].spec.teach
+    assert returns == result.artefacts["references"][1 - result.teachers.index("td3_bc")]
+    assert {returns, *taught} < set(learners["evidence"].inputs)
+    without = plan(changed(config, {"evidence.besides": ()}))
+    trained = {run.trained for run in result.runs if run.variant.label == "evidence"}
+    assert set(result.jobs) - set(without.jobs) == {ref for ref in result.jobs if trained & _above(result, ref)}
+    itself = plan(changed(config, {"evidence.besides": ("td3_bc",)}))
+    assert set(itself.jobs) == set(without.jobs)
+
+
+def _above(result, ref):
+    """The artefact and all that it is made from."""
+    return {ref}.union(*(_above(result, other) for other in result.jobs[ref].inputs))
+
+
 def test_the_last_snapshot_is_looked_at_on_four_unseen_tasks_whatever_the_protocol():
     config = replace(preset("umaze_goal", "laptop"), methods=("full", "batch_pearl"))
     result = plan(config)

@@ -33,6 +33,7 @@ def everything(tmp_path_factory, embedded_ray):
     # One environment also trains every ablation and rival, from the same data and teachers; others the rest.
     plans["umaze_goal"] = plan(replace(preset("umaze_goal", "smoke"), methods=COMPARED, distill_seeds=(0, 1)))
     plans["ant_dir"] = plan(replace(preset("ant_dir", "smoke"), methods=("full", "metagenrl")))
+    plans["walker_param"] = plan(changed(preset("walker_param", "smoke"), {"evidence.besides": ("td3_bc",)}))
     plans["half_cheetah_vel"] = plan(changed(preset("half_cheetah_vel", "smoke"), {"rllib.algorithms": ("bc",)}))
     jobs = [job for one in plans.values() for job in one.jobs.values()]
     outcome = execute(jobs, str(store), poll_seconds=60)
