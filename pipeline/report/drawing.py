@@ -187,10 +187,15 @@ def levels(axes: Axes, references: dict[str, np.ndarray]) -> None:
         axes.axhline(values.mean(), label=look.short, **style)
 
 
+def wrapped(name: str, width: int = 32) -> str:
+    """A name on lines of at most `width` characters, so many that it fits beside or above its panel."""
+    return textwrap.fill(name, width)
+
+
 def named_rows(axes: Axes, names: Sequence[str]) -> np.ndarray:
     """Methods and references as rows, the first on top; returns their places on the y axis."""
     places = np.arange(len(names))
-    axes.set_yticks(places, [textwrap.fill(name, 32) for name in names])
+    axes.set_yticks(places, [wrapped(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(False, axis="y")
     return places

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.report.drawing import INK, band, figure, known, named_rows, panels, step_axis
+from pipeline.report.drawing import INK, band, figure, known, named_rows, panels, step_axis, wrapped
 from pipeline.report.wording import MANY, colours, method_name
 from pipeline.results import Results, cube
 
@@ -171,7 +171,7 @@ def posteriors(results: Results) -> Figure:
             points = axes.scatter(*place[at].T, c=values[at], **scale, **mark)
         bar = made.colorbar(points, ax=axes, pad=0.02)
         bar.set_label(results.run["parameter"] + (f", part {part + 1}" if width > 1 else ""), fontsize=7)
-        axes.set_title(f"{method_name(name)}, seed {mine['seed'].min()}", fontsize=8)
+        axes.set_title(wrapped(f"{method_name(name)}, seed {mine['seed'].min()}", 30), fontsize=8)
         axes.set(xlabel=f"{share[0]:.0%} of variance", ylabel=f"{share[1]:.0%}")
     for label, marker in (("training task", "o"), ("unseen task", "^")):
         grid[0].plot([], [], marker, color=INK, markersize=5, label=label)
