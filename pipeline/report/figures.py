@@ -7,20 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.report import statistics
-from pipeline.report.drawing import (
-    CROWD,
-    INK,
-    band,
-    figure,
-    known,
-    levels,
-    named_rows,
-    panels,
-    split_panels,
-    step_axis,
-    wrapped,
-)
+from pipeline.report import drawing, statistics
+from pipeline.report.drawing import CROWD, INK, band, figure, known, levels, named_rows, panels, split_panels, step_axis
 from pipeline.report.wording import MANY, colours, method_name, reference
 from pipeline.results import SPLITS, Results
 
@@ -40,7 +28,7 @@ def comparison(results: Results) -> Figure:
     rows = {method_name(name): (colours(names)[name], results.scores(name, "test")[1][:, -1]) for name in names} | {
         reference(name).title: (reference(name).colour, row[None]) for name, row in results.references("test").items()
     }
-    lines = 1 + max(wrapped(name).count("\n") for name in rows)
+    lines = 1 + max(drawing.wrapped(name).count("\n") for name in rows)
     made, (left, right) = panels(2, 2, (0.15 + 0.15 * lines) * len(rows) + 0.6, share="y")
     first = next(iter(rows.values()))[1]
     for place, (colour, values) in zip(named_rows(left, list(rows)), rows.values(), strict=True):
