@@ -27,6 +27,19 @@ _ROUNDS = 4
 _FUZZED = ("tests/pipeline/test_hostile.py",)
 
 
+def _mounting(mount: str) -> tuple[str, ...]:
+    return ("unshare", "--mount", "bash", "-ec", f'{mount}; cd "$PWD"; exec "$@"', "-")
+
+
+_SCARCE = {
+    "no home directory": ("env", "-u", "USER", "HOME=/nowhere"),
+    "a working folder that is read-only": _mounting('mount --bind "$PWD" "$PWD"; mount -o remount,ro,bind "$PWD"'),
+    "no network": ("unshare", "--net", "bash", "-ec", 'ip link set lo up; exec "$@"', "-"),
+    "1 MB of shared memory": _mounting("mount -t tmpfs -o size=1m tmpfs /dev/shm"),
+    "one processor": ("taskset", "-c", "0"),
+}
+
+
 @dataclass(frozen=True)
 class Place:
     """A run in a folder of its own."""
@@ -37,6 +50,8 @@ class Place:
     """Seconds that a run takes when it is left alone, by which the moments of an ordeal are spread."""
     cluster: Mapping[str, str] = field(default_factory=dict)
     """Environment variables of one to join."""
+    within: tuple[str, ...] = ()
+    """A command that runs the one behind it in a place that lacks something."""
 
     @property
     def store(self) -> Path:
@@ -50,7 +65,7 @@ class Place:
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         environment |= self.cluster
-        return subprocess.Popen([*command, *places, *options], env=environment, start_new_session=True, **pipes)
+        return subprocess.Popen([*self.within, *command, *places, *options], env=environment, start_new_session=True, **pipes)
 
     def run(self, *options: str) -> tuple[int, str]:
         """Exit code and everything said."""
@@ -248,6 +263,22 @@ def full_disk(place: Place, reference: Sums, rng: random.Random) -> Row:
     return _row("a disk that is full", times, ", ".join(f"{k} {n}" for k, n in said.items()), found, reference)
 
 
+def scarcity(place: Place, reference: Sums, rng: random.Random) -> Row:
+    """Runs in places that lack what others have (most need the right to make name spaces)."""
+    came, lost, compared, times = [], 0, 0, 0
+    for number, (lack, within) in enumerate(_SCARCE.items()):
+        can = subprocess.run([*within, "true"], capture_output=True, check=False).returncode == 0
+        if not can:
+            came.append(f"{lack}: not tried here")
+            continue
+        own = replace(place, folder=place.folder / str(number), within=within)
+        code, said = own.run()
+        row = _row("", 0, "", own.sums(), reference)
+        times, lost, compared = times + 1, lost + int(row["lost"]), compared + int(row["compared"])
+        came.append(f"{lack}: exit code {code}" + (f" ({said[-200:]})" if code else ""))
+    return {"done": "a place that lacks something", "times": times, "came": ", ".join(came), "compared": compared, "lost": lost}
+
+
 def _doing(process: psutil.Process) -> str | None:
     """The stage that a worker is at, by the title that Ray gives it."""
     with suppress(psutil.Error):
@@ -279,5 +310,6 @@ ORDEALS: dict[str, Callable[[Place, Sums, random.Random], Row]] = {
     "two": two_at_once,
     "disk": full_disk,
     "machines": machines_gone,
+    "scarcity": scarcity,
     "inputs": inputs,
 }
