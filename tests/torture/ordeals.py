@@ -65,7 +65,9 @@ class Place:
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         environment |= self.cluster
-        return subprocess.Popen([*self.within, *command, *places, *options], env=environment, start_new_session=True, **pipes)
+        return subprocess.Popen(
+            [*self.within, *command, *places, *options], env=environment, start_new_session=True, **pipes
+        )
 
     def run(self, *options: str) -> tuple[int, str]:
         """Exit code and everything said."""
@@ -276,7 +278,13 @@ def scarcity(place: Place, reference: Sums, rng: random.Random) -> Row:
         row = _row("", 0, "", own.sums(), reference)
         times, lost, compared = times + 1, lost + int(row["lost"]), compared + int(row["compared"])
         came.append(f"{lack}: exit code {code}" + (f" ({said[-200:]})" if code else ""))
-    return {"done": "a place that lacks something", "times": times, "came": ", ".join(came), "compared": compared, "lost": lost}
+    return {
+        "done": "a place that lacks something",
+        "times": times,
+        "came": ", ".join(came),
+        "compared": compared,
+        "lost": lost,
+    }
 
 
 def _doing(process: psutil.Process) -> str | None:
