@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple, get_type_hints
 
 from mbml import envs
 from mbml.envs.logged import LoggedFamily
-from mbml.serialise import load_tree, save_tree
+from mbml.serialise import SerialiseError, load_tree, save_tree
 from mbml.settings import decisive
 from mbml.training import Process
 
@@ -59,10 +60,19 @@ class Run:
         """Local folders of artefacts that the stage reads, in order."""
         return [self.inputs[ref] for ref in refs]
 
-    @property
+    @cached_property
     def resumes(self) -> bool:
-        """Whether an earlier try left a checkpoint, from which `train` goes on."""
-        return self._checkpoint.exists()
+        """Whether an earlier try left a checkpoint, from which `train` goes on. With a damaged one goes all that it
+        left: the job begins anew."""
+        if not self._checkpoint.exists():
+            return False
+        try:
+            load_tree(self._checkpoint, mapped=True, checked=True)
+        except SerialiseError:
+            for path in self.out.glob("[!.]*"):  # not the lock
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            return False
+        return True
 
     def train(self, process: Process) -> None:
         """Advance a process to its end, saving its state every `checkpoint_seconds`; go on from one that is there."""
@@ -75,7 +85,7 @@ class Run:
             self.report(process.done, process.total, process.unit, **metrics)
             self._watch(self.out)
             if time.monotonic() - saved >= self.checkpoint_seconds:
-                save_tree(self._checkpoint, process.state_dict())
+                save_tree(self._checkpoint, process.state_dict(), checked=True)
                 self._upload()
                 saved = time.monotonic()
 

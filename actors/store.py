@@ -8,6 +8,7 @@ directory and is copied. There, a partial directory holds the files of the last 
 and checkpoint.json, which says which is which and comes last: a checkpoint is whole or absent.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -28,6 +29,7 @@ import fsspec
 
 from actors import cache
 from actors.lease import leased
+from mbml.reading import regular
 from mbml.serialise import json_of, sha256_of
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=+-]*")
@@ -82,9 +84,14 @@ class Store:
 
     def complete(self, stage: str, key: str) -> bool:
         """Whether the artefact is there: one look-up of its manifest."""
-        with suppress(*_ABSENT):  # not exists(), for which a lost connection means "is not there"
+        try:  # not exists(), for which a lost connection means "is not there"
             return bool(self._fs.info(self._place(stage, key, _MANIFEST)))
-        return False
+        except _ABSENT:
+            return False
+        except OSError as error:
+            if error.errno != errno.ELOOP:  # something is there, but no artefact
+                raise
+            return True
 
     def keys(self, stage: str) -> list[str]:
         """Keys of the complete artefacts of a stage."""
@@ -146,6 +153,11 @@ class Store:
 
     def discard(self, stage: str, key: str) -> None:
         """Take an artefact out of the store, its manifest first."""
+        if self._folder is not None:  # where anything may lie
+            place = self._folder / _artefact(stage, key)
+            with suppress(OSError):
+                (place / _MANIFEST).unlink()
+            return place.unlink() if place.is_symlink() else shutil.rmtree(place, ignore_errors=True)
         with suppress(*_ABSENT):
             self._fs.rm_file(self._place(stage, key, _MANIFEST))
             self._fs.rm(f"{self._root}/{_artefact(stage, key)}", recursive=True)
@@ -233,8 +245,12 @@ class Store:
     def _read_manifest(self, stage: str, key: str) -> tuple[dict[str, Any], bytes]:
         uri = self.uri(stage, key)
         try:
+            if self._folder is not None:
+                regular(self._folder / stage / key / _MANIFEST)  # a pipe would wait for ever
             text = self._fs.cat_file(self._place(stage, key, _MANIFEST))
             manifest = json.loads(text)
+            if (manifest["stage"], manifest["key"]) != (stage, key):
+                raise ValueError(f"it is that of {manifest['stage']}/{manifest['key']}")
             for entry in manifest["files"]:
                 _check_inside(entry["file"])
             said = manifest.pop(_CHECKSUM, None)
@@ -243,8 +259,12 @@ class Store:
                 raise ValueError(f"it has checksum {said}, but its content makes {found}")
         except _ABSENT:
             raise StoreError(f"{uri} is absent or incomplete: it has no {_MANIFEST}.") from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise StoreError(f"{uri}/{_MANIFEST} is damaged ({error}); {_REMEDY}.") from error
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.EINVAL):  # a lost connection damages nothing
+                raise
+            raise StoreError(f"{uri}/{_MANIFEST} is damaged ({error.strerror}); {_REMEDY}.") from error
         return manifest, text
 
     def _whole(self, directory: Path, manifest: dict[str, Any], uri: str) -> Path:

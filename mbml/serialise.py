@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from mbml.reading import regular
 
 _METADATA_KEY = "mbml.tree"
+_SUM_KEY = "mbml.sha256"
 _NOT_IN_SAFETENSORS = (torch.complex32, torch.complex128)
 
 
@@ -78,8 +79,8 @@ def json_of(value: Any, what: str, fault: type[ValueError]) -> str:
         raise fault(f"{what} cannot be written as JSON ({error}).") from error
 
 
-def save_tree(path: str | Path, tree: Any) -> None:
-    """Write `tree` to `path` atomically.
+def save_tree(path: str | Path, tree: Any, checked: bool = False) -> None:
+    """Write `tree` to `path` atomically; `checked`, with a checksum that `load_tree` compares.
 
     Keys are str or int and keep their type and order; tuples come back as lists; tensors of any dense dtype
     and shape come back on the CPU. A tensor that occurs twice, or a view of another, is written each time.
@@ -90,11 +91,12 @@ def save_tree(path: str | Path, tree: Any) -> None:
     """
     tensors: dict[str, torch.Tensor] = {}
     structure = json.dumps(_encode(tree, "", tensors))
+    metadata = {_METADATA_KEY: structure} | ({_SUM_KEY: _sum_of(structure, tensors)} if checked else {})
     with replacing(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode
         try:
-            save_file(tensors, temporary, metadata={_METADATA_KEY: structure})
+            save_file(tensors, temporary, metadata=metadata)
         except SafetensorError as error:  # a full disk, mostly
             raise OSError(errno.EIO, f"The tensors cannot be written ({error})", str(path)) from None
         # safetensors makes files that only their owner can read; a store may be shared by several users.
@@ -134,14 +136,14 @@ def tree_in_place(
 _SAFETENSORS = {torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
 
 
-def load_tree(path: str | Path, *, mapped: bool = False) -> Any:
+def load_tree(path: str | Path, *, mapped: bool = False, checked: bool = False) -> Any:
     """Read what `save_tree` wrote; all tensors on the CPU.
 
     With `mapped` they are views of a memory map of the file, which must stay as it is; writing into one changes this
     process's copy alone.
 
     Raises:
-        SerialiseError: the file is missing, damaged or was not written by `save_tree`.
+        SerialiseError: the file is missing, damaged or was not written by `save_tree`; `checked`, not with a checksum.
     """
 
     def decoded(node: dict[str, Any]) -> Any:
@@ -149,7 +151,8 @@ def load_tree(path: str | Path, *, mapped: bool = False) -> Any:
 
     try:
         with safe_open(path, framework="pt") as file:
-            structure = (file.metadata() or {}).get(_METADATA_KEY)
+            metadata = file.metadata() or {}
+            structure, said = metadata.get(_METADATA_KEY), metadata.get(_SUM_KEY)
             # Copies by default, because a network file system can lose a memory map.
             views = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             tensors = views if mapped else {name: view.clone() for name, view in views.items()}
@@ -157,10 +160,21 @@ def load_tree(path: str | Path, *, mapped: bool = False) -> Any:
         raise SerialiseError(f"{path} is not a readable safetensors file ({error}).") from error
     if structure is None:
         raise SerialiseError(f"{path} is a safetensors file without a tree; it should be written by save_tree.")
+    if (checked or said is not None) and said != (found := _sum_of(structure, tensors)):
+        raise SerialiseError(f"{path} is damaged: it has checksum {said}, but its content makes {found}.")
     try:
         return json.loads(structure, object_hook=decoded)
     except (ValueError, KeyError, TypeError) as error:
         raise SerialiseError(f"{path} has damaged metadata: its tree does not match its tensors.") from error
+
+
+def _sum_of(structure: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of a tree."""
+    found = hashlib.sha256(structure.encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _encode(node: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:

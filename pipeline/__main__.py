@@ -31,7 +31,7 @@ import tyro
 from mbml import envs
 from mbml.envs.logged import SCHEME
 from mbml.settings import Count, Whole, check_fields
-from pipeline.config import Method, Place, RunConfig, folder_here
+from pipeline.config import INTERRUPTED, Method, Place, RunConfig, folder_here
 from pipeline.datasets import Export, Validate
 from pipeline.jobs import JOBS, Submit
 from pipeline.presets import preset
@@ -316,7 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error.strerror}: {error.filename or 'a file of this run'}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nInterrupted. Finished jobs are kept; the same command continues.", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         return 130
 
 

@@ -22,11 +22,13 @@ from typing import Any
 import psutil
 import ray
 
+from pipeline.config import INTERRUPTED
 from pipeline.jobs import PACKAGES
 from pipeline.needs import NOTHING, Needs
 
 _OBJECT_STORE_BYTES = 128 * 1024**2  # paths and metrics only: Ray's default is a third of the memory
 _ANSWER_SECONDS = 12
+_ENDING_SECONDS = 10.0
 _LONGEST_FOLDER = 24
 # A learner's threads soon fall asleep while they wait for each other: the default spins for so long that an update of
 # two threads takes three to ten times as long beside a busy neighbour. On a quiet machine this costs nothing.
@@ -44,8 +46,9 @@ def connect(
     """Ray for the length of a `with` block; yields a sentence that says where it runs.
 
     With RAY_ADDRESS set, joins that cluster and ships this project's packages to it. Otherwise starts Ray in child
-    processes and stops them at the end, however the block ends. SIGTERM and SIGHUP become KeyboardInterrupt inside. A
-    Ray that runs in this process already is used and left as it is.
+    processes and stops them at the end, however the block ends. SIGTERM and SIGHUP become KeyboardInterrupt inside; if
+    the block has not ended ten seconds after a signal, this process does (130). A Ray that runs in it already is used
+    and left as it is.
 
     Args:
         num_cpus: CPUs of the embedded Ray; all that this process may use if None. A cluster has its own.
@@ -66,25 +69,43 @@ def connect(
         raise ClusterError(f"No Ray cluster answers at RAY_ADDRESS={address}: give {right}, or {embedded}.")
     folder = None if address else _private_folder()
     main = threading.current_thread() is threading.main_thread()  # which alone may set handlers
-    ends = signal.SIGTERM, signal.SIGHUP
-    handlers = {number: signal.getsignal(number) for number in (*ends, signal.SIGINT) if main}
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if main}
     started: list[psutil.Process] = []
+
+    def kill() -> None:
+        for process in started:  # Ray's agents outlive what a signal to the whole process group ended by a minute
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def give_up() -> None:
+        """Without the process that the same signal ended, a call to Ray may last for a minute."""
+        print(INTERRUPTED, file=sys.stderr, flush=True)
+        kill()
+        os._exit(130)
+
+    watch = threading.Timer(_ENDING_SECONDS, give_up)
+    watch.daemon = True
+
+    def interrupt(number: int, frame: Any) -> None:
+        if watch.ident is None:
+            watch.start()
+        raise KeyboardInterrupt
+
     try:
         where = _join(address, modules) if folder is None else _start(num_cpus, dashboard, folder)
-        started = psutil.Process().children(recursive=True)
-        for number in ends:
-            if handlers.get(number, signal.SIG_IGN) != signal.SIG_IGN:  # as nohup leaves a closed terminal's
-                signal.signal(number, signal.default_int_handler)  # after ray.init, which sets one of its own
+        started = psutil.Process().children(recursive=True) if folder is not None else []
+        for number, handler in handlers.items():
+            if handler != signal.SIG_IGN:  # as nohup leaves a closed terminal's
+                signal.signal(number, interrupt)  # after ray.init, which sets one of its own
         yield where
     finally:
         if handlers:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cut the cleaning short
         ray.shutdown()
-        if folder is not None:
-            for process in started:  # Ray's agents outlive the processes that a closed terminal ended by a minute
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
-            shutil.rmtree(folder, ignore_errors=True)
+        kill()
+        watch.cancel()
         for number, handler in handlers.items():
             signal.signal(number, handler)
 

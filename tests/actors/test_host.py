@@ -3,12 +3,13 @@
 import re
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 
 from actors.host import DeviceError, Host, duration
-from actors.stage import Job, Ref
+from actors.stage import CHECKPOINT, Job, Ref
 from actors.store import Store, StoreError
 from tests.pipeline.workers import Add, Count, job
 
@@ -125,6 +126,26 @@ def test_a_process_goes_on_from_its_checkpoint_which_is_no_part_of_the_artefact(
         "resumed",
         "manifest.json",
     }
+
+
+@pytest.mark.parametrize("place", [0.02, 0.5, 0.999])
+def test_a_damaged_checkpoint_is_noticed_and_its_job_begins_anew(host, place):
+    counting, seen = Job(Count("one", 5, seconds=0.0), "count"), []
+
+    def interrupt(out):
+        seen.append((out / "count").read_text())
+        if seen == ["1", "2", "3"]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        host.run(counting, watch=interrupt)
+    checkpoint = Path(host.store.url, counting.ref.stage, f"{counting.ref.key}.partial", CHECKPOINT)
+    content = bytearray(checkpoint.read_bytes())
+    content[int(len(content) * place)] ^= 1
+    checkpoint.write_bytes(content)
+    assert host.run(counting, watch=interrupt)["counted"] == 5
+    assert seen == ["1", "2", "3", "1", "2", "3", "4", "5"]
+    assert {path.name for path in host.store.fetch(*counting.ref).iterdir()} == {"count", "manifest.json"}
 
 
 def test_progress_counts_only_what_this_process_did_and_names_the_job(host):

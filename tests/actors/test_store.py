@@ -209,11 +209,60 @@ def test_a_publish_that_comes_second_is_dropped(tmp_path: Path):
     for url, root in ((str(tmp_path / "a"), tmp_path / "a"), (f"file://{tmp_path / 'b'}", tmp_path / "b")):
         store = Store(url)
         publish(store, "k1")
+        publish(Store(tmp_path / "elsewhere"), "k2")
         with store.create("bcq", "k2", {}) as out:
             (out.path / "result").write_text("late")
-            shutil.copytree(root / "bcq" / "k1", root / "bcq" / "k2")
+            shutil.copytree(tmp_path / "elsewhere" / "bcq" / "k2", root / "bcq" / "k2", dirs_exist_ok=True)
         assert "result" not in contents(store.fetch("bcq", "k2"))
         assert not (root / "bcq" / "k2.partial").exists()
+
+
+def test_an_artefact_under_another_one_s_key_is_noticed(url: str, tmp_path: Path):
+    store, folder = Store(url), tmp_path / "store" / "bcq"
+    publish(store, "k1")
+    shutil.copytree(folder / "k1", folder / "k2")
+    fault = store.damage("bcq", "k2")
+    assert fault is not None
+    assert fault.endswith(
+        "bcq/k2/manifest.json is damaged (it is that of bcq/k1); the same command with --repair makes it anew."
+    )
+    store.discard("bcq", "k2")
+    assert store.damage("bcq", "k1") is None
+    assert not store.complete("bcq", "k2")
+
+
+def _brackets(manifest: Path) -> None:
+    manifest.write_text("[" * 200_000)
+
+
+def _pipe(manifest: Path) -> None:
+    manifest.unlink()
+    os.mkfifo(manifest)
+
+
+def _folder_for_a_file(manifest: Path) -> None:
+    manifest.unlink()
+    manifest.mkdir()
+
+
+def _link_to_itself(manifest: Path) -> None:
+    shutil.rmtree(manifest.parent)
+    manifest.parent.symlink_to(manifest.parent)
+
+
+@pytest.mark.parametrize("spoil", [_brackets, _pipe, _folder_for_a_file, _link_to_itself])
+def test_whatever_lies_in_an_artefact_s_place_is_damage_and_can_be_made_anew(spoil, tmp_path: Path):
+    store = Store(tmp_path)
+    publish(store)
+    spoil(tmp_path / "bcq" / "k1" / "manifest.json")
+    assert store.complete("bcq", "k1")
+    fault = store.damage("bcq", "k1")
+    assert fault is not None
+    assert "k1/manifest.json is damaged (" in fault
+    store.discard("bcq", "k1")
+    assert not store.complete("bcq", "k1")
+    publish(store)
+    assert store.damage("bcq", "k1") is None
 
 
 def test_a_half_published_artefact_is_incomplete_and_is_replaced(tmp_path: Path):

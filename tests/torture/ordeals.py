@@ -137,7 +137,8 @@ def drivers(place: Place, reference: Sums, rng: random.Random) -> Row:
     """The command itself killed, interrupted, hung up at random moments, and typed again."""
     kinds = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
     sent: Counter[str] = Counter()
-    left, slowest = 0, 0.0
+    left: Counter[str] = Counter()
+    slowest = 0.0
     for number in range(24):
         kind = kinds[number % len(kinds)]
         with place.start() as process:
@@ -147,14 +148,18 @@ def drivers(place: Place, reference: Sums, rng: random.Random) -> Row:
                 break
             family = psutil.Process(process.pid).children(recursive=True)
             began = time.monotonic()
-            os.killpg(process.pid, kind) if kind == signal.SIGINT else process.send_signal(kind)
+            # A terminal and a supervisor signal the whole process group.
+            process.kill() if kind == signal.SIGKILL else os.killpg(process.pid, kind)
             sent[kind.name] += 1
             process.wait(60)
             _, alive = psutil.wait_procs(family, timeout=30)
-            slowest, left = max(slowest, time.monotonic() - began), left + len(alive)
+            left[kind.name] += len(alive)
+            if kind != signal.SIGKILL:
+                slowest = max(slowest, time.monotonic() - began)
     code, _ = place.run()
     came = f"exit code of the last {code}; " + ", ".join(f"{name} {n}" for name, n in sent.items())
-    came += f"; processes left after 30 s: {left}; slowest end {slowest:.1f} s"
+    remain = left.pop("SIGKILL", 0)
+    came += f"; processes left after 30 s: {left.total()}, of Ray's after SIGKILL {remain}; slowest end {slowest:.1f} s"
     return _row("the command stopped at a random moment and typed again", sent.total(), came, place.sums(), reference)
 
 
