@@ -290,3 +290,22 @@ def test_interrupts_leave_no_process_and_the_next_run_continues(tmp_path):
         run_until(max(reached) + 2, interrupt)
         for count, before in zip(counts, reached, strict=True):
             assert before - 1 <= int(count.with_name("resumed").read_text()) <= before
+
+
+def test_a_command_whose_ray_does_not_answer_any_more_ends_all_the_same(tmp_path):
+    program, one = str(Path(__file__).with_name("interrupted_run.py")), Job(Count("count 0", 1_000_000), "count 0")
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = [sys.executable, program, str(tmp_path), "1000000"]
+    with subprocess.Popen(command, env=environment, start_new_session=True, **pipes) as process:
+        while not (tmp_path / "count" / f"{one.ref.key}.partial" / "count").exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        children = psutil.Process(process.pid).children(recursive=True)
+        next(child for child in children if "gcs_server" in child.name()).suspend()
+        process.terminate()
+        _, said = process.communicate(timeout=50)
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "Interrupted. Finished jobs are kept; the same command continues."
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
