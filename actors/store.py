@@ -35,7 +35,7 @@ from mbml.serialise import json_of, sha256_of
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=+-]*")
 _MANIFEST = "manifest.json"
 _CHECKSUM = "checksum"  # of the rest of the manifest
-_REMEDY = "the same command with --repair makes it anew"
+REMEDY = "the same command with --repair makes it anew"
 _LOCK = ".lock"
 _LOCK_SECONDS = 0.5
 _ABSENT = (FileNotFoundError, NotADirectoryError)
@@ -140,7 +140,7 @@ class Store:
             return self.fetch(stage, key) / name
         manifest, _ = self._read_manifest(stage, key)
         if not (entries := [entry for entry in manifest["files"] if entry["file"] == name]):
-            raise StoreError(f"{self.uri(stage, key)} has no {name}; {_REMEDY}.")
+            raise StoreError(f"{self.uri(stage, key)} has no {name}; {REMEDY}.")
         return self._whole(self._folder / stage / key, {"files": entries}, self.uri(stage, key)) / name
 
     def damage(self, stage: str, key: str) -> str | None:
@@ -260,11 +260,11 @@ class Store:
         except _ABSENT:
             raise StoreError(f"{uri} is absent or incomplete: it has no {_MANIFEST}.") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise StoreError(f"{uri}/{_MANIFEST} is damaged ({error}); {_REMEDY}.") from error
+            raise StoreError(f"{uri}/{_MANIFEST} is damaged ({error}); {REMEDY}.") from error
         except OSError as error:
             if error.errno not in (errno.ELOOP, errno.EINVAL):  # a lost connection damages nothing
                 raise
-            raise StoreError(f"{uri}/{_MANIFEST} is damaged ({error.strerror}); {_REMEDY}.") from error
+            raise StoreError(f"{uri}/{_MANIFEST} is damaged ({error.strerror}); {REMEDY}.") from error
         return manifest, text
 
     def _whole(self, directory: Path, manifest: dict[str, Any], uri: str) -> Path:
@@ -277,11 +277,11 @@ class Store:
                     found["sha256"] = _sum_at(path)
             except OSError as error:
                 fault = error.strerror or error
-                raise StoreError(f"{uri}/{entry['file']} cannot be read ({fault}); {_REMEDY}.") from None
+                raise StoreError(f"{uri}/{entry['file']} cannot be read ({fault}); {REMEDY}.") from None
             for name, value in found.items():
                 if value != entry[name]:
                     fault = f"it has {name} {value}, but its manifest says {entry[name]}"
-                    raise StoreError(f"{uri}/{entry['file']} is damaged: {fault}; {_REMEDY}.")
+                    raise StoreError(f"{uri}/{entry['file']} is damaged: {fault}; {REMEDY}.")
         return directory
 
     @contextmanager

@@ -15,7 +15,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskErr
 
 from actors.host import duration, remote
 from actors.stage import CHECKPOINT, CHECKPOINT_SECONDS, Job, Ref
-from actors.store import Store, StoreError
+from actors.store import REMEDY, Store, StoreError
 from pipeline.cluster import ClusterError, check_there, fit, fits, resources
 from pipeline.needs import NOTHING, Needs
 from pipeline.outcome import Outcome, Span, StageCost
@@ -91,7 +91,8 @@ def discard_damaged(jobs: Iterable[Job], store: Store, log: Callable[[str], None
         if found[ref] or gone.intersection(by_ref[ref].inputs):
             gone.add(ref)
             if standing[ref]:
-                log(f"repairs  {by_ref[ref].name}: {found[ref] or 'it was made from what is damaged'}")
+                fault = (found[ref] or "it was made from what is damaged").removesuffix(f"; {REMEDY}.")
+                log(f"repairs  {by_ref[ref].name}: {fault}")
                 store.discard(*ref)
 
 

@@ -243,6 +243,7 @@ class TestExecute:
         jobs = [a, b, c, d, alone, above]
         discard_damaged(jobs, Store(store), lines.append)
         assert [line.split(":")[0] for line in lines if line.startswith("repairs")] == ["repairs  b", "repairs  d"]
+        assert not any("--repair" in line for line in lines if line.startswith("repairs"))
         repaired = execute(jobs, store, log=lines.append)
         assert sorted(repaired.reused) == ["a", "alone", "c"]
         assert sorted(repaired.done) == ["above", "b", "d"]
