@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mbml.evidence import EvidenceLearner
+from mbml.registry import UnknownName
 from mbml.settings import changed
 from mbml.teachers.various import Various
 from tests.mbml.small_distill import K, N, make_tables, teachers
@@ -48,6 +49,11 @@ def test_a_selection_of_a_selection_and_one_of_a_single_kind():
     plain = several().select([6, 5])
     assert plain.kind == "td3_bc"
     assert_same_bits(plain.state_dict(), teachers(kind="td3_bc").select([2, 1]).state_dict())
+
+
+def test_a_kind_that_there_is_not_is_refused():
+    with pytest.raises(UnknownName, match="There is no teacher 'dqn'"):
+        changed(SMALL, {"besides": ("bcq", "dqn")})
 
 
 def test_guides_are_the_best_of_all_kinds():
