@@ -24,7 +24,6 @@ from actors.store import Store
 _NOTHING: Mapping[Ref, Path] = {}
 _EXPORT_SECONDS = 5.0
 _TITLE_SECONDS = 1.0  # Ray takes the process's title back whenever progress is asked for
-_GREETED_WITHIN = 60.0
 _RATE_MARKS = 60  # at least a second apart, so the rate is that of the last minute or so
 
 
@@ -181,7 +180,7 @@ def remote(
     num_gpus: float = 0.0,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     name: str = "worker",
-    greeted_within: float = _GREETED_WITHIN,
+    greeted_within: float = 60.0,
     **options: Any,
 ) -> Any:
     """Start a host as a Ray actor; it dies with the driver.
@@ -194,6 +193,7 @@ def remote(
         num_gpus: GPUs to reserve; fractions share one.
         checkpoint_seconds: how much work a job may lose with its process.
         name: what Ray's dashboard calls it; need not be unique.
+        greeted_within: seconds after which it ends where nobody has called it.
         options: Ray's, such as memory, resources, label_selector.
     """
     given = (store_url, num_gpus, checkpoint_seconds, name, greeted_within)

@@ -60,24 +60,28 @@ class Run:
         """Local folders of artefacts that the stage reads, in order."""
         return [self.inputs[ref] for ref in refs]
 
-    @cached_property
+    @property
     def resumes(self) -> bool:
-        """Whether an earlier try left a checkpoint, from which `train` goes on. With a damaged one goes all that it
+        """Whether an earlier try left a checkpoint, from which `train` goes on; to be asked before that."""
+        return self._left is not None
+
+    @cached_property
+    def _left(self) -> Any:
+        """The state in that checkpoint, read once; None where there is none. With a damaged one goes all that the try
         left: the job begins anew."""
-        if not self._checkpoint.exists():
-            return False
-        try:
-            load_tree(self._checkpoint, mapped=True, checked=True)
-        except SerialiseError:
-            for path in self.out.glob("[!.]*"):  # not the lock
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            return False
-        return True
+        if self._checkpoint.exists():
+            try:
+                return load_tree(self._checkpoint, checked=True)
+            except SerialiseError:
+                for path in self.out.glob("[!.]*"):  # not the lock
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return None
 
     def train(self, process: Process) -> None:
         """Advance a process to its end, saving its state every `checkpoint_seconds`; go on from one that is there."""
         if self.resumes:
-            process.load_state_dict(load_tree(self._checkpoint))
+            process.load_state_dict(self._left)
+            self._left = None  # as large as a learner and its rows
         self.report(process.done, process.total, process.unit)
         saved = time.monotonic()
         while process.done < process.total:

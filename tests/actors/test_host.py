@@ -108,7 +108,8 @@ def test_without_a_gpu_a_host_is_on_the_cpu_and_refuses_the_job_of_a_gpu(tmp_pat
     assert not Store(tmp_path).complete(*wrong.ref)
 
 
-def test_a_process_goes_on_from_its_checkpoint_which_is_no_part_of_the_artefact(host):
+def stopped_at_three(host):
+    """A job that counts to five, stopped at three; what was counted so far, and what goes on to note it."""
     counting, seen = Job(Count("one", 5, seconds=0.0), "count"), []
 
     def interrupt(out):
@@ -118,6 +119,11 @@ def test_a_process_goes_on_from_its_checkpoint_which_is_no_part_of_the_artefact(
 
     with pytest.raises(KeyboardInterrupt):
         host.run(counting, watch=interrupt)
+    return counting, seen, interrupt
+
+
+def test_a_process_goes_on_from_its_checkpoint_which_is_no_part_of_the_artefact(host):
+    counting, seen, interrupt = stopped_at_three(host)
     assert host.run(counting, watch=interrupt)["counted"] == 5
     # What was counted after the last checkpoint is counted again.
     assert seen == ["1", "2", "3", "3", "4", "5"]
@@ -130,15 +136,7 @@ def test_a_process_goes_on_from_its_checkpoint_which_is_no_part_of_the_artefact(
 
 @pytest.mark.parametrize("place", [0.02, 0.5, 0.999])
 def test_a_damaged_checkpoint_is_noticed_and_its_job_begins_anew(host, place):
-    counting, seen = Job(Count("one", 5, seconds=0.0), "count"), []
-
-    def interrupt(out):
-        seen.append((out / "count").read_text())
-        if seen == ["1", "2", "3"]:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        host.run(counting, watch=interrupt)
+    counting, seen, interrupt = stopped_at_three(host)
     checkpoint = Path(host.store.url, counting.ref.stage, f"{counting.ref.key}.partial", CHECKPOINT)
     content = bytearray(checkpoint.read_bytes())
     content[int(len(content) * place)] ^= 1
