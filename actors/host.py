@@ -73,7 +73,8 @@ class Host:
             watch: hears of the unfinished artefact's folder whenever its process advanced.
             at_hand: inputs to read from a folder, finished or not, rather than from the store.
 
-        Returns the stage's metrics with `seconds` (of this try only) and `peak_memory_mb` (MiB).
+        Returns the stage's metrics with `seconds` (of this try only) and `peak_memory_mb` (MiB); with `reused` as well
+        where the artefact was there, or another run made it meanwhile.
         Raises DeviceError for a job of another device, and whatever the stage raises; its partial files are kept.
         """
         self._greeted.set()
@@ -82,7 +83,7 @@ class Host:
         try:
             with self.store.claim(*job.ref, self._wait):
                 if self.store.complete(*job.ref):
-                    return self.store.describe(*job.ref).get("metrics", {})
+                    return self.store.describe(*job.ref).get("metrics", {}) | {"reused": True}
                 if job.device != self.device:
                     has = f"but this actor has {self.device} (torch {torch.__version__})"
                     advice = "learner_gpus says how much of a GPU each learner gets"

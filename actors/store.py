@@ -35,7 +35,7 @@ from mbml.serialise import json_of, sha256_of
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=+-]*")
 _MANIFEST = "manifest.json"
 _CHECKSUM = "checksum"  # of the rest of the manifest
-REMEDY = "the same command with --repair makes it anew"
+REMEDY = "the same command with --repair (of make: ARGS=--repair) makes it anew"
 _LOCK = ".lock"
 _LOCK_SECONDS = 0.5
 _ABSENT = (FileNotFoundError, NotADirectoryError)

@@ -56,6 +56,7 @@ _SAC = {"observation_size": 17, "action_size": 6, "hidden": [256, 256], "batch_s
 _SMALL_SAC = {"observation_size": 17, "action_size": 6, "hidden": [128, 128], "batch_size": 128}
 _ROWS = {"rows": 100_000}
 _SB = _SAC | _ROWS | {"at_once": 50}
+_SMALL_SB = _SMALL_SAC | _ROWS | {"at_once": 50}
 _ANT = {"observation_size": 27, "action_size": 8}
 _BCQ_NETWORKS = {"hidden": [400, 300], "vae_hidden": [750, 750], "batch_size": 100, "candidates": 10}
 _BCQ = _ANT | _ROWS | _BCQ_NETWORKS
@@ -89,11 +90,13 @@ _STACKED_ROW = Row(
     (
         _learner("this project, stacked", "ours", "sac", _SMALL_SAC, _ROWS, {"tasks": 10, "stack": 10}),
         _learner("this project, task by task", "ours", "sac", _SMALL_SAC, _ROWS, {"tasks": 10, "stack": 1}),
+        Competitor("SBX (JAX), one task", "peer", "sac_sbx.py", _SMALL_SB),
         _learner("plain torch loop, task by task", "plain", "plain_sac", _SMALL_SAC, _ROWS, {"tasks": 10}),
         *_limits("learners:sac_limit", _SMALL_SAC | {"tasks": 10}),
     ),
     True,
-    "Updates of one task, added up over ten tasks that take turns or run stacked.",
+    "Updates of one task, added up over ten tasks that take turns or run stacked. SBX has one task alone, which is the "
+    "most that ten in turn can reach.",
     profiled=True,
 )
 _BCQ_ROW = Row(
@@ -157,9 +160,13 @@ _EVALUATION_ROW = Row(
     "env steps/s",
     1,
     (
-        Competitor("this project, lock-step", "ours", "benchmarks.ours.evaluation:evaluate", _STUDENT | {"stack": 8}),
-        Competitor(
-            "this project, task by task", "ours", "benchmarks.ours.evaluation:evaluate", _STUDENT | {"stack": 1}
+        Competitor("this project, lock-step", "ours", f"{_EVALUATE}:evaluate", _STUDENT | {"stack": 8}),
+        Competitor("this project, task by task", "ours", f"{_EVALUATE}:evaluate", _STUDENT | {"stack": 1}),
+        *(
+            Competitor(
+                f"an acting student, {how}", "ours", f"{_EVALUATE}:evaluate", _STUDENT | {"stack": n, "kind": "acting"}
+            )
+            for how, n in (("lock-step", 8), ("task by task", 1))
         ),
         Competitor("physics alone", "limit", f"{_EVALUATE}:physics", _EVALUATION),
         *_limits("evaluation:evaluate_limit", {"environment": "half_cheetah_vel", "stack": 8} | _STUDENT_SIZES),
@@ -167,7 +174,8 @@ _EVALUATION_ROW = Row(
     True,
     "Two episodes of 200 steps per task, 10 candidate actions per step, untrained networks; physics alone is the "
     "environments' `step` under random actions, the products are those of choosing eight tasks' actions. Physics and "
-    "products take turns: lock-step cannot exceed 1 / (1 / physics + 1 / products).",
+    "products take turns: lock-step cannot exceed 1 / (1 / physics + 1 / products). An acting student imitates the "
+    "choice among the candidates with one network.",
     profiled=True,
 )
 
@@ -202,6 +210,26 @@ _MEMORY_ROW = Row(
     "those of the files, shared by all actors and not counted.",
     rounds=3,
     compared=False,
+)
+_RAYLETS_ROW = Row(
+    "raylets",
+    "Collection on raylets of one CPU each, eight jobs",
+    "% of their time at work",
+    2,
+    tuple(
+        Competitor(
+            f"{number} raylet{'s' * (number > 1)}",
+            "ours",
+            "benchmarks.ours.raylets:collection",
+            {"raylets": number, "tasks": 8, "steps": 8_000},
+        )
+        for number in (1, 2, 4)
+    ),
+    True,
+    "Seconds that jobs of `umaze_goal` worked over wall seconds times CPUs. All raylets are on two processors: four "
+    "take turns on them, so that a job takes twice as long there.",
+    by_default=False,
+    rounds=1,
 )
 _ORCHESTRATION_ROW = Row(
     "orchestration",
@@ -243,6 +271,7 @@ ROWS: dict[str, Row] = {
             cpus=2,
         ),
         _MEMORY_ROW,
+        _RAYLETS_ROW,
         _ORCHESTRATION_ROW,
     )
 }

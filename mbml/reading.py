@@ -1,12 +1,16 @@
 """Files that people give: regular ones alone, and what is in YAML."""
 
 import errno
+import math
 import os
 import stat
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
+
+_MOST_VALUES = 100_000
+"""In a file that a person wrote; aliases of aliases can make a few lines stand for more than any memory holds."""
 
 
 def regular(path: Path) -> Path:
@@ -37,6 +41,12 @@ class _Loader(yaml.SafeLoader):
     """Refuses keys that YAML allows and nothing here means: one that is no text, and one that stands in its mapping a
     second time, which would silently win; and says where a value is not what its tag or its form promises."""
 
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None and _unfolded(node, {}) > _MOST_VALUES:
+            self._refuse(node, f"stands for more than {_MOST_VALUES:,} values once its aliases are unfolded")
+        return node
+
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
@@ -58,3 +68,13 @@ class _Loader(yaml.SafeLoader):
     def _refuse(self, node: yaml.Node, why: str) -> NoReturn:
         shown = repr(node.value[:40]) if isinstance(node, yaml.ScalarNode) else "a list or a map"
         raise yaml.constructor.ConstructorError(problem=f"{shown} {why}", problem_mark=node.start_mark)
+
+
+def _unfolded(node: yaml.Node, known: dict[int, float]) -> float:
+    """Values of a node and below, what an alias names once for each; infinitely many where one names itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        inner = [] if isinstance(node, yaml.ScalarNode) else node.value
+        parts = [each for pair in inner for each in (pair if isinstance(pair, tuple) else (pair,))]
+        known[id(node)] = 1 + sum(_unfolded(each, known) for each in parts)
+    return known[id(node)]

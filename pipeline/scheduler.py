@@ -298,8 +298,10 @@ class _Run:
             return
         self._account(job.ref, value)
         self.result.timeline[-1].finished = True
-        self.result.done.append(job.name)
-        self.log(f"finished {job.name}   {duration(self.moved - since)}")
+        reused = "reused" in value  # another run made it, or this one in a process that was lost before it could say so
+        self.cost[job.ref.stage].reused += reused
+        (self.result.reused if reused else self.result.done).append(job.name)
+        self.log(f"{'reused  ' if reused else 'finished'} {job.name}   {duration(self.moved - since)}")
         del self.left[job.ref]
         self.graph.done(job.ref)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -40,14 +40,22 @@ class _Clock:
         return env
 
 
-def evaluate(environment: str, horizon: int, width: int, depth: int, episodes: int, stack: int) -> Measure:
+def evaluate(
+    environment: str,
+    horizon: int,
+    width: int,
+    depth: int,
+    episodes: int,
+    stack: int,
+    kind: Literal["generative", "acting"] = "generative",
+) -> Measure:
     """Environment steps per second over all unseen tasks, `stack` of them at a time; also the share of physics."""
     distribution = envs.get(environment)
     clock = _Clock(distribution.make)
     clocked = replace(distribution, make=clock)
     layout = RowLayout(distribution.observation_size, distribution.action_size)
     hidden = (width,) * depth
-    config = StudentConfig(value_hidden=hidden, decoder_hidden=hidden, perturbation_hidden=hidden)
+    config = StudentConfig(kind=kind, value_hidden=hidden, decoder_hidden=hidden, perturbation_hidden=hidden)
     student, tasks = make_student(config, layout, seeded()), distribution.tasks("test")
 
     def once(chosen: Sequence[Task]) -> None:

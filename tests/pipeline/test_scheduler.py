@@ -67,6 +67,19 @@ class TestExecute:
         partly = execute(diamond()[::-1], store, log=lines.append)
         assert (partly.unneeded, sorted(partly.reused), partly.done) == (["a"], ["b", "c"], ["d"])
 
+    def test_what_another_run_makes_meanwhile_is_reused_and_not_called_done(self, tmp_path):
+        lines, shared = [], job("shared", sleep=3.0)
+        other = remote(str(tmp_path), 1, 0)
+        made = other.run.remote(shared)
+        while not tmp_path.joinpath(shared.ref.stage, f"{shared.ref.key}.partial").exists():
+            time.sleep(0.01)
+        outcome = execute([shared, job("own", shared)], str(tmp_path), log=lines.append)
+        assert (outcome.reused, outcome.done) == (["shared"], ["own"])
+        assert "reused" not in ray.get(made)
+        assert sum(line.startswith("reused   shared") for line in lines) == 1
+        assert [(cost.jobs, cost.reused) for cost in outcome.cost] == [(2, 1)]
+        ray.kill(other)
+
     def test_a_failed_job_takes_down_only_those_that_need_it_and_the_next_run_continues(self, tmp_path):
         store, lines = f"file://{tmp_path}", []
         a, b, c, d = diamond(refuse="b is wrong")
@@ -239,7 +252,9 @@ class TestExecute:
         outcome = execute([above], store, log=lines.append)
         assert outcome.refused == ["above"]
         assert outcome.failed["above"].startswith(f"{damaged} is damaged: it has sha256 ")
-        assert outcome.failed["above"].endswith("the same command with --repair makes it anew.")
+        assert outcome.failed["above"].endswith(
+            "the same command with --repair (of make: ARGS=--repair) makes it anew."
+        )
         jobs = [a, b, c, d, alone, above]
         discard_damaged(jobs, Store(store), lines.append)
         assert [line.split(":")[0] for line in lines if line.startswith("repairs")] == ["repairs  b", "repairs  d"]

@@ -189,6 +189,8 @@ def test_what_an_environment_rules_out_is_left_out_and_said():
         ('samples: !!int ""\n', ["line 1", "is no int"]),
         ("seeds: [2020-99-99]\n", ["line 1", "'2020-99-99' is no timestamp"]),
         ("[" * 20_000, ["nested too deeply"]),
+        ("a: &a [" + "x," * 99 + "]\nb: &b [" + "*a," * 99 + "]\nc: [" + "*b," * 99 + "]\n", ["100,000 values"]),
+        ("methods: &a [*a]\n", ["100,000 values"]),
         (f"search: {{distill.margin: {{uniform: [0, 1{'0' * 400}]}}}}\n", ["distill.margin", "two numbers"]),
         ("search: {distill.margin: {uniform: [-1.7e+308, 1.7e+308]}}\n", ["distill.margin", "below 1e+300"]),
     ],

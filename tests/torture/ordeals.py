@@ -101,27 +101,27 @@ def _row(done: str, times: int, came: str, found: Sums, reference: Sums) -> Row:
 
 
 def workers(place: Place, reference: Sums, rng: random.Random) -> Row:
-    """SIGKILL at random moments to processes that make artefacts, in several runs."""
+    """SIGKILL at random moments to processes that make artefacts, in several runs; twice a run at each stage."""
     killed: Counter[str] = Counter()
     codes: Counter[int] = Counter()
     compared = lost = foreign = again = 0
     for number in range(_ROUNDS):
-        own = replace(place, folder=place.folder / str(number))
+        own, hit = replace(place, folder=place.folder / str(number)), Counter[str]()
         with own.start() as process:
             lines, family = _reader(process), psutil.Process(process.pid)
             deadline = time.monotonic() + _DEADLINE
             while process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.05)
+                time.sleep(0.02)
                 with suppress(psutil.Error):
-                    busy = [(child, doing) for child in family.children(recursive=True) if (doing := _doing(child))]
-                    if busy:
+                    at = [(child, doing) for child in family.children(recursive=True) if (doing := _doing(child))]
+                    if busy := [(child, doing) for child, doing in at if hit[doing] < 2]:
                         victim, doing = rng.choice(busy)
-                        time.sleep(rng.expovariate(40.0 / place.pace))
+                        time.sleep(rng.expovariate(100.0 / place.pace))
                         victim.kill()
-                        killed[doing] += 1
-                        time.sleep(rng.expovariate(10.0 / place.pace))  # others get on meanwhile
+                        hit[doing] += 1
             if process.poll() is None:
                 process.kill()
+        killed += hit
         codes[process.returncode] += 1
         if process.returncode:  # a job was given up: the same command goes on
             again += own.run()[0] == 0
@@ -134,6 +134,26 @@ def workers(place: Place, reference: Sums, rng: random.Random) -> Row:
     came += f"; lines that are not ours: {foreign}"
     done = "a worker killed (SIGKILL) at a random moment"
     return {"done": done, "times": killed.total(), "came": came, "compared": compared, "lost": lost}
+
+
+def moments(place: Place, reference: Sums, rng: random.Random) -> Row:
+    """SIGKILL to one job of every stage, just before each of the moments at which it changes its folder."""
+    place.run()
+    command = [
+        sys.executable,
+        "-m",
+        "tests.torture.moments",
+        place.env,
+        str(place.store),
+        str(rng.randrange(2**31)),
+        "25",
+    ]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=2 * _DEADLINE, check=True).stdout
+    found: dict[str, tuple[int, int, int]] = json.loads(said)
+    came = ", ".join(f"{stage} {tried} of {there}" for stage, (there, tried, _) in found.items())
+    tried, differ = (sum(counts[at] for counts in found.values()) for at in (1, 2))
+    done = "a job killed (SIGKILL) just before it opens, renames or removes a file"
+    return {"done": done, "times": tried, "came": f"of all moments: {came}", "compared": tried, "lost": differ}
 
 
 def drivers(place: Place, reference: Sums, rng: random.Random) -> Row:
@@ -235,16 +255,23 @@ def _damage(path: Path, rng: random.Random) -> None:
 
 
 def two_at_once(place: Place, reference: Sums, rng: random.Random) -> Row:
-    """Two of the same command on one store, one of which is killed half way."""
-    for round_ in range(2):
-        with place.start(out="a") as first, place.start(out="b") as second:
-            _reader(first), _reader(second)
-            if round_ == 0:
-                time.sleep(rng.uniform(0.2, 0.6) * place.pace)
+    """Two of the same command on one store, to the end, and with one of them killed half way."""
+    codes, twice, compared, lost = [], 0, 0, 0
+    for number in range(_ROUNDS):
+        own = replace(place, folder=place.folder / str(number))
+        with own.start(out="a") as first, own.start(out="b") as second:
+            said = _reader(first), _reader(second)
+            if number % 2:
+                time.sleep(rng.uniform(0.1, 0.9) * place.pace)
                 first.kill()
-            codes = [process.wait(_DEADLINE) for process in (first, second)]
-    came = f"exit codes of the last two {codes}"
-    return _row("two runs at once on one store, one killed half way", 1, came, place.sums(), reference)
+            codes += [str(process.wait(_DEADLINE)) for process in (first, second)]
+        made = [set(re.findall(r"\] finished (.+?)   ", "".join(lines()))) for lines in said]
+        twice += len(made[0] & made[1])
+        row = _row("", 0, "", own.sums(), reference)
+        compared, lost = compared + int(row["compared"]), lost + int(row["lost"])
+    came = f"exit codes {', '.join(codes)} (every second pair: one SIGKILLed half way); jobs that both made: {twice}"
+    done = "two runs at once on one store"
+    return {"done": done, "times": _ROUNDS, "came": came, "compared": compared, "lost": lost + twice}
 
 
 def full_disk(place: Place, reference: Sums, rng: random.Random) -> Row:
@@ -318,6 +345,7 @@ def _reader(process: subprocess.Popen[str]) -> Callable[[], list[str]]:
 
 ORDEALS: dict[str, Callable[[Place, Sums, random.Random], Row]] = {
     "workers": workers,
+    "moments": moments,
     "drivers": drivers,
     "bytes": bytes_changed,
     "two": two_at_once,
