@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import shlex
 import statistics
 import subprocess
@@ -339,20 +340,23 @@ def written(found: Found, machine: dict[str, str], out: Path) -> str:
 
 def draw(found: Found, file: Path) -> None:
     """Growth curves, both axes logarithmic, with a line that grows as the tasks do."""
-    shown = {
-        "time": [name for name in found if "second" in name or (", ms" in name and "a task" not in name)],
-        "memory": [name for name in found if "MiB" in name or ", MB" in name],
+    panels = {
+        "a step of the multi-task learner, ms": r"step of (\w+), ms",
+        "seconds": r"(models and relabel|fit), seconds|fit, work of (teach|models|fqe|distill), seconds",
+        "MB": r"(fit, MiB of all processes|tables|report)(?:, MB)?",
     }
-    made = Figure(figsize=(11, 4.5), layout="constrained")
-    for axes, (title, names) in zip(made.subplots(1, 2), shown.items(), strict=True):
-        for name in names:
-            points = sorted((int(n), value) for n, value in found[name].items() if isinstance(value, int | float))
-            axes.plot(*zip(*points, strict=True), "o-", label=name, markersize=4) if points else None
-        low = np.array([10, 1_000])
-        level = np.median([v for name in names for v in found[name].values() if isinstance(v, float)] or [1.0])
-        axes.plot(low, level * low / 100, ":", color="#888888", label="as the tasks")
+    made = Figure(figsize=(12, 4.5), layout="constrained")
+    for axes, (title, pattern) in zip(made.subplots(1, 3), panels.items(), strict=True):
+        shown = {name: match for name in found if (match := re.fullmatch(pattern, name))}
+        for number, (name, match) in enumerate(shown.items()):
+            points = sorted((int(n), value) for n, value in found[name].items())
+            label = next(group for group in match.groups() if group)
+            axes.plot(*zip(*points, strict=True), "os^Dvp"[number] + "-", color=f"C{number}", label=label, markersize=4)
+        ends = np.array([10, 1_000])
+        level = np.median([value for name in shown for value in found[name].values()] or [1.0])
+        axes.plot(ends, level * ends / 100, ":", color="#888888", label="as the tasks")
         axes.set(xscale="log", yscale="log", xlabel="tasks", title=title)
-        axes.legend(fontsize=6)
+        axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, frameon=False)
         axes.grid(alpha=0.3)
     FigureCanvasAgg(made).print_png(str(file))
 
