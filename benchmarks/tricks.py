@@ -17,11 +17,14 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from benchmarks.ours.distillation import make_learner
 from benchmarks.ours.learners import random_rows, seeded, stacked
+from mbml import products
 from mbml.models import Ensemble, EnsembleConfig
 from mbml.nets import StackedMLP
 from mbml.rows import RowLayout
 from mbml.sac import SAC, SACConfig
+from mbml.teachers.bcq import BCQ, BCQConfig
 
 _LAYOUT = RowLayout(observation_size=17, action_size=6)
 _ROUNDS, _SECONDS = 7, 1.0
@@ -45,6 +48,14 @@ def _models(tasks: int, config: EnsembleConfig) -> Callable[[], Any]:
     return stacked(ensemble.update, random_rows(tasks, 20_000, _LAYOUT), config.batch_size)
 
 
+def _teach(tasks: int) -> Callable[[], Any]:
+    return stacked(BCQ(BCQConfig(), _LAYOUT, tasks, seeded()).update, random_rows(tasks, 20_000, _LAYOUT), 100)
+
+
+def _distill(width: int, depths: tuple[int, ...]) -> Callable[[], Any]:
+    return make_learner(_LAYOUT.observation_size, _LAYOUT.action_size, width, depths, 10, 2_000, 0.5).update
+
+
 _LAPTOP_MODELS = EnsembleConfig(members=5, hidden=(128, 128))
 WORK = {
     "collect, laptop": Work(1, lambda: _sac(5, (128, 128), (128, 128), 128)),
@@ -52,6 +63,10 @@ WORK = {
     "warmstart, laptop": Work(1, lambda: _sac(5, (128, 128), (256,) * 3, 64)),
     "models, laptop": Work(1, lambda: _models(5, _LAPTOP_MODELS)),
     "models, paper": Work(1, lambda: _models(1, EnsembleConfig())),
+    "teach, laptop": Work(1, lambda: _teach(5)),
+    "teach, paper": Work(1, lambda: _teach(1)),
+    "distill, laptop": Work(1, lambda: _distill(256, (3, 3, 3))),
+    "distill, paper": Work(1, lambda: _distill(1024, (9, 7, 8))),
 }
 
 
@@ -105,10 +120,18 @@ TRICKS: dict[str, tuple[str, Callable[[], Any]]] = {
         "ensembles of one hidden layer as one product a task",
         lambda: _patched(patch.object(Ensemble, "_shares_hidden", False)),
     ),
+    "wide products": (
+        "large products by oneDNN where MKL leaves half of the processor's registers alone (AMD with AVX-512)",
+        lambda: _patched(patch.object(products, "_FASTER", False)),
+    ),
 }
 """Name -> what it is, and a context in which it is taken away."""
 
-_USED = {"own gradients": "collect warmstart", "shared hidden layer": "models"}
+_USED = {
+    "own gradients": "collect warmstart",
+    "shared hidden layer": "models",
+    "wide products": "collect warmstart models teach distill",
+}
 
 
 def bought(trick: str, work: Work) -> tuple[float, float]:

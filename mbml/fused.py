@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mbml.products import affine, matmul
+
 _relu_gradient = torch.ops.aten.threshold_backward
 
 
@@ -31,9 +33,9 @@ def forward_trace(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]
     x = x.repeat(len(weights[0]) // len(x), 1, 1)
     trace = Trace(x, [])
     for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-        x = torch.baddbmm(bias, x, weight).relu_()
+        x = affine(x, weight, bias).relu_()
         trace.hidden.append(x)
-    return torch.baddbmm(biases[-1], x, weights[-1]), trace
+    return affine(x, weights[-1], biases[-1]), trace
 
 
 @torch.no_grad()
@@ -46,11 +48,11 @@ def backward_trace(trace: Trace, gradient: Tensor, weights: Sequence[Tensor], in
     for number in reversed(range(layers)):
         fed = trace.hidden[number - 1] if number else trace.inputs
         if into:
-            torch.bmm(fed.mT, flow, out=into[number])
+            matmul(fed.mT, flow, into[number])
             torch.sum(flow, -2, keepdim=True, out=into[layers + number])
             if not number:
                 break
-        flow = torch.bmm(flow, weights[number].mT)
+        flow = matmul(flow, weights[number].mT)
         if number:
             _relu_gradient.grad_input(flow, fed, 0, grad_input=flow)
     return flow
@@ -95,7 +97,7 @@ def shared_squares(
         torch.sum(torch.mul(hidden, second, out=buffer), 2, out=slope)
         slope.add_(last.view(-1)).sub_(wanted).mul_(2 / rows)
         _relu_gradient.grad_input(slope.unsqueeze(2).expand_as(hidden), hidden, 0, grad_input=buffer)
-        gradient = (inputs.t() @ buffer.flatten(1)).view_as(joined)
+        gradient = matmul(inputs.t(), buffer.flatten(1)).view_as(joined)
         torch.mul(gradient[:-1].transpose(0, 1), second.unsqueeze(1), out=to_first)
         torch.mul(gradient[-1], second, out=to_bias.squeeze(1))
         torch.sum(gradient.mul_(joined), 0, out=to_second.squeeze(2))
@@ -114,7 +116,7 @@ def _joined(weight: Tensor, bias: Tensor) -> Tensor:
 
 def _joined_hidden(inputs: Tensor, joined: Tensor) -> Tensor:
     """The hidden layers `[B, E, hidden]` of inputs `[B, in]`."""
-    hidden = torch.addmm(joined[-1:].flatten(1), inputs, joined[:-1].flatten(1)).relu_()
+    hidden = affine(inputs, joined[:-1].flatten(1), joined[-1:].flatten(1)).relu_()
     return hidden.unflatten(1, joined.shape[1:])
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mbml.fused import Trace, backward_trace, forward_trace
+from mbml.products import affine
 
 Initialisation = Literal["rlkit", "torch"]
 
@@ -88,7 +89,7 @@ class StackedMLP(nn.Module):
         # layers, because that of a ReLU in the place of a view is copied three times.
         x = x.squeeze(0) if alone else x
         for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-            x = torch.addmm(bias.squeeze(0), x, weight.squeeze(0)) if alone else torch.baddbmm(bias, x, weight)
+            x = affine(x, weight.squeeze(0), bias.squeeze(0)) if alone else affine(x, weight, bias)
             if layer < len(weights) - 1:
                 x = torch.relu_(x)
         return x.unsqueeze(0) if alone else x

@@ -9,14 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ray.cluster_utils import Cluster
-
 from benchmarks.peers.protocol import Measure
-from mbml.settings import changed
-from pipeline.cluster import connect
-from pipeline.plan import plan
-from pipeline.presets import preset
-from pipeline.scheduler import execute
 
 
 def collection(raylets: int, tasks: int, steps: int) -> Measure:
@@ -24,6 +17,14 @@ def collection(raylets: int, tasks: int, steps: int) -> Measure:
 
     `umaze_goal` with the laptop's networks, a job for each of the tasks.
     """
+    # Ray looks for the token once, when it is imported.
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    from mbml.settings import changed
+    from pipeline.cluster import connect
+    from pipeline.plan import plan
+    from pipeline.presets import preset
+    from pipeline.scheduler import execute
+
     sizes = {"collect.steps": steps, "collect.tasks_per_actor": 1, "train_tasks": tasks}
     config = changed(preset("umaze_goal", "laptop"), sizes)
     jobs = [job for job in plan(config).jobs.values() if job.ref.stage == "collect"]
@@ -42,13 +43,13 @@ def collection(raylets: int, tasks: int, steps: int) -> Measure:
 
 @contextmanager
 def _machines(number: int) -> Iterator[None]:
-    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    head = {"num_cpus": 1, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         for _ in range(number - 1):
             cluster.add_node(num_cpus=1)
-        os.environ["RAY_ADDRESS"] = cluster.address
+        os.environ["RAY_ADDRESS"] = str(cluster.address)
         yield
     finally:
         os.environ.pop("RAY_ADDRESS", None)
