@@ -4,6 +4,7 @@ That library is Intel's MKL. On an AMD processor with AVX-512 it computes with A
 Everywhere else these are `torch.mm` and its like.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ def _mkl_leaves_half() -> bool:
 
 
 _FASTER = _mkl_leaves_half()
+# It compiles a product for every shape, half a megabyte each, and would keep 1,024 of them where numbers of rows vary.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 _linear: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
