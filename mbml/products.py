@@ -27,8 +27,9 @@ def _mkl_leaves_half() -> bool:
 
 
 _FASTER = _mkl_leaves_half()
-# It compiles a product for every shape, half a megabyte each, and would keep 1,024 of them where numbers of rows vary.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+# It compiles a product for every shape, half a megabyte each, of which it and torch would each keep 1,024.
+for _cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(_cache, "128")
 _linear: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
