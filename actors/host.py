@@ -20,6 +20,7 @@ import actors.stages  # noqa: F401  (every stage registers itself)
 from actors.metrics import export
 from actors.stage import CHECKPOINT_SECONDS, Job, Ref, Run
 from actors.store import Store
+from mbml.allocation import keep_freed_memory
 
 _NOTHING: Mapping[Ref, Path] = {}
 _EXPORT_SECONDS = 5.0
@@ -48,6 +49,7 @@ class Host:
         Its process ends when nobody calls it within `greeted_within` seconds: Ray may forget an actor that is killed
         while it starts, and then keeps its CPUs from all others for ever.
         """
+        keep_freed_memory()
         self.store, self.checkpoint_seconds, self.name = Store(store_url), checkpoint_seconds, name
         self.device = "cuda" if num_gpus > 0 and torch.cuda.is_available() else "cpu"
         self._greeted = threading.Event()
