@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -81,33 +81,65 @@ def connect(
 
     def give_up() -> None:
         """Without the process that the same signal ended, a call to Ray may last for a minute."""
+        nonlocal started
         print(INTERRUPTED, file=sys.stderr, flush=True)
+        started = started or _children(folder)
         kill()
         os._exit(130)
 
-    watch = threading.Timer(_ENDING_SECONDS, give_up)
-    watch.daemon = True
-
     def interrupt(number: int, frame: Any) -> None:
-        if watch.ident is None:
-            watch.start()
         raise KeyboardInterrupt
 
+    with _within(_ENDING_SECONDS, handlers, give_up):
+        try:
+            try:
+                where = _join(address, modules) if folder is None else _start(num_cpus, dashboard, folder)
+            except SystemExit:  # what Ray makes of SIGTERM while it starts
+                raise KeyboardInterrupt from None
+            finally:
+                started = _children(folder)
+            for number, handler in handlers.items():
+                if handler != signal.SIG_IGN:  # as nohup leaves a closed terminal's
+                    signal.signal(number, interrupt)  # after ray.init, which sets one of its own
+            yield where
+        finally:
+            if handlers:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cut the cleaning short
+            ray.shutdown()
+            kill()
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+
+def _children(folder: str | None) -> list[psutil.Process]:
+    """Processes of the embedded Ray, whose folder this is."""
+    return psutil.Process().children(recursive=True) if folder is not None else []
+
+
+@contextmanager
+def _within(seconds: float, numbers: Collection[int], give_up: Callable[[], None]) -> Iterator[None]:
+    """Call `give_up` unless the block ends so many seconds after the first of these signals; also where the main
+    thread, which alone runs handlers, is inside a call to Ray."""
+    if not numbers:
+        yield
+        return
+    (reader, writer), ended = os.pipe(), threading.Event()
+    os.set_blocking(writer, False)
+
+    def watch() -> None:
+        with open(reader, "rb", buffering=0) as signals:
+            while byte := signals.read(1):
+                if byte[0] in numbers and not ended.wait(seconds):
+                    give_up()
+
+    threading.Thread(target=watch, daemon=True).start()
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:
-        where = _join(address, modules) if folder is None else _start(num_cpus, dashboard, folder)
-        started = psutil.Process().children(recursive=True) if folder is not None else []
-        for number, handler in handlers.items():
-            if handler != signal.SIG_IGN:  # as nohup leaves a closed terminal's
-                signal.signal(number, interrupt)  # after ray.init, which sets one of its own
-        yield where
+        yield
     finally:
-        if handlers:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cut the cleaning short
-        ray.shutdown()
-        kill()
-        watch.cancel()
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        signal.set_wakeup_fd(before)
+        ended.set()
+        os.close(writer)
 
 
 def fit(
