@@ -22,9 +22,9 @@ from typing import Any
 import psutil
 import ray
 
-from pipeline.config import INTERRUPTED
 from pipeline.jobs import PACKAGES
 from pipeline.needs import NOTHING, Needs
+from pipeline.stopping import INTERRUPTED, STOPS, listen
 
 _OBJECT_STORE_BYTES = 128 * 1024**2  # paths and metrics only: Ray's default is a third of the memory
 _ANSWER_SECONDS = 12
@@ -69,7 +69,7 @@ def connect(
         raise ClusterError(f"No Ray cluster answers at RAY_ADDRESS={address}: give {right}, or {embedded}.")
     folder = None if address else _private_folder()
     main = threading.current_thread() is threading.main_thread()  # which alone may set handlers
-    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if main}
+    handlers = {n: signal.getsignal(n) for n in STOPS if main}
     started: list[psutil.Process] = []
 
     def kill() -> None:
@@ -87,24 +87,22 @@ def connect(
         kill()
         os._exit(130)
 
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
     with _within(_ENDING_SECONDS, handlers, give_up):
         try:
+            if handlers:
+                listen()
             try:
                 where = _join(address, modules) if folder is None else _start(num_cpus, dashboard, folder)
             except SystemExit:  # what Ray makes of SIGTERM while it starts
                 raise KeyboardInterrupt from None
             finally:
                 started = _children(folder)
-            for number, handler in handlers.items():
-                if handler != signal.SIG_IGN:  # as nohup leaves a closed terminal's
-                    signal.signal(number, interrupt)  # after ray.init, which sets one of its own
+            if handlers:
+                listen()  # again, after ray.init, which sets a handler of its own
             yield where
         finally:
-            if handlers:
-                signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cut the cleaning short
+            for number in handlers:  # nothing must cut the cleaning short
+                signal.signal(number, lambda number, frame: None)
             ray.shutdown()
             kill()
             for number, handler in handlers.items():
@@ -211,11 +209,15 @@ def _start(num_cpus: int | None, dashboard: bool, folder: str) -> str:
     os.environ.update(_PATIENT)
     given: dict[str, Any] = {"num_cpus": num_cpus or usable_cpus(), "object_store_memory": _OBJECT_STORE_BYTES}
     given |= {"log_to_driver": False, "logging_level": logging.ERROR, "_temp_dir": f"{folder}/r"}
+    # A closed terminal's goes to all processes. Ray's would die of it at once, and this one of their death.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         context = ray.init("local", include_dashboard=dashboard, **given)
     except Exception as error:  # of many types, after minutes on a machine that is too busy
         causes = f"the machine is too busy, or {Path(folder).parent} (TMPDIR) has no room"
         raise ClusterError(f"Ray did not start ({str(error).splitlines()[0]}): as a rule {causes}.") from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     where = f"Ray inside this process, {ray.cluster_resources().get('CPU', 0):g} CPUs"
     if dashboard:
         where += f"; dashboard at http://{context.dashboard_url}, token {os.environ['RAY_AUTH_TOKEN']}"

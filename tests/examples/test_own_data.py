@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from examples.own_data.rooms import STEPS, Rooms, thermostat, write_logs
-from pipeline.__main__ import main
+from pipeline.command import main
 
 ROOT = Path(__file__).parents[2]
 _TINY = {

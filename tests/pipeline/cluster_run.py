@@ -6,8 +6,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import tests
-from pipeline.__main__ import main
 from pipeline.cluster import connect
+from pipeline.command import main
 from pipeline.scheduler import execute
 from tests.pipeline.workers import job
 

@@ -12,7 +12,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from actors.metrics import GAUGES
-from pipeline.__main__ import main
+from pipeline.command import main
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ROOT / "cluster"

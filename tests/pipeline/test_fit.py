@@ -17,7 +17,7 @@ from pyarrow import parquet
 from mbml import AdaptivePolicy
 from mbml.data import Dataset
 from mbml.settings import changed
-from pipeline.__main__ import main
+from pipeline.command import main
 from pipeline.fit import plan_fit
 from pipeline.presets import preset
 from pipeline.results import Results, cube

@@ -10,7 +10,7 @@ from actors.artefacts import read_json, snapshot_of
 from actors.store import Store
 from mbml import AdaptivePolicy, envs
 from mbml.settings import changed
-from pipeline.__main__ import main
+from pipeline.command import main
 from pipeline.config import ConfigError, Place
 from pipeline.plan import plan
 from pipeline.presets import preset

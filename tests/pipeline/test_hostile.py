@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mbml.logs import ColumnMap
 from mbml.transitions import DatasetError
-from pipeline.__main__ import main
+from pipeline.command import main
 from pipeline.config import RunConfig
 from pipeline.plan import plan
 from pipeline.presets import preset

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from actors.store import Store
-from pipeline.__main__ import main
+from pipeline.command import main
 from tests.pipeline.growing_cluster import job_server
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -2,8 +2,10 @@
 
 import importlib
 import json
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -12,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from mbml.data import DatasetWriter, TransitionBatch
-from pipeline.__main__ import main
+from pipeline.command import main
+from pipeline.stopping import INTERRUPTED
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -250,3 +253,18 @@ def test_a_file_as_out_is_refused(command, capsys, tmp_path):
 
 def test_no_processors_are_refused(capsys):
     assert "num_cpus is 0" in refused(capsys, "run", "--env", "umaze_goal", "--preset", "smoke", "--num-cpus", "0")
+
+
+@pytest.mark.parametrize("sent", [(signal.SIGINT,), (signal.SIGTERM, signal.SIGINT), (signal.SIGHUP, signal.SIGTERM)])
+def test_a_command_that_is_stopped_while_it_loads_its_modules_says_one_sentence(sent, tmp_path):
+    command = [sys.executable, "-m", "pipeline", "run", "--env", "umaze_goal", "--preset", "smoke"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*command, "--store", str(tmp_path / "store")], **pipes) as process:
+        while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
+            assert process.poll() is None
+            time.sleep(0.005)
+        for number in sent:
+            process.send_signal(number)
+        out, said = process.communicate(timeout=60)
+    assert (process.returncode, out, said) == (130, "", f"{INTERRUPTED}\n")
+    assert not (tmp_path / "store").exists()

@@ -18,7 +18,7 @@ from mbml.deploy.description import Data, identity
 from mbml.deploy.folder import write_folder
 from mbml.envs.rendering import backend
 from mbml.rows import RowLayout
-from pipeline.__main__ import main
+from pipeline.command import main
 from tests.mbml.deploy.small import describe, make_policy
 from tests.mbml.test_data import example, from_episodes, write
 

@@ -8,7 +8,7 @@ from mbml import envs
 from mbml.registry import PRESETS as NAMES
 from mbml.registry import UnknownName
 from mbml.settings import ConfigError, changed
-from pipeline.__main__ import Run
+from pipeline.command import Run
 from pipeline.config import Place
 from pipeline.presets import preset
 

@@ -15,7 +15,7 @@ from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData  # pyright: 
 
 from actors.artefacts import read_json
 from actors.store import Store
-from pipeline.__main__ import main
+from pipeline.command import main
 from pipeline.config import Place
 from pipeline.plan import plan
 from pipeline.presets import preset

@@ -6,7 +6,7 @@ import pytest
 
 from actors.store import Store
 from mbml import envs
-from pipeline.__main__ import main
+from pipeline.command import main
 from pipeline.plan import plan_warmstart
 from pipeline.presets import preset
 from pipeline.results import Results

@@ -21,7 +21,7 @@ from mbml.data import Dataset, validate
 from mbml.logs import ColumnMap
 from mbml.logs.importing import import_logs
 from mbml.transitions import DatasetError
-from pipeline.__main__ import main
+from pipeline.command import main
 from tests.mbml.logs.fleet import (
     MAPS,
     NEEDS,
