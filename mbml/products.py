@@ -4,6 +4,7 @@ That library is Intel's MKL. On an AMD processor with AVX-512 it computes with A
 Everywhere else these are `torch.mm` and its like.
 """
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_LEAST = {2: 1 << 20, 3: 1 << 22}
-"""Multiplications, for a stack of each member, from which a product is faster that way; by the dimensions of its
-factors: members are computed one by one."""
+_LEAST = {2: (1 << 20, 0), 3: (1 << 22, 1 << 16)}
+"""Multiplications, and size of the largest matrix, from which a product is faster that way; by the dimensions of its
+factors, because the members of a stack are computed one by one."""
 
 
 def _mkl_leaves_half() -> bool:
@@ -53,7 +54,9 @@ def _wide(a: Tensor, b: Tensor) -> bool:
     # Exporters trace with tensors of other types.
     if not _FASTER or a.device.type != "cpu" or a.dtype != torch.float32 or type(a) not in (Tensor, nn.Parameter):
         return False
-    return b.shape[-1] > 1 and a.shape[-2] * a.shape[-1] * b.shape[-1] >= _LEAST[a.ndim]
+    sizes, (least, largest) = (*a.shape[-2:], b.shape[-1]), _LEAST[a.ndim]
+    products = math.prod(sizes)
+    return sizes[-1] > 1 and products >= least and products // min(sizes) >= largest
 
 
 def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
