@@ -29,7 +29,6 @@ from mbml.warmstart import WarmStartConfig
 
 __all__ = ["ConfigError", "ModelsConfig", "Place", "RunConfig", "folder_here"]
 
-"""The last line of a command that was stopped."""
 LEARNERS: dict[str, Entry] = {**TEACHERS}
 """Entry of every learner with a field of its own in the configuration, by the name of that field."""
 for _method in METHODS.values():

@@ -5,8 +5,10 @@ import time
 from types import FrameType
 
 INTERRUPTED = "\nInterrupted. Finished jobs are kept; the same command continues."
+"""The last line of a command that was stopped."""
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _ONE_SECONDS = 2.0
+"""How long after a signal others belong to it: what the first one began to clean is not cut short."""
 _stopped = -_ONE_SECONDS
 
 
@@ -19,7 +21,6 @@ def listen() -> None:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     global _stopped
-    # More of them at once are one: what the first one began to clean is not cut short.
     if (now := time.monotonic()) - _stopped > _ONE_SECONDS:
         _stopped = now
         raise KeyboardInterrupt

@@ -86,9 +86,8 @@ def _writes(arguments: tuple[Any, ...]) -> bool:
 
 def _sums(folder: Path, job: Job) -> dict[str, str]:
     store = Store(str(folder))
-    return {
-        entry["file"]: sha256_of(store.fetch(*job.ref) / entry["file"]) for entry in store.describe(*job.ref)["files"]
-    }
+    place = store.fetch(*job.ref)  # reads every file of it
+    return {entry["file"]: sha256_of(place / entry["file"]) for entry in store.describe(*job.ref)["files"]}
 
 
 def main(env: str, store: str, seed: str, most: str, *stages: str) -> None:
