@@ -68,7 +68,7 @@ class FittedQ(Learner):
         self.target = select_stack(self.network, range(len(tasks))).requires_grad_(False)
         self.optimiser = adam(self.network.parameters(), config.learning_rate)
         low, high, self._mean = (
-            torch.stack(part).view(-1, 1, 1) for part in zip(*map(self._range, tasks), strict=True)
+            torch.stack(part).view(-1, 1, 1).to(generator.device) for part in zip(*map(self._range, tasks), strict=True)
         )
         self._low, self._high = low - self._mean, high - self._mean
 
@@ -76,7 +76,7 @@ class FittedQ(Learner):
         """Least and largest value, and what is taken off rewards: their mean, where nothing ends."""
         _, _, _, reward, terminated = self.layout.split(task.rows)
         if terminated.any():
-            return reward.min().clamp_max(0.0), reward.max().clamp_min(0.0), torch.tensor(0.0)
+            return reward.min().clamp_max(0.0), reward.max().clamp_min(0.0), reward.new_zeros(())
         return reward.min(), reward.max(), reward.mean()
 
     def update(self, rows: Tensor) -> dict[str, Tensor]:

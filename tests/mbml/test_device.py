@@ -13,6 +13,7 @@ from mbml.baselines.contextual_bcq import ContextualBCQ, ContextualBCQConfig
 from mbml.collect import CollectConfig, Collection
 from mbml.distill import MultiTaskLearner
 from mbml.encoders import EncoderConfig
+from mbml.fqe import FittedQ, FQEConfig, Logged
 from mbml.nets import join_stacks
 from mbml.rows import gather_rows, resident, sample_indices
 from mbml.sac import SAC, SACConfig
@@ -94,6 +95,15 @@ def test_batch_pearl_stays_on_its_device():
         tasks_per_step=3,
     )
     assert_updates(BatchPEARL(config, LAYOUT, meta_rows(K, N), MetaGenerator(), MetaGenerator()))
+
+
+def test_fitted_q_stays_on_its_device():
+    actions = torch.zeros(N, 3, LAYOUT.action_size)
+    logged = [Logged(rows, actions, actions) for rows in random_rows(2, N)]
+    learner = FittedQ(FQEConfig(hidden=(8,)), LAYOUT, logged, MetaGenerator())
+    assert_updates(
+        learner, torch.cat([meta_rows(2, B), actions[None, :B].expand(2, -1, -1, -1).flatten(2).to("meta")], -1)
+    )
 
 
 def test_a_warm_start_reaches_a_learner_on_another_device(monkeypatch):
