@@ -12,11 +12,10 @@ def console() -> None:
     try:
         from pipeline.command import main  # takes seconds
 
-        code = main()
+        sys.exit(main())
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
-        code = 130
-    sys.exit(code)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,6 @@ from pipeline.config import Method, Place, RunConfig, folder_here
 from pipeline.datasets import Export, Validate
 from pipeline.jobs import JOBS, Submit
 from pipeline.presets import preset
-from pipeline.stopping import INTERRUPTED
 from pipeline.sweep_config import load_sweep, runnable, sweep_defaults
 from pipeline.sweep_config import names as sweep_names
 
@@ -299,7 +298,7 @@ class _First:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code (2: bad input, 1: a job failed, 130: interrupted)."""
+    """Run the command line; returns the exit code (2: bad input, 1: a job failed)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _parse(arguments)(_log())
@@ -316,9 +315,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error.strerror}: {error.filename or 'a file of this run'}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(INTERRUPTED, file=sys.stderr)
-        return 130
 
 
 def _parse(arguments: list[str]) -> Callable[[Log], int]:

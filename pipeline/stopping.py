@@ -4,7 +4,7 @@ import signal
 import time
 from types import FrameType
 
-INTERRUPTED = "\nInterrupted. Finished jobs are kept; the same command continues."
+INTERRUPTED = "\nInterrupted. What is finished is kept; the same command continues."
 """The last line of a command that was stopped."""
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _ONE_SECONDS = 2.0

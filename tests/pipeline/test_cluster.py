@@ -6,6 +6,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -244,3 +245,33 @@ def test_an_embedded_ray_that_lacks_what_is_needed_says_so_at_once(embedded_ray,
         with pytest.raises(ClusterError, match=re.escape(said)):
             execute([job("one")], str(tmp_path), needs=needs_of([words]), log=lambda line: None)
     assert execute([job("one")], str(tmp_path), needs=needs_of(["add:memory=0.1"]), log=lambda line: None).done
+
+
+_ENDING = """
+from pipeline.cluster import connect
+with connect(1):
+    print("there", flush=True)
+print("ended by itself", flush=True)
+"""
+
+
+def _over(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_sigterm_while_ray_is_shut_down_does_not_cut_that_short():
+    """Ray sets SIGTERM back to what it does without a handler, and then ends its processes, for a second."""
+    command = [sys.executable, "-c", _ENDING]
+    with subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "there\n"
+        started = psutil.Process(process.pid).children(recursive=True)
+        while not any(map(_over, started)):
+            time.sleep(0.01)
+        process.terminate()
+        assert process.stdout.read() == "ended by itself\n"
+        assert process.wait(timeout=60) == 0
+    assert not psutil.wait_procs(started, timeout=10)[1]

@@ -237,7 +237,7 @@ def test_ctrl_c_ends_a_fit_and_the_same_command_continues_it(place, embedded_ray
         os.killpg(process.pid, signal.SIGINT)
         said, _ = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert said.splitlines()[-1] == "Interrupted. Finished jobs are kept; the same command continues."
+    assert said.splitlines()[-1] == "Interrupted. What is finished is kept; the same command continues."
     assert "Traceback" not in said
     assert not (place / "stopped" / "policy").exists()
     assert main(long) == 0  # on the Ray of the tests

@@ -322,7 +322,7 @@ def test_a_command_whose_ray_does_not_answer_any_more_ends_all_the_same(tmp_path
         process.terminate()
         _, said = process.communicate(timeout=50)
     assert process.returncode == 130
-    assert said.splitlines()[-1] == "Interrupted. Finished jobs are kept; the same command continues."
+    assert said.splitlines()[-1] == "Interrupted. What is finished is kept; the same command continues."
     _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive
 
