@@ -30,6 +30,11 @@ class Schedule:
     final_learning_rate: Share = 1.0
     """Share of the learning rate that is left at the last step, reached linearly; 1 keeps it constant, as the paper."""
 
+    @property
+    def snapshots(self) -> list[int]:
+        """The steps of all of them; the last step is one."""
+        return [*range(self.snapshot_every, self.steps, self.snapshot_every), self.steps]
+
 
 class Learner(ABC):
     """Networks and how one update changes them.

@@ -31,7 +31,7 @@ import tyro
 from mbml import envs
 from mbml.envs.logged import SCHEME
 from mbml.settings import Count, Whole, check_fields
-from pipeline.config import Method, Place, RunConfig, folder_here
+from pipeline.config import Method, Place, RunConfig, check_warmstart, folder_here
 from pipeline.datasets import Export, Validate
 from pipeline.jobs import JOBS, Submit
 from pipeline.presets import preset
@@ -117,8 +117,6 @@ class WarmStart(_Experiment):
         return cls(replace(config, methods=("full", "no_ensemble"), distill_cpus=1), Place())
 
     def __call__(self, log: Log) -> int:
-        from pipeline.plan import check_warmstart
-
         check_warmstart(self.config)
         from pipeline.run import warmstart
 

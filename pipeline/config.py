@@ -205,6 +205,34 @@ class _Fixed:
         return changed(self, {"horizon": horizon, **dict(_kinds(self, kinds, ""))})  # pyright: ignore[reportReturnType]
 
 
+def check_warmstart(config: RunConfig) -> None:
+    """Raise ConfigError, one sentence, for a warm start that cannot be run."""
+    config.check()
+    warm, online = config.warmstart, config.warmstart.online
+    possible = [n for n, method in METHODS.items() if "teachers" in method.needs(getattr(config, method.learner))]
+    if unfit := [name for name in config.methods if name not in possible]:
+        raise ConfigError(
+            f"{unfit[0]} has no distilled value function to start from; give methods among {', '.join(possible)}."
+        )
+    if online.warmup_steps >= online.steps:
+        raise ConfigError(
+            f"warmstart.online.warmup_steps is {online.warmup_steps}; it must be below warmstart.online.steps, "
+            f"{online.steps}."
+        )
+    for name in dict.fromkeys(METHODS[method].learner for method in config.methods):
+        learner = getattr(config, name)
+        if online.sac.critic_hidden != (shape := learner.student.value_hidden):
+            raise ConfigError(
+                f"warmstart.online.sac.critic_hidden is {online.sac.critic_hidden}; the critics start from the "
+                f"multi-task policy's value function, so it must be {name}.student.value_hidden, {shape}."
+            )
+        if warm.snapshot and warm.snapshot not in learner.snapshots:
+            raise ConfigError(
+                f"warmstart.snapshot is {warm.snapshot}; snapshots of {name} are taken every {learner.snapshot_every} "
+                f"steps up to {learner.steps} (0 means the last)."
+            )
+
+
 def _kinds(node: Any, kinds: dict[str, str], prefix: str) -> list[tuple[str, str]]:
     """Paths and kinds of all parts of a configuration that are named like a kind and have one."""
     found = []

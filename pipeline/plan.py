@@ -35,7 +35,7 @@ from mbml.partners import evenly
 from mbml.settings import changed
 from mbml.stacks import side_by_side
 from mbml.teachers import TEACHERS
-from pipeline.config import ConfigError, RunConfig
+from pipeline.config import ConfigError, RunConfig, check_warmstart
 
 
 @dataclass(frozen=True)
@@ -136,39 +136,6 @@ def plan_warmstart(config: RunConfig) -> Plan:
     wanted = [*(ref for arm in result.arms for ref in arm.jobs), *result.artefacts["collect"]]
     result.jobs = {job.ref: job for job in result.needed(wanted)}
     return result
-
-
-def check_warmstart(config: RunConfig) -> None:
-    """Raise ConfigError, one sentence, for a warm start that cannot be run."""
-    config.check()
-    warm, online = config.warmstart, config.warmstart.online
-    possible = [n for n, method in METHODS.items() if "teachers" in method.needs(getattr(config, method.learner))]
-    if unfit := [name for name in config.methods if name not in possible]:
-        raise ConfigError(
-            f"{unfit[0]} has no distilled value function to start from; give methods among {', '.join(possible)}."
-        )
-    if online.warmup_steps >= online.steps:
-        raise ConfigError(
-            f"warmstart.online.warmup_steps is {online.warmup_steps}; it must be below warmstart.online.steps, "
-            f"{online.steps}."
-        )
-    for name in dict.fromkeys(METHODS[method].learner for method in config.methods):
-        learner = getattr(config, name)
-        if online.sac.critic_hidden != (shape := learner.student.value_hidden):
-            raise ConfigError(
-                f"warmstart.online.sac.critic_hidden is {online.sac.critic_hidden}; the critics start from the "
-                f"multi-task policy's value function, so it must be {name}.student.value_hidden, {shape}."
-            )
-        if warm.snapshot and warm.snapshot not in _snapshots(learner):
-            raise ConfigError(
-                f"warmstart.snapshot is {warm.snapshot}; snapshots of {name} are taken every {learner.snapshot_every} "
-                f"steps up to {learner.steps} (0 means the last)."
-            )
-
-
-def _snapshots(learner: Any) -> list[int]:
-    """Steps of a multi-task learner's snapshots."""
-    return [*range(learner.snapshot_every, learner.steps, learner.snapshot_every), learner.steps]
 
 
 Stacks = dict[int, Ref]
@@ -306,7 +273,7 @@ class Planner:
         learner = learned["config"]
         evaluations = {
             step: self.add(Evaluate, config, f"evaluate {label} step {step}", step=step, **played)
-            for step in _snapshots(learner)
+            for step in learner.snapshots
         }
         played |= {"step": learner.steps, "last_trajectory": learned["learner"] == "batch_pearl"}
         imitated = learned["teach"] if getattr(learner, "guide", "own") == "own" else ()

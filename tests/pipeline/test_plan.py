@@ -9,7 +9,8 @@ from mbml import envs
 from mbml.methods import METHODS, Variant
 from mbml.registry import PRESETS
 from mbml.settings import ConfigError, changed
-from pipeline.plan import check_warmstart, plan, plan_warmstart
+from pipeline.config import check_warmstart
+from pipeline.plan import plan, plan_warmstart
 from pipeline.presets import preset
 
 ABLATIONS = [name for name, method in METHODS.items() if method.learner == "distill"]
