@@ -1,16 +1,20 @@
-"""A claim on an artefact behind a URL, where no file can be locked: a small file that its owner renews.
+"""Claims on an artefact: in a folder the lock of a file; behind a URL, where none can be locked, a small file that its
+owner renews.
 
 Where the protocol can create a file only if it is not there (S3, GCS), two cannot take a lease at once; elsewhere a
 second look tells who was last. What a lease guards may be done twice (the second result is dropped), so that a machine
 that was asleep, or two that take over in the same moment, cost work and nothing else.
 """
 
+import fcntl
+import os
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
 
 RENEWED = 10.0
 """Seconds between two renewals."""
@@ -18,6 +22,17 @@ EXPIRES = 30.0
 """Seconds after which a lease that nobody renewed is taken over; no clock is compared with another machine's."""
 _SETTLES = 0.05
 _LOOKS = 0.5
+
+
+def locked(path: Path) -> IO | None:
+    """The file, opened and locked; None where another process holds it, or its folder has become the artefact."""
+    with suppress(BlockingIOError, FileNotFoundError), ExitStack() as stack:
+        file = stack.enter_context(path.open("w"))
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            stack.pop_all()
+            return file
+    return None
 
 
 @contextmanager

@@ -9,7 +9,6 @@ and checkpoint.json, which says which is which and comes last: a checkpoint is w
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -21,16 +20,15 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import fsspec
 
 from actors import cache
-from actors.lease import leased
+from actors.lease import leased, locked
 from mbml.reading import regular
-from mbml.serialise import json_of, sha256_of
+from mbml.serialise import json_of, sha256_of, sha256_once
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=+-]*")
 _MANIFEST = "manifest.json"
@@ -176,7 +174,7 @@ class Store:
             while self._folder is not None and not self.complete(stage, key):
                 partial = self._folder / stage / f"{key}.partial"
                 partial.mkdir(parents=True, exist_ok=True)
-                if (lock := _locked(partial / _LOCK)) is not None:
+                if (lock := locked(partial / _LOCK)) is not None:
                     stack.enter_context(lock)
                     if self.complete(stage, key):  # published between the look above and the lock
                         shutil.rmtree(partial, ignore_errors=True)
@@ -208,7 +206,7 @@ class Store:
                 if (output.path / _MANIFEST).exists():
                     raise StoreError(f"The job for {uri} wrote {_MANIFEST}, a name that belongs to the store.")
                 made = {name: output.path / name for name in _files(output.path)}
-                files = [{"file": n, "bytes": p.stat().st_size, "sha256": _sum_at(p)} for n, p in made.items()]
+                files = [{"file": n, "bytes": p.stat().st_size, "sha256": sha256_once(p)} for n, p in made.items()]
                 created = datetime.now(UTC).isoformat(timespec="microseconds")
                 own = {"stage": stage, "key": key, "description": description, "created": created, "files": files}
                 # As it will be read: JSON makes strings of keys that are numbers, which sort otherwise.
@@ -274,7 +272,7 @@ class Store:
             try:
                 found: dict[str, Any] = {"bytes": path.stat().st_size}
                 if "sha256" in entry and found["bytes"] == entry["bytes"]:  # earlier stores have none
-                    found["sha256"] = _sum_at(path)
+                    found["sha256"] = sha256_once(path)
             except OSError as error:
                 fault = error.strerror or error
                 raise StoreError(f"{uri}/{entry['file']} cannot be read ({fault}); {REMEDY}.") from None
@@ -374,31 +372,6 @@ def _files(directory: Path) -> list[str]:
     """All files below `directory` but the store's own, as relative names with forward slashes."""
     names = (path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
     return sorted(name for name in names if name not in (_MANIFEST, _LOCK))
-
-
-def _locked(path: Path) -> IO | None:
-    """The file, opened and locked; None where another process holds it, or its folder has become the artefact."""
-    with ExitStack() as stack:
-        try:
-            file = stack.enter_context(path.open("w"))
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                stack.pop_all()
-                return file
-        except (BlockingIOError, FileNotFoundError):
-            pass
-    return None
-
-
-def _sum_at(path: Path) -> str:
-    """SHA-256 of a file, computed once in this process unless its size, place or time of change is another."""
-    seen = path.stat()
-    return _sum_of(path, seen.st_size, seen.st_ino, seen.st_ctime_ns)
-
-
-@lru_cache(maxsize=10_000)
-def _sum_of(path: Path, *state: int) -> str:
-    return sha256_of(path)
 
 
 def _checksum(manifest: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,17 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with regular(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_once(path: Path) -> str:
+    """SHA-256 of a file, computed once in this process unless its size, place or time of change is another."""
+    seen = path.stat()
+    return _once(path, seen.st_size, seen.st_ino, seen.st_ctime_ns)
+
+
+@lru_cache(maxsize=10_000)
+def _once(path: Path, *state: int) -> str:
+    return sha256_of(path)
 
 
 def json_of(value: Any, what: str, fault: type[ValueError]) -> str:
