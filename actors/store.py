@@ -63,11 +63,13 @@ class Store:
 
     def __init__(self, url: str | Path) -> None:
         """Raises StoreError when fsspec does not know the protocol, lacks the package for it or finds nobody there."""
-        self._folder = None if "://" in str(url) else Path(url).expanduser().absolute()
-        self.url = str(self._folder or url).rstrip("/")
-        if self.url.startswith("memory://"):
+        if str(url).startswith("memory://"):
             raise StoreError(f"The store {url} would be another one in every process; use a folder or another URL.")
         try:
+            if not str(url).partition("://")[-1 if "://" in str(url) else 0].strip(" /"):
+                raise ValueError("it names no folder")
+            self._folder = None if "://" in str(url) else Path(url).expanduser().absolute()
+            self.url = str(self._folder or url).rstrip("/")
             # Other machines publish while this one looks, so listings must not come from memory.
             self._fs, root = fsspec.url_to_fs(str(self._folder or url), use_listings_cache=False)
         except Exception as error:  # some protocols connect here already, each with exceptions of its own

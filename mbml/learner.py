@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mbml.settings import Count, Positive, Share
+from mbml.settings import ConfigError, Count, Positive, Share
 
+_MOST_SNAPSHOTS = 10_000
 _Part = nn.Module | nn.Parameter | torch.optim.Optimizer | torch.Generator
 
 
@@ -32,7 +33,10 @@ class Schedule:
 
     @property
     def snapshots(self) -> list[int]:
-        """The steps of all of them; the last step is one."""
+        """The steps of all of them; the last step is one. Raises ConfigError for more than can be evaluated."""
+        if self.steps > _MOST_SNAPSHOTS * self.snapshot_every:
+            asked = f"snapshots every {self.snapshot_every:,} of {self.steps:,} steps"
+            raise ConfigError(f"A learner is to leave {asked}; more than {_MOST_SNAPSHOTS:,} are too many.")
         return [*range(self.snapshot_every, self.steps, self.snapshot_every), self.steps]
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from pipeline.stopping import INTERRUPTED, listen
+from pipeline.stopping import INTERRUPTED, leave, listen
 
 
 def console() -> None:
@@ -12,10 +12,11 @@ def console() -> None:
     try:
         from pipeline.command import main  # takes seconds
 
-        sys.exit(main())
+        code = main()
     except KeyboardInterrupt:
-        print(INTERRUPTED, file=sys.stderr)
-        sys.exit(130)
+        print(INTERRUPTED, file=sys.stderr, flush=True)
+        code = 130
+    leave(code)
 
 
 if __name__ == "__main__":

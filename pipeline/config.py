@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -43,10 +44,22 @@ else:
 
 
 def folder_here(given: str, *, option: str = "--out", right: str = "") -> Path:
-    """The folder that an option names; raises ConfigError for an address, which would become a folder of that name."""
+    """The folder that an option names, be it there or not; raises ConfigError where none can be, and for an address,
+    which would become a folder of that name."""
     if "://" in given:
         raise ConfigError(f"{option} is {given}, but that should be a folder of this machine{right and f'; {right}'}.")
-    return Path(given)
+    place, why = Path(given), "is no folder"
+    there = next(part for part in (place, *place.absolute().parents) if os.path.lexists(part))
+    possible = bool(given.strip()) and there.is_dir() and os.access(there, os.W_OK)
+    try:
+        os.lstat(place)
+    except FileNotFoundError:
+        why = "cannot be made"
+    except (OSError, ValueError) as error:  # a name that is too long, a link to itself, a file in the way, a null byte
+        possible, why = False, f"cannot be made ({getattr(error, 'strerror', error)})"
+    if not possible:
+        raise ConfigError(f"{option} is {given!r}, which {why}; give a folder, or the name of one to be made.")
+    return place
 
 
 @dataclass(frozen=True)

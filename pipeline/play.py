@@ -97,10 +97,10 @@ def play(
     place = folder_here(out or f"runs/play-{family.name}-{task.replace('/', '-')}".replace(":", "-"))
     if any((part / DESCRIPTION).exists() for part in (place.resolve(), *place.resolve().parents)):
         raise ConfigError(f"{place} is in a policy's folder, which holds nothing else; choose another with --out.")
-    make_folder(place)
     log(f"{about.title}, {chosen.split} task {chosen.index}: {chosen.label}")
     if given:
         given.show(policy, log)
+    make_folder(place)
     made = family.environment(chosen, about.data.horizon)
     recorder = Recorder(_in_units(about.action, made), family.view)
     drawn_by, fault = _camera(recorder.unwrapped)

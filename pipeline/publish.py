@@ -23,8 +23,6 @@ Log = Callable[[str], None]
 
 def make_folder(out: Path) -> None:
     """Make the folder; ConfigError where that is not possible."""
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out is {out}, which is no folder; give one, or the name of one to be made.")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

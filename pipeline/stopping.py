@@ -1,8 +1,11 @@
 """What a command does about the signals that stop it."""
 
+import os
 import signal
+import sys
 import time
 from types import FrameType
+from typing import NoReturn
 
 INTERRUPTED = "\nInterrupted. What is finished is kept; the same command continues."
 """The last line of a command that was stopped."""
@@ -17,6 +20,16 @@ def listen() -> None:
     for number in STOPS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _stop)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process, in which no signal has a say any more: what it did is done."""
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
+    if code != 130:
+        sys.exit(code)
+    sys.stdout.flush()  # after KeyboardInterrupt Python may end itself as if by SIGINT, whatever the code
+    os._exit(code)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

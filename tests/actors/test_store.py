@@ -532,3 +532,9 @@ def test_a_number_that_is_not_finite_is_no_metric(url: str):
     with pytest.raises(StoreError, match="cannot be written as JSON"):
         job()
     assert not Store(url).complete("bcq", "k1")
+
+
+@pytest.mark.parametrize("url", ["", "  ", "file://", "s3://", "~nobody-has-this-name/store"])
+def test_a_store_without_a_folder_is_refused(url: str):
+    with pytest.raises(StoreError, match=r"cannot be opened \((it names no folder|Could not determine home directory)"):
+        Store(url)

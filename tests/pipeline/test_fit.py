@@ -177,7 +177,7 @@ def test_keys_follow_what_is_learned_from_and_by(out):
         (["--num-cpus", "0"], "num_cpus is 0"),
         (["--checkpoint-seconds", "nan"], "checkpoint_seconds is nan"),
         (["--store", "/dev/null"], "The store /dev/null cannot be written to"),
-        (["--out", "/dev/null"], "--out is /dev/null, which is no folder"),
+        (["--out", "/dev/null"], "--out is '/dev/null', which is no folder"),
         (["--out", "s3://x/y"], "should be a folder of this machine"),
         (["--env", "umaze_goal"], "fit learns from logs alone; leave out --env umaze_goal."),
         (["--methods", "metagenrl"], "metagenrl"),

@@ -198,11 +198,11 @@ def test_export_writes_every_task(capsys, tmp_path):
 
 def test_a_file_that_cannot_be_written_is_a_sentence_and_exit_code_1(capsys, tmp_path):
     test_export_writes_every_task(capsys, tmp_path)
-    (tmp_path / "in the way").write_text("")
-    assert main(["export", str(tmp_path / "data"), str(tmp_path / "in the way")]) == 1
+    (tmp_path / "there" / "task-000.parquet").mkdir(parents=True)
+    assert main(["export", str(tmp_path / "data"), str(tmp_path / "there")]) == 1
     found = capsys.readouterr().err
-    assert found.startswith("error: ")
-    assert "in the way" in found
+    assert found.startswith("error: Is a directory: ")
+    assert "task-000.parquet" in found
     assert "Traceback" not in found
 
 
@@ -268,3 +268,42 @@ def test_a_command_that_is_stopped_while_it_loads_its_modules_says_one_sentence(
         out, said = process.communicate(timeout=60)
     assert (process.returncode, out, said) == (130, "", f"{INTERRUPTED}\n")
     assert not (tmp_path / "store").exists()
+
+
+_LEAVING = """
+import atexit, sys, time
+from pipeline.stopping import leave, listen
+listen()
+atexit.register(time.sleep, 1)
+atexit.register(print, "leaving", flush=True)
+leave(int(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_after_the_last_line_changes_nothing(number):
+    """Python takes a second to end, and has set signals back to what they do without a handler by then."""
+    command = [sys.executable, "-c", _LEAVING, "2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "leaving\n"
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (2, "")
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "pool")
+    (tmp_path / "pool").symlink_to(tmp_path / "loop")
+    own = ["run", "--env", "umaze_goal", "--preset", "smoke", "--store", str(tmp_path / "store")]
+    for out in (" ", "file", "file/x", "loop", "loop/x", "x" * 400):
+        given = out if out.isspace() else str(tmp_path / out)
+        for command in (own, ["import", "--data", "nothing"]):
+            assert f"--out is {given!r}, which " in refused(capsys, *command, "--out", given)
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "loop", "pool"}
+
+
+def test_more_snapshots_than_can_be_evaluated_are_refused(capsys):
+    given = ["--env", "umaze_goal", "--preset", "smoke", "--distill.steps", "1000000000000000000"]
+    assert "snapshots every 10 of 1,000,000,000,000,000,000 steps" in refused(capsys, "run", *given)
