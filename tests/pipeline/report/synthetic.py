@@ -171,11 +171,16 @@ ARMS = {  # steps before, return before RL, steps of the rise, share of the leve
     "sac_two_batches": (0, 0.0, 110.0, 0.95),
     "warm_full": (100, 500.0, 60.0, 1.05),
     "warm_no_ensemble": (100, 300.0, 80.0, 1.0),
+    "warm_evidence": (100, 700.0, 60.0, 1.05),
 }
 
 
 def warmstart(
-    arms: tuple[str, ...] = tuple(ARMS), seeds: int = 3, tasks: int = 6, shift: float = 0.0, noise: float = 25.0
+    arms: tuple[str, ...] = ("sac", "sac_two_batches", "warm_full", "warm_no_ensemble"),
+    seeds: int = 3,
+    tasks: int = 6,
+    shift: float = 0.0,
+    noise: float = 25.0,
 ) -> Results:
     """Curves of the warm-start experiment, and of SAC on two training tasks."""
     make = np.random.default_rng(0)

@@ -189,6 +189,12 @@ def test_missing_arms_become_sentences(synthetic, tmp_path):
         warmstart_page(synthetic.results(), tmp_path)
 
 
+def test_the_first_method_has_the_headline_and_the_pictures(synthetic, tmp_path):
+    text = page(synthetic.warmstart(("sac", "warm_evidence", "sac_two_batches")), tmp_path)
+    assert "To reach 90 % of plain SAC's improvement and stay above it, SAC from the policy evidence took " in text
+    assert {file.name for file in tmp_path.iterdir()} == {"figure-08.png", "figure-13.png"}
+
+
 def test_axis_after_warmup_hides_what_lies_before_the_first_update(synthetic):
     arm = arms(synthetic.warmstart(("warm_full",)))["warm_full"]
     arm = arm._replace(step=np.array([100, 150, 200, 230, *range(300, 308)]))
