@@ -6,6 +6,7 @@ import os
 import tempfile
 import time
 from contextlib import suppress
+from glob import escape, glob
 from pathlib import Path
 
 _IN_USE = 3600.0
@@ -33,7 +34,7 @@ def used(manifest: Path) -> None:
 def trim() -> None:
     """Remove copies until they take no more than they may; raises CacheError."""
     limit, copies = _limit(), []
-    for manifest in folder().glob("*/*/*/*/manifest.json"):
+    for manifest in map(Path, glob(f"{escape(str(folder()))}/*/*/*/*/manifest.json")):  # others' folders go meanwhile
         with suppress(OSError, ValueError, KeyError, TypeError):  # removed meanwhile, or damaged: then it is no copy
             size = sum(entry["bytes"] for entry in json.loads(manifest.read_text())["files"])
             copies.append((manifest.stat().st_mtime, size, manifest.parent))

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.signals import hear
+
 # Small products gain nothing from a second thread, and lose minutes where another process has the other core.
 torch.set_num_threads(1)
+hear()
 
 
 _WITHOUT_RAY = Path(__file__).with_name("mbml")

@@ -5,12 +5,15 @@ import json
 import multiprocessing
 import os
 import shutil
+import tempfile
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from actors import lease
+from actors.cache import folder, trim
 from actors.store import REMEDY, Store, StoreError
 
 
@@ -371,7 +374,7 @@ def test_processes_that_fetch_at_the_same_time(tmp_path: Path, cache: Path):
     for key in ("k0", "k1", "k2"):
         publish(store, key, text=key * 10_000)
     shutil.rmtree(cache)
-    context = multiprocessing.get_context("spawn")  # a fork would inherit locks that Arrow's threads hold
+    context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(3), context.Queue()
     processes = [context.Process(target=fetch_many, args=(store.url, barrier, results)) for _ in range(3)]
     for process in processes:
@@ -383,6 +386,27 @@ def test_processes_that_fetch_at_the_same_time(tmp_path: Path, cache: Path):
     wanted = {key: {"task=000/part.arrow": key * 10_000, "weights": "\0" * 10} for key in ("k0", "k1", "k2")}
     assert found == [wanted] * 3
     assert len(list(cache.iterdir())) == 1, "scratch directories stay behind"
+
+
+def test_the_cache_is_trimmed_while_folders_in_it_come_and_go(cache: Path):
+    """Other processes make and remove their scratch folders there, between two looks of whoever lists it."""
+    ended = threading.Event()
+
+    def others() -> None:
+        while not ended.is_set():
+            with tempfile.TemporaryDirectory(dir=folder()) as scratch:
+                Path(scratch, "stage", "text", "key").mkdir(parents=True)
+
+    threads = [threading.Thread(target=others) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(300):
+            trim()
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
 
 
 def test_what_cannot_be_written_as_json(url: str):

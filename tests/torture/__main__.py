@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.signals import hear
 from tests.torture.ordeals import ORDEALS, Place, reference_run
 
 _PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
@@ -30,6 +31,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", choices=[*ORDEALS], default=[*ORDEALS])
     parser.add_argument("--publish", action="store_true", help=f"write the table into {_PAGE.name}")
     given = parser.parse_args()
+    hear()
     started, rng = time.monotonic(), random.Random(given.seed)
     print(f"seed {given.seed}", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="torture-"))

@@ -161,6 +161,7 @@ def drivers(place: Place, reference: Sums, rng: random.Random) -> Row:
     kinds = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
     sent: Counter[str] = Counter()
     left: Counter[str] = Counter()
+    codes: Counter[int] = Counter()
     slowest = 0.0
     for number in range(24):
         kind = kinds[number % len(kinds)]
@@ -174,13 +175,14 @@ def drivers(place: Place, reference: Sums, rng: random.Random) -> Row:
             # A terminal and a supervisor signal the whole process group.
             process.kill() if kind == signal.SIGKILL else os.killpg(process.pid, kind)
             sent[kind.name] += 1
-            process.wait(60)
+            codes[process.wait(60)] += 1
             _, alive = psutil.wait_procs(family, timeout=30)
             left[kind.name] += len(alive)
             if kind != signal.SIGKILL:
                 slowest = max(slowest, time.monotonic() - began)
     code, _ = place.run()
     came = f"exit code of the last {code}; " + ", ".join(f"{name} {n}" for name, n in sent.items())
+    came += "; exit codes " + ", ".join(f"{code} {n}" for code, n in sorted(codes.items()))
     remain = left.pop("SIGKILL", 0)
     came += f"; processes left after 30 s: {left.total()}, of Ray's after SIGKILL {remain}; slowest end {slowest:.1f} s"
     return _row("the command stopped at a random moment and typed again", sent.total(), came, place.sums(), reference)
