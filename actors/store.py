@@ -66,7 +66,7 @@ class Store:
         if str(url).startswith("memory://"):
             raise StoreError(f"The store {url} would be another one in every process; use a folder or another URL.")
         try:
-            if not str(url).partition("://")[-1 if "://" in str(url) else 0].strip(" /"):
+            if not str(url).rpartition("://")[2].strip(" /"):
                 raise ValueError("it names no folder")
             self._folder = None if "://" in str(url) else Path(url).expanduser().absolute()
             self.url = str(self._folder or url).rstrip("/")

@@ -8,7 +8,6 @@ the warm start: "equal", SAC on the same tasks, or "paper", SAC on the training 
 """
 
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +30,7 @@ SHARE = 0.9
 PERCENT = f"{100 * SHARE:.0f} %"
 POINTS = 5
 """Numbers of steps at which returns are compared."""
-PLAIN, TWO_BATCHES, WARM, TRAINING = "sac", "sac_two_batches", "warm_full", "sac_training"
+PLAIN, TWO_BATCHES, WARM, TRAINING, FIRST = "sac", "sac_two_batches", "warm_full", "sac_training", ""
 _LOOKS = {
     PLAIN: ("SAC from scratch", "#7F4F24"),
     TWO_BATCHES: ("SAC from scratch, two batches", "#6e6e6e"),
@@ -88,8 +87,8 @@ def arms(results: Results) -> dict[str, Arm]:
     return found
 
 
-def headed(found: Iterable[str]) -> str:
-    """The warm arm of the headline and of Figures 8 and 13: that of the first method."""
+def headed(found: dict[str, Arm]) -> str:
+    """The warm arm of the headline and of Figures 8 and 13 (FIRST, to `_draw`): that of the first method."""
     return next((name for name in found if name.startswith("warm_")), WARM)
 
 
@@ -177,6 +176,7 @@ def _draw(results: Results, names: tuple[str, ...], title: str) -> Figure:
     """Line: mean over tasks and seeds with its 95 % interval; nothing is smoothed. Dotted: mean return of the policy in
     its own last episode, without RL. Rings: from where on a mean curve stays above the level."""
     found, axis, plain = arms(results), results.run.get("axis", "all_steps"), PLAIN
+    names = tuple(name or headed(found) for name in names)
     if results.run.get("comparison") == "paper" and PLAIN in names:
         plain, names = TRAINING, (TRAINING, *names[1:])
         found |= _training_arm(results, next(iter(found.values())).warmup_steps)
@@ -209,7 +209,7 @@ def _draw(results: Results, names: tuple[str, ...], title: str) -> Figure:
 @figure("figure-08", SECTION, "From the multi-task policy against from scratch", note=_draw.__doc__)
 def against_scratch(results: Results) -> Figure:
     """SAC that starts from the multi-task policy, and SAC from random networks (paper, Fig. 8)."""
-    return _draw(results, (PLAIN, headed(arms(results))), "SAC from the policy and from scratch")
+    return _draw(results, (PLAIN, FIRST), "SAC from the policy and from scratch")
 
 
 @figure("figure-12", SECTION, "With and without reward ensembles", note=_draw.__doc__)
@@ -221,7 +221,7 @@ def without_ensembles(results: Results) -> Figure:
 @figure("figure-13", SECTION, "Against SAC with the same two batches", note=_draw.__doc__)
 def against_two_batches(results: Results) -> Figure:
     """SAC from the multi-task policy, and SAC from scratch with the same two batches an update (paper, Fig. 13)."""
-    return _draw(results, (TWO_BATCHES, headed(arms(results))), "with the same two mini-batches an update")
+    return _draw(results, (TWO_BATCHES, FIRST), "with the same two mini-batches an update")
 
 
 def equal_steps(found: dict[str, Arm], draws: dict[str, np.ndarray], places: int) -> pd.DataFrame:
