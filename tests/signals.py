@@ -1,6 +1,10 @@
-"""Signals of the commands that tests stop."""
+"""Commands that tests stop: their signals, and which of their processes is which."""
 
 import signal
+from collections.abc import Iterable
+from contextlib import suppress
+
+import psutil
 
 
 def hear() -> None:
@@ -9,3 +13,13 @@ def hear() -> None:
     for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, usual)
+
+
+def named(part: str, processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those with this in their name; Ray's short-lived ones may be gone before they are asked."""
+    found = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            if part in process.name():
+                found.append(process)
+    return found

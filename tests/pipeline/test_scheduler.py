@@ -21,6 +21,7 @@ from pipeline.cluster import ClusterError
 from pipeline.publish import say_failures
 from pipeline.scheduler import discard_damaged, execute
 from tests.pipeline.workers import Add, Count, job
+from tests.signals import named
 
 
 def total(store, of):
@@ -318,7 +319,7 @@ def test_a_command_whose_ray_does_not_answer_any_more_ends_all_the_same(tmp_path
             assert process.poll() is None
             time.sleep(0.1)
         children = psutil.Process(process.pid).children(recursive=True)
-        next(child for child in children if "gcs_server" in child.name()).suspend()
+        named("gcs_server", children)[0].suspend()
         process.terminate()
         _, said = process.communicate(timeout=50)
     assert process.returncode == 130
@@ -335,7 +336,7 @@ def test_a_command_that_is_stopped_while_ray_starts_ends_all_the_same(tmp_path, 
     command = [sys.executable, program, str(tmp_path), "1000000"]
     with subprocess.Popen(command, env=environment, start_new_session=True, **pipes) as process:
         children: list[psutil.Process] = []
-        while not any("raylet" in child.name() for child in children):
+        while not named("raylet", children):
             assert process.poll() is None
             time.sleep(0.01)
             children = psutil.Process(process.pid).children(recursive=True)
