@@ -28,7 +28,7 @@ from pipeline.stopping import INTERRUPTED, STOPS, listen
 
 _OBJECT_STORE_BYTES = 128 * 1024**2  # paths and metrics only: Ray's default is a third of the memory
 _ANSWER_SECONDS = 12
-_ENDING_SECONDS = 4.0
+_ENDING_SECONDS = 2.5
 _LONGEST_FOLDER = 24
 # A learner's threads soon fall asleep while they wait for each other: the default spins for so long that an update of
 # two threads takes three to ten times as long beside a busy neighbour. On a quiet machine this costs nothing.
@@ -47,7 +47,7 @@ def connect(
 
     With RAY_ADDRESS set, joins that cluster and ships this project's packages to it. Otherwise starts Ray in child
     processes and stops them at the end, however the block ends. SIGTERM and SIGHUP become KeyboardInterrupt inside; if
-    the block has not ended four seconds after a signal, this process does (130). A Ray that runs in it already is used
+    the block has not ended 2.5 seconds after a signal, this process does (130). A Ray that runs in it already is used
     and left as it is.
 
     Args:

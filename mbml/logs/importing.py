@@ -140,7 +140,7 @@ class _Logs:
 
     @classmethod
     def of(cls, data: Sequence[str], columns: ColumnMap, kind: str | None, drop_bad_rows: bool, log: Log) -> _Logs:
-        if not data or not all(data):
+        if not data or not all(map(str.strip, data)):
             raise DatasetError("Say where the logs are: files, folders or ids of datasets, none of them empty.")
         entry = FORMATS[kind] if kind else format_of(data)
         return cls(entry.name, Source(tuple(data), columns), drop_bad_rows, log)
