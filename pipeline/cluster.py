@@ -101,21 +101,26 @@ def connect(
                 listen()  # again, after ray.init, which sets a handler of its own
             yield where
         finally:
-            _shut_down(handlers)
+            late = _shut_down(handlers)
             kill()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+        if late:
+            raise KeyboardInterrupt
 
 
-def _shut_down(numbers: Collection[int]) -> None:
-    """Stop Ray, which none of these signals cuts short: half way it takes SIGTERM's handler away, for a millisecond."""
+def _shut_down(numbers: Collection[int]) -> list[int]:
+    """Stop Ray, which none of these signals cuts short: half way it takes SIGTERM's handler away, for a millisecond.
+    Returns those that came meanwhile."""
+    came: list[int] = []
     shutting = threading.Thread(target=ray.shutdown)
     while shutting.ident is None or shutting.is_alive():
         for number in numbers:
-            signal.signal(number, lambda number, frame: None)
+            signal.signal(number, lambda number, frame: came.append(number))
         if shutting.ident is None:
             shutting.start()
         shutting.join(0.001)
+    return came
 
 
 def _children(folder: str | None) -> list[psutil.Process]:
@@ -254,6 +259,13 @@ def address_given() -> str:
         others = "http:// is for make submit, ray:// for Ray Client, in which no run can work"
         raise ClusterError(f"RAY_ADDRESS is {address}; {right} ({others}).")
     return address
+
+
+def check_cpus(asked: int | None) -> None:
+    """Raise ClusterError for so many that Ray, which starts a process for each, would not get there."""
+    if asked and asked > (most := max(64, 8 * usable_cpus())):
+        here = f"this machine has {usable_cpus()}"
+        raise ClusterError(f"--num-cpus {asked} is more than Ray can start here; give at most {most} ({here}).")
 
 
 def usable_cpus() -> int:

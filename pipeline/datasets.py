@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import tyro
 
 from mbml.data import Dataset, validate
 from mbml.export import FORMATS
-from pipeline.config import folder_here
+from pipeline.config import ConfigError, folder_here
 
 Log = Callable[[str], None]
 
@@ -40,6 +41,8 @@ class Export:
 
     def __call__(self, log: Log) -> int:
         dataset, folder = Dataset.open(self.dataset), folder_here(self.folder, option="folder")
+        if folder.resolve().is_relative_to(Path(self.dataset).resolve()):
+            raise ConfigError(f"{self.folder} is in the dataset's own folder; choose another one for the export.")
         for task in dataset.task_indices:
             FORMATS[self.format](dataset, task, folder)
         print(f"{len(dataset.task_indices)} tasks as {self.format}: {self.folder}")

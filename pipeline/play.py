@@ -124,7 +124,7 @@ def play(
 def _task(family: Family, name: str) -> Task:
     split, _, number = name.partition("/")
     tasks = family.splits.get(split, ())
-    if not (number.isascii() and number.isdecimal()) or int(number) >= len(tasks):
+    if not (number.isascii() and number.isdecimal() and len(number) < 10) or int(number) >= len(tasks):
         there = ", ".join(f"{s}/0 to {s}/{len(found) - 1}" for s, found in family.splits.items() if found)
         raise ConfigError(f"{family.name} has no task {name!r}; it has {there}.")
     return tasks[int(number)]

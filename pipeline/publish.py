@@ -1,9 +1,12 @@
 """What runs, sweeps, warm starts and sets of figures leave in their folder, and the last words of one that failed."""
 
+import fcntl
 import json
+import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -28,6 +31,23 @@ def make_folder(out: Path) -> None:
     except OSError as error:
         fault = f"The report folder {out} cannot be made ({error.strerror})"
         raise ConfigError(f"{fault}; choose another with --out.") from None
+
+
+@contextmanager
+def alone_in(out: Path, log: Log) -> Iterator[None]:
+    """While another command writes its report into the same folder, wait."""
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        log(f"waiting for another command that writes its report into {out}")
+        fcntl.flock(folder, fcntl.LOCK_EX)
+    except OSError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        os.close(folder)
 
 
 def publish(results: Results, out: Path, log: Log, page: Callable[[Results, Path], Page] = run_page) -> None:

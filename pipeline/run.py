@@ -13,14 +13,14 @@ from actors.store import Store, StoreError
 from mbml import envs
 from mbml.deploy.folder import check_replaceable
 from mbml.settings import check_fields
-from pipeline.cluster import address_given, connect
+from pipeline.cluster import address_given, check_cpus, connect
 from pipeline.config import ConfigError, Place, RunConfig
 from pipeline.handover import POLICY, hand_over, write_policy
 from pipeline.memory import check_memory
 from pipeline.needs import needs_of
 from pipeline.outcome import Outcome
 from pipeline.plan import Plan, plan, plan_warmstart
-from pipeline.publish import Log, keep_report, make_folder, publish, say_failures
+from pipeline.publish import Log, alone_in, keep_report, make_folder, publish, say_failures
 from pipeline.report.page import Page, run_page
 from pipeline.report.warmstart import warmstart_page
 from pipeline.results import Results, best_policy, gather, gather_warmstart
@@ -63,11 +63,12 @@ def carry_out(
             return say_failures(outcome, store.url, log)
         outcome.failed |= trials(store)
     code = say_failures(outcome, store.url, log) if outcome.failed else 0
-    publish(results := gathered(store, outcome), out, log, page)
-    if place.track:
-        track(place.track, results, out, log)
-    if place.report_in_store:
-        keep_report(store, out, log)
+    with alone_in(out, log):
+        publish(results := gathered(store, outcome), out, log, page)
+        if place.track:
+            track(place.track, results, out, log)
+        if place.report_in_store:
+            keep_report(store, out, log)
     policy = f" Policy: {out / POLICY}." if "policy" in results.run else ""
     log(f"Took {duration(time.monotonic() - started)}.{policy} Report: {out / 'report.html'}")
     return code
@@ -77,6 +78,7 @@ def prepare(place: Place, out: Path) -> Store:
     """The store, which can be written to, when the folder of the report is made; raises ValueError for a place
     that cannot be used."""
     check_fields(place)
+    check_cpus(place.num_cpus)
     check_tracker(place.track)
     address_given()  # raises for one of another kind
     limits_of(place)  # and for needs that cannot be meant
@@ -124,7 +126,8 @@ def report(config: RunConfig, place: Place, out: Path, log: Log) -> int:
     jobs, store, results = _finished(config, place)
     check_replaceable(out / POLICY)
     make_folder(out)
-    publish(hand_over(jobs, store, results, out), out, log)
+    with alone_in(out, log):
+        publish(hand_over(jobs, store, results, out), out, log)
     log(f"Report: {out / 'report.html'}")
     return 0
 

@@ -3,9 +3,10 @@
 import os
 import signal
 import sys
+import threading
 import time
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 INTERRUPTED = "\nInterrupted. What is finished is kept; the same command continues."
 """The last line of a command that was stopped."""
@@ -17,6 +18,7 @@ _stopped = -_ONE_SECONDS
 
 def listen() -> None:
     """Let all of them be KeyboardInterrupt, but those that the command was told to ignore, as nohup does."""
+    sys.unraisablehook = _swallowed
     for number in STOPS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _stop)
@@ -37,3 +39,18 @@ def _stop(number: int, frame: FrameType | None) -> None:
     if (now := time.monotonic()) - _stopped > _ONE_SECONDS:
         _stopped = now
         raise KeyboardInterrupt
+
+
+def _swallowed(lost: Any) -> None:
+    """What a handler raises in a callback of Python's, such as those around a fork, ends there: the signal again."""
+    ours = isinstance(lost.exc_value, KeyboardInterrupt)
+    if ours or (isinstance(lost.exc_value, SystemExit) and lost.exc_value.code == signal.SIGTERM):  # so Ray's handler
+        threading.Timer(0.01, _again).start()
+    else:
+        sys.__unraisablehook__(lost)
+
+
+def _again() -> None:
+    global _stopped
+    _stopped = -_ONE_SECONDS
+    os.kill(os.getpid(), signal.SIGINT)

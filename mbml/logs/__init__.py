@@ -1,8 +1,8 @@
 """Logs of other people's machines as this project's datasets: one reader a format, one place where rows become
 transitions (`episodes`), one map of columns (`columns`), one scale (`mbml.scaling`)."""
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from mbml.logs import arrays, lerobot, minari_reader, own, tables
 from mbml.logs.columns import ColumnMap
@@ -30,7 +30,7 @@ FORMATS = Registry(
 def format_of(paths: Sequence[str]) -> LogFormat:
     """The format that all of them look like; raises DatasetError where there is none."""
     for path in paths:
-        if not Path(path).exists():
+        if not os.path.exists(path):  # unlike Path's, for any name
             raise DatasetError(f"{path} does not exist (the id of a Minari dataset needs --format minari).")
     for entry in FORMATS.values():
         if all(entry.holds(path) for path in paths):

@@ -106,6 +106,8 @@ class ColumnMap:
         """The columns of a role; none where it may be left out and is. Raises DatasetError."""
         given = getattr(self, role)
         wanted = DEFAULTS.get(role, ()) if given is None else (given,) if isinstance(given, str) else given
+        if role in _NEEDED and not wanted:
+            raise DatasetError(f"The column map has no column for {role}; say which it is, such as `{role}: name`.")
         found = [_matching(pattern, available) for pattern in wanted]
         if given is None:
             names = next((names for names in found if names), [])

@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from mbml.data import DatasetWriter, TransitionBatch
 from pipeline.command import main
+from pipeline.publish import alone_in
 from pipeline.stopping import INTERRUPTED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -173,6 +175,9 @@ def test_a_folder_that_is_no_dataset_is_refused_with_those_that_are(capsys, tmp_
         assert f"give {dataset}." in refused(capsys, "validate", str(folder))
         assert f"give {dataset}." in refused(capsys, "export", str(folder), str(tmp_path / "out"))
     assert "folder is s3://x/y" in refused(capsys, "export", str(dataset), "s3://x/y")
+    for inside in (dataset, dataset / "in"):
+        assert "in the dataset's own folder" in refused(capsys, "export", str(dataset), str(inside))
+    assert not (dataset / "in").exists()
     assert main(["validate", str(dataset)]) == 0
 
 
@@ -268,6 +273,51 @@ def test_a_command_that_is_stopped_while_it_loads_its_modules_says_one_sentence(
         out, said = process.communicate(timeout=60)
     assert (process.returncode, out, said) == (130, "", f"{INTERRUPTED}\n")
     assert not (tmp_path / "store").exists()
+
+
+_FORKING = """
+import os, signal, sys, time
+from pipeline.stopping import listen
+listen()
+once = iter([signal.SIGINT])
+os.register_at_fork(after_in_parent=lambda: [signal.raise_signal(number) for number in once])
+try:
+    if os.fork() == 0:
+        os._exit(0)
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("stopped", flush=True)
+"""
+
+
+def test_a_signal_that_a_callback_of_python_s_swallows_comes_again_and_nothing_of_it_is_shown():
+    command = [sys.executable, "-c", _FORKING]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "stopped\n", "")
+
+
+def test_commands_that_write_their_report_into_one_folder_take_turns(tmp_path):
+    said: list[str] = []
+    order: list[str] = []
+
+    def second() -> None:
+        with alone_in(tmp_path, said.append):
+            order.append("second")
+
+    with alone_in(tmp_path, said.append):
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        while not said:
+            time.sleep(0.01)
+        order.append("first")
+    waiting.join()
+    assert order == ["first", "second"]
+    assert said == [f"waiting for another command that writes its report into {tmp_path}"]
+
+
+def test_more_processors_than_ray_can_start_are_refused(capsys, tmp_path):
+    own = ["run", "--env", "umaze_goal", "--preset", "smoke", "--store", str(tmp_path)]
+    assert "--num-cpus 1000000000 is more than Ray can start" in refused(capsys, *own, "--num-cpus", "1000000000")
 
 
 _LEAVING = """

@@ -142,6 +142,7 @@ def test_a_policy_that_learned_from_logs_acts_in_their_units(tmp_path, capsys):
         (["--env", "umaze"], ["There is no environment 'umaze'", "umaze_goal"]),
         (["--env", "ant_dir"], ["observations of 4 numbers; those of ant_dir have 27"]),
         (["--task", "test/10"], ["umaze_goal has no task 'test/10'; it has train/0 to train/9, test/0 to test/9"]),
+        (["--task", "test/" + "9" * 5000], ["umaze_goal has no task 'test/9999"]),
         (["--task", "3"], ["umaze_goal has no task '3'"]),
         (["--task", "test/-1"], ["no task 'test/-1'"]),
         (["--episodes", "0"], ["episodes is 0"]),

@@ -261,7 +261,7 @@ def two_at_once(place: Place, reference: Sums, rng: random.Random) -> Row:
     codes, twice, compared, lost = [], 0, 0, 0
     for number in range(_ROUNDS):
         own = replace(place, folder=place.folder / str(number))
-        with own.start(out="a") as first, own.start(out="b") as second:
+        with own.start() as first, own.start() as second:
             said = _reader(first), _reader(second)
             if number % 2:
                 time.sleep(rng.uniform(0.1, 0.9) * place.pace)

@@ -253,6 +253,7 @@ def test_nothing_is_read_twice_and_no_name_is_empty(tmp_path, capsys, monkeypatc
         (["a.csv", "a.csv"], f"{tmp_path}/logs/a.csv would be read twice; give it once."),
         ([".", "../logs/b.csv"], f"{tmp_path}/logs/b.csv would be read twice; give it once."),
         ([" "], "Say where the logs are: files, folders or ids of datasets, none of them empty."),
+        (["x" * 5000], f"{'x' * 5000} does not exist (the id of a Minari dataset needs --format minari)."),
         (["a.csv", ""], "Say where the logs are: files, folders or ids of datasets, none of them empty."),
     ):
         assert main(["import", "--data", *data, "--out", str(tmp_path / "set")]) == 2

@@ -283,6 +283,7 @@ REFUSED = {
         {"reward": "cost"},
         r"log\.parquet has no column cost, which the column map names as rew",
     ),
+    "none": (a_table(), {"observation": ()}, r"The column map has no column for observation; say which it is, such"),
     "pattern": (a_table(), {"observation": "x_*"}, r"has no column x_\*, which the column map names as observation"),
     "twice": (a_table(), {"action": ["action", "act*"]}, "names a column twice as action: action, action"),
     "two rewards": (a_table(), {"reward": "*a*"}, "reward must be one column, not "),
