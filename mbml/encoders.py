@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mbml.nets import StackedMLP, Standardiser
+from mbml.products import affine
 from mbml.registry import Entry, Registry
 from mbml.rows import RowLayout
 from mbml.settings import Count, Positive, Widths
@@ -207,10 +208,10 @@ class Mixture(NetworkEncoder):
         that are `shared` `[m]` by all; the others' are not computed."""
         hidden, (weights, biases) = self.scale(self._inputs(context)), self.body.layers
         for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-            hidden = torch.relu(torch.addmm(bias[0], hidden, weight[0]))
+            hidden = torch.relu(affine(hidden, weight[0], bias[0]))
         weight, bias = weights[-1][0].T.contiguous(), biases[-1][0, 0]  # a transition's row, read in one piece
         mine = torch.linalg.vecdot(hidden, weight.index_select(0, own)) + bias[own]
-        return mine, torch.addmm(bias[shared], hidden, weight.index_select(0, shared).T)
+        return mine, affine(hidden, weight.index_select(0, shared).T, bias[shared].unsqueeze(0))
 
     def statistics(self, context: Tensor) -> Tensor:
         """Log-probabilities of the anchors, and the number 1, `[..., anchors + 1]`."""
