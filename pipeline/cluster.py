@@ -264,8 +264,7 @@ def address_given() -> str:
 def check_cpus(asked: int | None) -> None:
     """Raise ClusterError for so many that Ray, which starts a process for each, would not get there."""
     if asked and asked > (most := max(64, 8 * usable_cpus())):
-        here = f"this machine has {usable_cpus()}"
-        raise ClusterError(f"--num-cpus {asked} is more than Ray can start here; give at most {most} ({here}).")
+        raise ClusterError(f"--num-cpus {asked} is more than Ray can start here; give at most {most}.")
 
 
 def usable_cpus() -> int:
