@@ -17,6 +17,7 @@ from mbml.policy import ContextPolicy
 from mbml.settings import changed
 from pipeline.plan import plan
 from pipeline.presets import preset
+from pipeline.publish import say_failures
 from pipeline.report.page import run_page
 from pipeline.results import best_policy, cube, gather
 from pipeline.run import hand_over
@@ -241,3 +242,6 @@ def test_a_damaged_dataset_is_refused_by_name_and_the_other_tasks_go_on(everythi
     assert outcome.refused == [damaged] == list(outcome.failed)
     assert shard.name in outcome.failed[damaged]
     assert sound in outcome.done
+    said: list[str] = []
+    assert say_failures(outcome, str(tmp_path), said.append) == 2
+    assert said[-1].endswith("the same command with --repair makes what is damaged anew.")

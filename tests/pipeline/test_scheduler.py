@@ -93,6 +93,7 @@ class TestExecute:
         assert not outcome.complete
         assert "failed   b: b is wrong" in lines
         assert say_failures(outcome, store, lines.append) == 2
+        assert lines[-1].endswith("the same command tries only the missing ones again.")
         assert [line for line in lines if line.startswith("skipped")] == [
             f"skipped  {name}: it needs b, which failed" for name in ("d", "e")
         ]

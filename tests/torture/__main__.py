@@ -23,12 +23,18 @@ _MARKS = "<!-- counts -->", "<!-- end of counts -->"
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m tests.torture", description="Shoot at real runs and count what is lost."
+        prog="python -m tests.torture",
+        description="Shoot at real runs and count what is lost. Takes half an hour on two quiet processors; "
+        "stores are in the temporary folder and go at the end.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--minutes", type=float, default=60.0, help="no ordeal is begun after that")
-    parser.add_argument("--env", default="umaze_goal")
+    parser.add_argument("--env", default="umaze_goal", help="whose smoke run is shot at")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of the moments and places")
-    parser.add_argument("--only", nargs="*", choices=[*ORDEALS], default=[*ORDEALS])
+    about = "; ".join(
+        f"{name}: {(ordeal.__doc__ or '').splitlines()[0].rstrip('.')}" for name, ordeal in ORDEALS.items()
+    )
+    parser.add_argument("--only", nargs="*", choices=[*ORDEALS], default=[*ORDEALS], help=f"which: {about}")
     parser.add_argument("--publish", action="store_true", help=f"write the table into {_PAGE.name}")
     given = parser.parse_args()
     hear()
