@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 from tensorboardX import SummaryWriter
 
-from actors.store import Store
+from actors.store import REMEDY, Store
 from pipeline.config import ConfigError
 from pipeline.jobs import REPORT
 from pipeline.outcome import Outcome
@@ -108,7 +108,7 @@ def say_failures(outcome: Outcome, store_url: str, log: Log) -> int:
         log(f"FAILED   {name}: {sentence}")
     for name, reason in outcome.skipped.items():
         log(f"skipped  {name}: {reason}")
-    damaged = any("--repair" in sentence for sentence in outcome.failed.values())
+    damaged = any(REMEDY in sentence for sentence in outcome.failed.values())
     again = "with --repair makes what is damaged anew" if damaged else "tries only the missing ones again"
     log(f"Finished jobs are kept in {store_url}; the same command {again}.")
     return 2 if len(outcome.refused) == len(outcome.failed) else 1
