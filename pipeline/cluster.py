@@ -21,6 +21,8 @@ from typing import Any
 
 import psutil
 import ray
+from ray._private import node
+from ray._raylet import wait_for_persisted_port
 
 from pipeline.jobs import PACKAGES
 from pipeline.needs import NOTHING, Needs
@@ -73,7 +75,8 @@ def connect(
     started: list[psutil.Process] = []
 
     def kill() -> None:
-        for process in started:  # Ray's agents outlive what a signal to the whole process group ended by a minute
+        # Ray's agents outlive what a signal to the whole process group ended by a minute.
+        for process in {*started, *_processes(folder)}:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         if folder is not None:
@@ -81,9 +84,7 @@ def connect(
 
     def give_up() -> None:
         """Without the process that the same signal ended, a call to Ray may last for a minute."""
-        nonlocal started
         print(INTERRUPTED, file=sys.stderr, flush=True)
-        started = started or _children(folder)
         kill()
         os._exit(130)
 
@@ -96,7 +97,7 @@ def connect(
             except SystemExit:  # what Ray makes of SIGTERM while it starts
                 raise KeyboardInterrupt from None
             finally:
-                started = _children(folder)
+                started = _processes(folder)
             if handlers:
                 listen()  # again, after ray.init, which sets a handler of its own
             yield where
@@ -123,9 +124,12 @@ def _shut_down(numbers: Collection[int]) -> list[int]:
     return came
 
 
-def _children(folder: str | None) -> list[psutil.Process]:
-    """Processes of the embedded Ray, whose folder this is."""
-    return psutil.Process().children(recursive=True) if folder is not None else []
+def _processes(folder: str | None) -> list[psutil.Process]:
+    """Processes of the embedded Ray, whose folder this is: children, and orphans that have it on their command line."""
+    if folder is None:
+        return []
+    named = (one for one in psutil.process_iter(["cmdline"]) if folder in " ".join(one.info["cmdline"] or ()))
+    return [*psutil.Process().children(recursive=True), *named]
 
 
 @contextmanager
@@ -226,6 +230,7 @@ def _start(num_cpus: int | None, dashboard: bool, folder: str) -> str:
     # A closed terminal's goes to all processes. Ray's would die of it at once, and this one of their death.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
+        node.wait_for_persisted_port = _in_turns
         context = ray.init("local", include_dashboard=dashboard, **given)
     except Exception as error:  # of many types, after minutes on a machine that is too busy
         causes = f"the machine is too busy, or {Path(folder).parent} (TMPDIR) has no room"
@@ -236,6 +241,17 @@ def _start(num_cpus: int | None, dashboard: bool, folder: str) -> str:
     if dashboard:
         where += f"; dashboard at http://{context.dashboard_url}, token {os.environ['RAY_AUTH_TOKEN']}"
     return where
+
+
+def _in_turns(*args: Any, timeout_ms: int) -> int:
+    """Ray's wait for its server's port, of half a minute, hears no signal: it keeps Python's lock. This one lets go."""
+    ends = time.monotonic() + timeout_ms / 1000
+    while True:
+        try:
+            return wait_for_persisted_port(*args, timeout_ms=100)
+        except RuntimeError:
+            if time.monotonic() > ends:
+                raise
 
 
 def _join(address: str, modules: Iterable[ModuleType]) -> str:

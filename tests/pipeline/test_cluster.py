@@ -3,6 +3,7 @@
 import os
 import re
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -58,6 +59,24 @@ def test_a_ray_that_does_not_start_is_one_sentence(tmp_path):
     found = subprocess.run([sys.executable, "-c", start], env=environment, capture_output=True, text=True, timeout=120)
     assert found.stdout.startswith("Ray did not start (")
     assert len(found.stdout.splitlines()) == 1
+
+
+def test_the_wait_for_rays_server_hears_signals_and_ends(tmp_path):
+    name = ("0" * 56, "gcs_server_port")
+    with pytest.raises(RuntimeError, match="Timed out"):
+        cluster._in_turns(str(tmp_path), *name, timeout_ms=300)
+    program = "import sys; from pipeline.cluster import _in_turns; print('waits', flush=True); "
+    program += f"_in_turns({str(tmp_path)!r}, *{name}, timeout_ms=60_000)"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waits\n"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=15)
+    assert said.splitlines()[-1] == "KeyboardInterrupt"
+    (tmp_path / f"gcs_server_port_{name[0]}").write_text("12345")
+    assert cluster._in_turns(str(tmp_path), *name, timeout_ms=300) == 12345
 
 
 def test_ray_uses_the_processors_that_it_may_and_a_private_short_folder_that_is_gone_afterwards(tmp_path):
