@@ -21,8 +21,7 @@ from typing import Any
 
 import psutil
 import ray
-from ray._private import node
-from ray._raylet import wait_for_persisted_port
+from ray._private import node as ray_node
 
 from pipeline.jobs import PACKAGES
 from pipeline.needs import NOTHING, Needs
@@ -35,6 +34,8 @@ _LONGEST_FOLDER = 24
 # A learner's threads soon fall asleep while they wait for each other: the default spins for so long that an update of
 # two threads takes three to ten times as long beside a busy neighbour. On a quiet machine this costs nothing.
 _PATIENT = {"GOMP_SPINCOUNT": "10000"}
+_WAIT = "wait_for_persisted_port"
+_rays_wait: Callable[..., int] = getattr(ray_node, _WAIT)
 
 
 class ClusterError(ValueError):
@@ -230,7 +231,7 @@ def _start(num_cpus: int | None, dashboard: bool, folder: str) -> str:
     # A closed terminal's goes to all processes. Ray's would die of it at once, and this one of their death.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
-        node.wait_for_persisted_port = _in_turns
+        setattr(ray_node, _WAIT, _in_turns)
         context = ray.init("local", include_dashboard=dashboard, **given)
     except Exception as error:  # of many types, after minutes on a machine that is too busy
         causes = f"the machine is too busy, or {Path(folder).parent} (TMPDIR) has no room"
@@ -248,7 +249,7 @@ def _in_turns(*args: Any, timeout_ms: int) -> int:
     ends = time.monotonic() + timeout_ms / 1000
     while True:
         try:
-            return wait_for_persisted_port(*args, timeout_ms=100)
+            return _rays_wait(*args, timeout_ms=100)
         except RuntimeError:
             if time.monotonic() > ends:
                 raise
