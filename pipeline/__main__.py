@@ -2,16 +2,18 @@
 
 import sys
 
-from pipeline.stopping import INTERRUPTED, leave, listen
+from pipeline.stopping import INTERRUPTED, at_once, leave, listen
 
 
 def console() -> None:
     """What `python -m pipeline` and, after `pip install .`, the command `mbml` do."""
-    sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
+    if sys.stdout:  # None where it was closed
+        sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
+    listen(at_once)
+    from pipeline.command import main  # takes seconds
+
     listen()
     try:
-        from pipeline.command import main  # takes seconds
-
         code = main()
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr, flush=True)

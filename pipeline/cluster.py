@@ -25,7 +25,7 @@ from ray._private import node as ray_node
 
 from pipeline.jobs import PACKAGES
 from pipeline.needs import NOTHING, Needs
-from pipeline.stopping import INTERRUPTED, STOPS, listen
+from pipeline.stopping import STOPS, at_once, listen
 
 _OBJECT_STORE_BYTES = 128 * 1024**2  # paths and metrics only: Ray's default is a third of the memory
 _ANSWER_SECONDS = 12
@@ -73,21 +73,22 @@ def connect(
     folder = None if address else _private_folder()
     main = threading.current_thread() is threading.main_thread()  # which alone may set handlers
     handlers = {n: signal.getsignal(n) for n in STOPS if main}
-    started: list[psutil.Process] = []
+    before = _children()
+    started: set[psutil.Process] = set()
 
     def kill() -> None:
-        # Ray's agents outlive what a signal to the whole process group ended by a minute.
-        for process in {*started, *_processes(folder)}:
-            with suppress(psutil.NoSuchProcess):
+        for process in started:  # Ray's agents outlive what a signal to the whole process group ended by a minute
+            with suppress(psutil.Error):
                 process.kill()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
 
     def give_up() -> None:
         """Without the process that the same signal ended, a call to Ray may last for a minute."""
-        print(INTERRUPTED, file=sys.stderr, flush=True)
+        nonlocal started
+        started = started or _children() - before
         kill()
-        os._exit(130)
+        at_once()
 
     with _within(_ENDING_SECONDS, handlers, give_up):
         try:
@@ -98,7 +99,7 @@ def connect(
             except SystemExit:  # what Ray makes of SIGTERM while it starts
                 raise KeyboardInterrupt from None
             finally:
-                started = _processes(folder)
+                started = _children() - before
             if handlers:
                 listen()  # again, after ray.init, which sets a handler of its own
             yield where
@@ -125,12 +126,9 @@ def _shut_down(numbers: Collection[int]) -> list[int]:
     return came
 
 
-def _processes(folder: str | None) -> list[psutil.Process]:
-    """Processes of the embedded Ray, whose folder this is: children, and orphans that have it on their command line."""
-    if folder is None:
-        return []
-    named = (one for one in psutil.process_iter(["cmdline"]) if folder in " ".join(one.info["cmdline"] or ()))
-    return [*psutil.Process().children(recursive=True), *named]
+def _children() -> set[psutil.Process]:
+    """Child processes, and theirs."""
+    return set(psutil.Process().children(recursive=True))
 
 
 @contextmanager
@@ -215,7 +213,7 @@ def _private_folder() -> str:
 
     The name of a socket has at most 107 bytes, of which Ray takes 66; it opens its own folder to everybody.
     """
-    usual = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    usual = os.path.abspath(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     return tempfile.mkdtemp(prefix="mbml-", dir=usual if len(os.fsencode(usual)) <= _LONGEST_FOLDER else "/tmp")
 
 

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -16,12 +17,18 @@ _ONE_SECONDS = 2.0
 _stopped = -_ONE_SECONDS
 
 
-def listen() -> None:
-    """Let all of them be KeyboardInterrupt, but those that the command was told to ignore, as nohup does."""
+def at_once(*_: object) -> NoReturn:
+    """End. A handler while modules are loaded, as some in C swallow KeyboardInterrupt or make another error of it."""
+    print(INTERRUPTED, file=sys.stderr, flush=True)
+    os._exit(130)
+
+
+def listen(handler: Callable[..., None] | None = None) -> None:
+    """Let all of them be KeyboardInterrupt, or for `handler`, but those that the command is to ignore, as by nohup."""
     sys.unraisablehook = _swallowed
     for number in STOPS:
         if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, _stop)
+            signal.signal(number, handler or _stop)
 
 
 def leave(code: int) -> NoReturn:
@@ -30,7 +37,7 @@ def leave(code: int) -> NoReturn:
         signal.signal(number, signal.SIG_IGN)
     if code != 130:
         sys.exit(code)
-    sys.stdout.flush()  # after KeyboardInterrupt Python may end itself as if by SIGINT, whatever the code
+    print(end="", flush=True)  # after KeyboardInterrupt Python may end itself as if by SIGINT, whatever the code
     os._exit(code)
 
 

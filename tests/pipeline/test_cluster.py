@@ -83,20 +83,22 @@ def test_ray_uses_the_processors_that_it_may_and_a_private_short_folder_that_is_
     folder = tmp_path / ("long" * 20)
     folder.mkdir()
     look = """
-import os, pathlib, stat
+import os, pathlib, stat, subprocess
 from pipeline.cluster import connect
+own = subprocess.Popen(["sleep", "300"])
 before = set(pathlib.Path("/tmp").glob("mbml-*"))
 os.sched_setaffinity(0, {0})
 with connect() as where:
     print(where)
     (made,) = set(pathlib.Path("/tmp").glob("mbml-*")) - before
     print(stat.filemode(made.stat().st_mode), any(made.glob("*/session_*")))
-print(made.exists())
+print(made.exists(), own.poll())
+own.kill()
 """
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     environment |= {"TMPDIR": str(folder)}
     found = subprocess.run([sys.executable, "-c", look], env=environment, capture_output=True, text=True, timeout=240)
-    said = ["Ray inside this process, 1 CPUs", "drwx------ True", "False"]
+    said = ["Ray inside this process, 1 CPUs", "drwx------ True", "False None"]
     assert found.stdout.splitlines() == said, found.stderr
     assert not list(folder.iterdir())
 

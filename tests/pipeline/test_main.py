@@ -260,12 +260,13 @@ def test_no_processors_are_refused(capsys):
     assert "num_cpus is 0" in refused(capsys, "run", "--env", "umaze_goal", "--preset", "smoke", "--num-cpus", "0")
 
 
+@pytest.mark.parametrize("loads", ["libtorch", "libmujoco"])
 @pytest.mark.parametrize("sent", [(signal.SIGINT,), (signal.SIGTERM, signal.SIGINT), (signal.SIGHUP, signal.SIGTERM)])
-def test_a_command_that_is_stopped_while_it_loads_its_modules_says_one_sentence(sent, tmp_path):
+def test_a_command_that_is_stopped_while_it_loads_its_modules_says_one_sentence(sent, loads, tmp_path):
     command = [sys.executable, "-m", "pipeline", "run", "--env", "umaze_goal", "--preset", "smoke"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([*command, "--store", str(tmp_path / "store")], **pipes) as process:
-        while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
+        while loads not in Path(f"/proc/{process.pid}/maps").read_text():
             assert process.poll() is None
             time.sleep(0.005)
         for number in sent:
@@ -273,6 +274,12 @@ def test_a_command_that_is_stopped_while_it_loads_its_modules_says_one_sentence(
         out, said = process.communicate(timeout=60)
     assert (process.returncode, out, said) == (130, "", f"{INTERRUPTED}\n")
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&- <&-"])
+def test_a_command_without_an_output_runs_all_the_same(closed, tmp_path):
+    line = f'"{sys.executable}" -m pipeline validate "{tmp_path}" {closed}'
+    assert subprocess.run(["bash", "-c", line], timeout=60, stderr=subprocess.PIPE).returncode == 2
 
 
 _FORKING = """
