@@ -2,7 +2,7 @@
 
 import sys
 
-from pipeline.stopping import INTERRUPTED, at_once, leave, listen
+from pipeline.stopping import INTERRUPTED, at_once, leave, listen, stopped
 
 
 def console() -> None:
@@ -15,7 +15,9 @@ def console() -> None:
     listen()
     try:
         code = main()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Exception) as error:
+        if isinstance(error, Exception) and not stopped():  # which modules that are loaded later may make of one
+            raise
         print(INTERRUPTED, file=sys.stderr, flush=True)
         code = 130
     leave(code)

@@ -31,6 +31,11 @@ def listen(handler: Callable[..., None] | None = None) -> None:
             signal.signal(number, handler or _stop)
 
 
+def stopped() -> bool:
+    """Whether one of them came."""
+    return _stopped > 0
+
+
 def leave(code: int) -> NoReturn:
     """End this process, in which no signal has a say any more: what it did is done."""
     for number in STOPS:

@@ -276,6 +276,34 @@ def test_a_command_that_is_stopped_while_it_loads_its_modules_says_one_sentence(
     assert not (tmp_path / "store").exists()
 
 
+_CONVERTED = """
+import signal, sys
+from pipeline import __main__, command
+
+def main():
+    try:
+        if sys.argv[1:]:
+            signal.raise_signal(int(sys.argv[1]))
+    except KeyboardInterrupt:
+        raise RuntimeError("Error calling __set_name__") from None
+    raise RuntimeError("nobody stopped it")
+
+command.main = main
+__main__.console()
+"""
+
+
+def test_what_a_module_that_is_loaded_makes_of_a_signal_is_still_one_and_other_errors_are_not():
+    def ends(*sent: signal.Signals) -> tuple[int, str]:
+        command = [sys.executable, "-c", _CONVERTED, *(str(int(number)) for number in sent)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        return done.returncode, done.stderr
+
+    assert ends(signal.SIGTERM) == (130, f"{INTERRUPTED}\n")
+    code, said = ends()
+    assert (code, said.splitlines()[-1]) == (1, "RuntimeError: nobody stopped it")
+
+
 @pytest.mark.parametrize("closed", [">&-", ">&- 2>&- <&-"])
 def test_a_command_without_an_output_runs_all_the_same(closed, tmp_path):
     line = f'"{sys.executable}" -m pipeline validate "{tmp_path}" {closed}'
