@@ -8,9 +8,9 @@ PEERS  := benchmarks/.venv-peers
 # Lines of code: 7,000 for the house, 560 for the evidence method with its references and probes, 1,270 for logs of one's
 # own (mbml/logs), 1,110 for the policy as a folder (mbml/deploy), 800 for fit, 460 for play, trackers and the command,
 # 350 for checksums, claims, metrics and other formats out, 890 for clusters that grow and vanish, jobs, needs and search
-# spaces, 400 for many tasks and teachers that share, 254 for what a stranger's family, YAML, Ray, a terminal and
+# spaces, 400 for many tasks and teachers that share, 257 for what a stranger's family, YAML, Ray, a terminal and
 # options may do, 60 for products on AMD's processors and memory that is kept.
-LIMIT  := 13154
+LIMIT  := 13157
 SWEEPS := $(sort $(basename $(notdir $(wildcard tune_configs/*.yaml))))
 
 # ENV is also a variable of POSIX shells (a start-up file): keep ours out of the recipes' environment.
@@ -21,6 +21,8 @@ else
 unexport RAY_ADDRESS
 endif
 
+# Of a finished run of ENV.
+RUN_POLICY = runs/$(subst :,-,$(strip $(ENV)))-$(or $(PRESET),laptop)-seed$(or $(SEED),0)/policy
 # Without an ENV or a SWEEP the command line says which there are.
 OPTIONS = $(if $(strip $(ENV)),--env '$(ENV)') $(if $(PRESET),--preset $(PRESET)) $(if $(SEED),--seed $(SEED)) \
           $(if $(STORE),--store '$(STORE)') $(if $(SEEDS),--distill-seeds $(SEEDS)) \
@@ -66,7 +68,7 @@ help:
 	@echo "  CMD          run (default), sweep, warmstart or fit, with its own variables"
 	@echo "  WAIT         0: do not follow the job"
 	@echo "Variables of play:"
-	@echo "  POLICY       the folder; ENV is by default the environment that it learned in"
+	@echo "  POLICY       the folder, or that of a finished run of ENV; ENV is by default the environment that it learned in"
 	@echo "  TASK         split and number, such as test/3 (default test/0)"
 	@echo "Variables of fit, beside PRESET, SEED, SEEDS, STORE and ARGS:"
 	@echo "  DATA         files or folders of logs"
@@ -117,8 +119,8 @@ export: $(STAMP)
 	@$(RUN) -m pipeline export-policy $(OPTIONS)
 
 play: $(STAMP)
-	@$(RUN) -m pipeline play $(if $(strip $(POLICY)),--policy '$(POLICY)') $(if $(strip $(ENV)),--env '$(ENV)') \
-		$(if $(strip $(TASK)),--task '$(TASK)') $(if $(SEED),--seed $(SEED)) $(ARGS)
+	@$(RUN) -m pipeline play $(if $(strip $(POLICY)$(ENV)),--policy '$(or $(strip $(POLICY)),$(RUN_POLICY))') \
+		$(if $(strip $(ENV)),--env '$(ENV)') $(if $(strip $(TASK)),--task '$(TASK)') $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 bench: $(STAMP)
 	@$(RUN) -m benchmarks $(ARGS)

@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import gymnasium
 import numpy as np
+import torch
 from PIL import Image
 
 from mbml import AdaptivePolicy, envs
@@ -81,6 +82,7 @@ def play(
 
     Raises ValueError, one sentence, for what does not fit together.
     """
+    torch.set_num_threads(1)  # one entity's products are small: more would wait for each other, and for busy neighbours
     policy = AdaptivePolicy.load(folder, seed=seed)
     about = policy.description
     if not env and about.data.source == "logged":

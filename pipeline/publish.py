@@ -52,6 +52,7 @@ def alone_in(out: Path, log: Log) -> Iterator[None]:
 
 def publish(results: Results, out: Path, log: Log, page: Callable[[Results, Path], Page] = run_page) -> None:
     """Write results, curves, tables, pictures and the report into `out`; the tables in words to `log`."""
+    log("drawing the report")
     results.save(out)
     if len(results.rows("score")):
         evaluations(results).to_csv(out / "results.csv", index=False)
