@@ -173,7 +173,9 @@ def test_everything_is_published_and_the_first_sentence_is_about_staying(synthet
     pictures = {"figure-08.png", "figure-12.png", "figure-13.png"}
     others = {"results.parquet", "run.json", "curves.jsonl", "report.html", "report.md", "tensorboard"}
     assert {path.name for path in tmp_path.iterdir()} == pictures | others
-    assert said[0].startswith("To reach 90 % of plain SAC's improvement and stay above it")
+    drawing, tables = said
+    assert drawing == "drawing the report"
+    assert tables.startswith("To reach 90 % of plain SAC's improvement and stay above it")
     assert "![Against SAC with the same two batches](figure-13.png)" in (tmp_path / "report.md").read_text()
 
 
