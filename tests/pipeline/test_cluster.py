@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,6 +102,35 @@ own.kill()
     said = ["Ray inside this process, 1 CPUs", "drwx------ True", "False None"]
     assert found.stdout.splitlines() == said, found.stderr
     assert not list(folder.iterdir())
+
+
+def test_nobody_gets_in_without_the_token_which_no_log_and_no_command_line_holds():
+    look = """
+import os, pathlib, re, urllib.error, urllib.request
+import psutil
+from pipeline.cluster import connect
+
+def status(**headers):
+    asked = urllib.request.Request(f"{address}/nodes?view=summary", headers=headers)
+    try:
+        return urllib.request.urlopen(asked, timeout=20).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+with connect(1, dashboard=True) as where:
+    address, token = re.search(r"(http://127.0.0.1:\\d+), token (\\w+)", where).groups()
+    print(status(), status(Authorization="Bearer wrong"), status(Authorization=f"Bearer {token}"))
+    files = [path for path in pathlib.Path(os.environ["RAY_TMPDIR"]).rglob("*") if path.is_file()]
+    print(len(files) > 3, [str(path) for path in files if token.encode() in path.read_bytes()])
+    lines = [" ".join(one.info["cmdline"] or ()) for one in psutil.process_iter(["cmdline"])]
+    print([line for line in lines if token in line])
+"""
+    with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as folder:  # short, and no other test's
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        environment["RAY_TMPDIR"] = folder
+        command = [sys.executable, "-c", look]
+        found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert found.stdout.splitlines() == ["401 403 200", "True []", "[]"], found.stderr
 
 
 @contextmanager

@@ -38,6 +38,7 @@ _SCARCE = {
     "no network": ("unshare", "--net", "bash", "-ec", 'ip link set lo up; exec "$@"', "-"),
     "1 MB of shared memory": _mounting("mount -t tmpfs -o size=1m tmpfs /dev/shm"),
     "one processor": ("taskset", "-c", "0"),
+    "a wall clock that jumps": ("env", f"PYTHONPATH={Path(__file__).parent / 'jumping'}"),
 }
 
 
@@ -300,7 +301,7 @@ def full_disk(place: Place, reference: Sums, rng: random.Random) -> Row:
 
 
 def scarcity(place: Place, reference: Sums, rng: random.Random) -> Row:
-    """Runs in places that lack what others have (most need the right to make name spaces)."""
+    """Runs in places that lack what others have, one a clock that holds (most need the right to make name spaces)."""
     came, lost, compared, times = [], 0, 0, 0
     for number, (lack, within) in enumerate(_SCARCE.items()):
         can = subprocess.run([*within, "true"], capture_output=True, check=False).returncode == 0
