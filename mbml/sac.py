@@ -11,7 +11,7 @@ from mbml.fused import Trace
 from mbml.learner import Learner
 from mbml.nets import Initialisation, StackedMLP, adam, soft_update
 from mbml.rows import RowLayout, Transitions
-from mbml.settings import Count, Positive, Share, Widths
+from mbml.settings import Count, Entropy, Positive, Share, Widths, later
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
@@ -34,7 +34,9 @@ class SACConfig:
     alpha_learning_rate: Positive = 3e-4
     """Adam learning rate of the temperature."""
     initial_alpha: Positive = 1.0
-    """Temperature at the start; it is tuned towards the target entropy -d_a."""
+    """Temperature at the start; it is tuned towards the target entropy."""
+    target_entropy: Entropy = later(-1.0)
+    """Target entropy of the policy, in nats for each dimension of the action; the authors' is -1. Higher explores more."""
     discount: Share = 0.99
     """Discount factor."""
     tau: Share = 0.005
@@ -138,8 +140,9 @@ class SAC(Learner):
         return self.counted(critic_loss=critic_loss, policy_loss=policy_loss, alpha=alpha.flatten(), entropy=entropy)
 
     def _step_alpha(self, log_density: Tensor) -> None:
-        """Descend -log alpha (log-density - d_a), in which log alpha is linear."""
-        self.log_alpha.grad = (self.layout.action_size - log_density).mean((1, 2), keepdim=True)
+        """Descend -log alpha (log-density + target entropy), in which log alpha is linear."""
+        target = self.config.target_entropy * self.layout.action_size
+        self.log_alpha.grad = -(log_density + target).mean((1, 2), keepdim=True)
         self.alpha_optimiser.step()
 
     def _td_target(self, batch: Transitions, after: Squashed, alpha: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), arg(metavar="FLOAT
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), arg(metavar="FLOAT >= 0")]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), arg(metavar="FLOAT 0 to 1")]
 """From 0 to 1."""
+Entropy = Annotated[float, Field(lt=0.69, allow_inf_nan=False), arg(metavar="FLOAT < 0.69")]
+"""Of a number between -1 and 1, in nats: a uniform one has ln 2."""
 Part = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False), arg(metavar="FLOAT > 0, <= 1")]
 """Above 0, at most 1."""
 Widths = tuple[Count, ...]

@@ -1,5 +1,7 @@
 """Soft actor-critic: its density, its gradient by hand, its acting rule, and a toy that it must solve."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -110,6 +112,17 @@ def test_it_learns_to_move_a_point_to_zero():
     best = point_return(lambda x: (-x / 0.3).clamp(-1, 1))
     assert before < 4 * best
     assert after > 1.5 * best
+
+
+@pytest.mark.parametrize("target", [-1.0, -0.25])
+def test_temperature_is_tuned_towards_the_target_entropy(target):
+    sac = learner(config=replace(SMALL, target_entropy=target))
+    before, density = sac.log_alpha.detach().clone(), torch.randn(2, 12, 1, generator=seeded(1))
+    loss = -(sac.log_alpha * (density + 2 * target)).mean((1, 2)).sum()  # of two actions; Haarnoja et al. 2019, Eq. 18
+    (wanted,) = torch.autograd.grad(loss, sac.log_alpha)
+    sac._step_alpha(density)
+    torch.testing.assert_close(sac.log_alpha.grad, wanted)
+    assert ((sac.log_alpha > before) == (wanted < 0)).all()
 
 
 def test_paper_size_makes_a_step():
