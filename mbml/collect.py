@@ -82,8 +82,7 @@ class Collection:
 
     def give(self, rows: torch.Tensor) -> None:
         """Let the learner learn from rows `[T, n, row]` of somebody else as well; they are no part of the batch."""
-        own = self.rows[:, self.given :]
-        self.rows, self.given = torch.cat([rows.to(own.device), own], 1), rows.shape[1]
+        self.rows, self.given = torch.cat([rows.to(self.rows.device), self.rows[:, self.given :]], 1), rows.shape[1]
 
     def advance(self) -> dict[str, float]:
         """Collect one round and learn from it; every so many rounds evaluate, which adds to `curve`.
@@ -170,13 +169,12 @@ class Collection:
 
     def state_dict(self) -> dict[str, Any]:
         """Learner, environments' generators, everything collected so far, and counters."""
-        end = self.done
         return {
             "learner": self.learner.state_dict(),
             "environments": self.envs.random_states(),
             "given": self.given,
-            "rows": self.rows[:, : self.given + end],
-            "truncated": torch.from_numpy(self.truncated[:, :end]),
+            "rows": self.rows[:, : self.given + self.done],
+            "truncated": torch.from_numpy(self.truncated[:, : self.done]),
             "epoch": self.epoch,
             "curve": self.curve,
         }

@@ -36,7 +36,7 @@ class SACConfig:
     initial_alpha: Positive = 1.0
     """Temperature at the start; it is tuned towards the target entropy."""
     target_entropy: Entropy = later(-1.0)
-    """Target entropy of the policy, in nats for each dimension of the action; the authors' is -1. Higher explores more."""
+    """Target entropy of the policy, in nats for each dimension of the action; higher explores more."""
     discount: Share = 0.99
     """Discount factor."""
     tau: Share = 0.005
@@ -141,8 +141,8 @@ class SAC(Learner):
 
     def _step_alpha(self, log_density: Tensor) -> None:
         """Descend -log alpha (log-density + target entropy), in which log alpha is linear."""
-        target = self.config.target_entropy * self.layout.action_size
-        self.log_alpha.grad = -(log_density + target).mean((1, 2), keepdim=True)
+        excess = log_density + self.config.target_entropy * self.layout.action_size
+        self.log_alpha.grad = -excess.mean((1, 2), keepdim=True)
         self.alpha_optimiser.step()
 
     def _td_target(self, batch: Transitions, after: Squashed, alpha: Tensor) -> Tensor:

@@ -35,9 +35,8 @@ class RunningMeans:
 
     def take(self) -> dict[str, Tensor]:
         """Means by name, each over the updates that had it; starts anew."""
-        means = {name: total / count for name, (total, count) in self.state.items()}
-        self.state = {}
-        return means
+        taken, self.state = self.state, {}
+        return {name: total / count for name, (total, count) in taken.items()}
 
 
 class Process(Protocol):
