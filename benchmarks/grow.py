@@ -268,9 +268,12 @@ def relabel(options: Options) -> Found:
             answer = context.Queue()
             process = context.Process(target=_relabel, args=(file, Path(scratch), answer))
             process.start()
-            for name, value in answer.get().items():
-                found.setdefault(name, {})[str(tasks)] = value
+            measured = answer.get()
             process.join()
+            if "failed" in measured:
+                raise RuntimeError(f"Relabelling {tasks} tasks failed: {measured['failed']}")
+            for name, value in measured.items():
+                found.setdefault(name, {})[str(tasks)] = value
     return found
 
 
@@ -315,7 +318,6 @@ def _relabel(file: Path, folder: Path, answer: Any) -> None:
         )
     except BaseException as error:
         answer.put({"failed": f"{type(error).__name__}: {error}"})
-        raise
 
 
 PARTS: dict[str, Callable[[Options], Found]] = {"distill": distill, "stacks": stacks, "relabel": relabel, "fit": fit}
@@ -348,6 +350,7 @@ def draw(found: Found, file: Path) -> None:
     made = Figure(figsize=(12, 4.5), layout="constrained")
     for axes, (title, pattern) in zip(made.subplots(1, 3), panels.items(), strict=True):
         shown = {name: match for name in found if (match := re.fullmatch(pattern, name))}
+        axes.set_visible(bool(shown))
         for number, (name, match) in enumerate(shown.items()):
             points = sorted((int(n), value) for n, value in found[name].items())
             label = next(group for group in match.groups() if group)
@@ -369,7 +372,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before = options.out / "grow.json"
     found: Found = json.loads(before.read_text())["found"] if before.exists() else {}
     for part in options.parts:
-        for name, line in PARTS[part](options).items():
+        try:
+            measured = PARTS[part](options)
+        except (RuntimeError, ValueError, OSError) as error:
+            print(f"{part}: {error}", file=sys.stderr)
+            return 2
+        for name, line in measured.items():
             found[name] = found.get(name, {}) | line
         text = written(found, describe(Path("no peers")), options.out)
     print(text)

@@ -20,6 +20,14 @@ def test_steps_are_measured_and_their_results_stay(tmp_path):
     assert "| step of full, ms |" in (tmp_path / "grow.md").read_text()
 
 
+def test_what_fails_is_one_sentence_and_no_row(tmp_path, capfd):
+    assert main(["--parts", "relabel", "--tasks", "2", "--rows", "100", "--out", str(tmp_path)]) == 2
+    told = capfd.readouterr().err
+    assert "relabel: Relabelling 2 tasks failed: " in told
+    assert "Traceback" not in told
+    assert not (tmp_path / "grow.json").exists()
+
+
 def test_memory_of_ones_own_is_seen():
     with Peak(os.getpid()) as before:
         time.sleep(1.2)
