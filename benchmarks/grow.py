@@ -23,13 +23,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from pydantic import Field
 
 from benchmarks.machine import describe
 from benchmarks.ours.learners import random_rows, seeded, stacked
@@ -39,7 +40,7 @@ from mbml.learner import Learner
 from mbml.models import Ensemble, EnsembleConfig
 from mbml.relabel import RelabelConfig, RelabelTables, pools_of, ring_of, shapes_of
 from mbml.rows import RowLayout, lengths_of
-from mbml.settings import changed
+from mbml.settings import Count, Positive, Whole, changed, check_fields
 from mbml.students import StudentConfig
 from mbml.teachers import TEACHERS
 
@@ -47,6 +48,7 @@ LAYOUT = RowLayout(8, 3)
 _ROWS, _LAPTOP = 1_000, {"context_size": 32, "partners": 3, "batch_size": 64}
 _STUDENT = StudentConfig(**dict.fromkeys(("value_hidden", "decoder_hidden", "perturbation_hidden"), (256,) * 3))
 _STACKS = (1, 2, 5, 10, 20, 50, 100)
+Several = Annotated[int, Field(ge=2), tyro.conf.arg(metavar="INT >= 2")]
 Part = Literal["distill", "stacks", "relabel", "fit"]
 
 
@@ -56,15 +58,15 @@ class Options:
 
     parts: tuple[Part, ...] = ("distill", "stacks")
     """Steps of the multi-task learners; stacks of teachers and ensembles; models and relabelling; a whole fit."""
-    tasks: tuple[int, ...] = (10, 16, 100, 1_000)
-    """Numbers of tasks."""
-    rows: int = 0
+    tasks: tuple[Several, ...] = (10, 16, 100, 1_000)
+    """Numbers of tasks, of which a step needs 2, and relabelling and a fit, which hold one out, 3."""
+    rows: Whole = 0
     """Rows of a task in `relabel` and `fit`; by default 10,000 and 2,000."""
-    rounds: int = 7
+    rounds: Count = 7
     """Rounds in which all numbers of tasks take turns, of `distill` and `stacks`."""
-    seconds: float = 1.0
+    seconds: Positive = 1.0
     """Of a round."""
-    threads: int = 1
+    threads: Count = 1
     """Of torch, in `distill` and `stacks`."""
     more: str = ""
     """Options of `pipeline fit` besides, in one word: --more='--evidence.steps 100 --fqe.steps 100'."""
@@ -367,19 +369,19 @@ def draw(found: Found, file: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
     options = tyro.cli(Options, prog="python -m benchmarks.grow", description=__doc__, args=arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(options.threads)
-    before = options.out / "grow.json"
-    found: Found = json.loads(before.read_text())["found"] if before.exists() else {}
-    for part in options.parts:
-        try:
-            measured = PARTS[part](options)
-        except (RuntimeError, ValueError, OSError) as error:
-            print(f"{part}: {error}", file=sys.stderr)
-            return 2
-        for name, line in measured.items():
-            found[name] = found.get(name, {}) | line
-        text = written(found, describe(Path("no peers")), options.out)
+    try:
+        check_fields(options)
+        options.out.mkdir(parents=True, exist_ok=True)
+        torch.set_num_threads(options.threads)
+        before = options.out / "grow.json"
+        found: Found = json.loads(before.read_text())["found"] if before.exists() else {}
+        for part in options.parts:
+            for name, line in PARTS[part](options).items():
+                found[name] = found.get(name, {}) | line
+            text = written(found, describe(Path("no peers")), options.out)
+    except (RuntimeError, ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
     print(text)
     return 0
 

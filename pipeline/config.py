@@ -192,6 +192,8 @@ class _Fixed:
             if (kind := getattr(self, name)) and not self._take(name, kind):
                 own = f"{name} is {kind}, but {', '.join(self.methods)} has its own"
                 raise ConfigError(f"{own}; leave it out, or add a method that takes one, such as full.")
+        if self.distill.tasks_per_step == 1:
+            raise ConfigError("distill.tasks_per_step is 1, but triplets take two tasks; give 2 or more, or 0 for all.")
         if "metagenrl" in self.methods and self.env != "ant_dir":
             raise ConfigError(f"methods has metagenrl, which runs on ant_dir alone, as in the paper; not on {title}.")
         if "ground_truth" in (*self.methods, self.relabel.source) and family.reward is None:
@@ -206,10 +208,8 @@ class _Fixed:
 
     def _take(self, name: str, kind: str) -> bool:
         """Whether a learner of the methods has that kind of part when it is asked for."""
-        resolved = self.resolved()
-        learners = [getattr(resolved, METHODS[method].learner) for method in self.methods]
-        found = [(own, path) for own in learners for path, _ in _kinds(own, {name: kind}, "")]
-        return any(attrgetter(path)(own) == kind for own, path in found)
+        learners = [getattr(self.resolved(), METHODS[method].learner) for method in self.methods]
+        return any(attrgetter(path)(own) == kind for own in learners for path, _ in _kinds(own, {name: kind}, ""))
 
     def resolved(self) -> RunConfig:
         """The same with the horizon in steps, and `encoder` and `student` in every learner's own configuration."""

@@ -5,6 +5,7 @@ import os
 import time
 
 import numpy as np
+import pytest
 
 from benchmarks.grow import Peak, main
 
@@ -23,9 +24,23 @@ def test_steps_are_measured_and_their_results_stay(tmp_path):
 def test_what_fails_is_one_sentence_and_no_row(tmp_path, capfd):
     assert main(["--parts", "relabel", "--tasks", "2", "--rows", "100", "--out", str(tmp_path)]) == 2
     told = capfd.readouterr().err
-    assert "relabel: Relabelling 2 tasks failed: " in told
+    assert "Relabelling 2 tasks failed: " in told
     assert "Traceback" not in told
     assert not (tmp_path / "grow.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--tasks", "1"], "tasks is (1,); it should be greater than or equal to 2"),
+        (["--rounds", "0"], "rounds is 0; it should be greater than or equal to 1"),
+        (["--threads", "0"], "threads is 0; it should be greater than or equal to 1"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(tmp_path, capfd, given, told):
+    assert main([*given, "--out", str(tmp_path / "there")]) == 2
+    assert told in capfd.readouterr().err
+    assert not (tmp_path / "there").exists()
 
 
 def test_memory_of_ones_own_is_seen():
