@@ -114,9 +114,8 @@ class SAC(Learner):
     def act(self, observation: Tensor, *, deterministic: bool = False) -> Tensor:
         """Actions `[T, n, d_a]` for observations `[T, n, d_s]`, both on the CPU; deterministic means `tanh(mean)`."""
         head = self.policy(observation.to(self.generator.device))
-        if deterministic:
-            return torch.tanh(head.chunk(2, dim=-1)[0]).cpu()
-        return Squashed.draw(head, self.generator).action.cpu()
+        action = torch.tanh(head.chunk(2, dim=-1)[0]) if deterministic else Squashed.draw(head, self.generator).action
+        return action.cpu()
 
     @torch.no_grad()
     def update(self, rows: Tensor) -> dict[str, Tensor]:

@@ -208,7 +208,8 @@ class _Fixed:
 
     def _take(self, name: str, kind: str) -> bool:
         """Whether a learner of the methods has that kind of part when it is asked for."""
-        learners = [getattr(self.resolved(), METHODS[method].learner) for method in self.methods]
+        resolved = self.resolved()
+        learners = [getattr(resolved, METHODS[method].learner) for method in self.methods]
         return any(attrgetter(path)(own) == kind for own in learners for path, _ in _kinds(own, {name: kind}, ""))
 
     def resolved(self) -> RunConfig:
