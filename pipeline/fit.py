@@ -37,7 +37,7 @@ def check_fit(config: RunConfig, place: Place, out: Path) -> None:
                           "and horizon.")  # fmt: skip
     config.check()
     check_replaceable(out / POLICY)
-    prepare(place, out)
+    prepare(place)
 
 
 def plan_fit(config: RunConfig) -> Plan:

@@ -47,7 +47,8 @@ def carry_out(
     `trials` runs what comes after the jobs, inside Ray; it returns what went wrong. `all_jobs` has those as well, for
     --repair. Returns the exit code: 2 where jobs failed because of what they were given, 1 where one failed otherwise.
     """
-    store, jobs = prepare(place, out), list(jobs)
+    store, jobs = prepare(place), list(jobs)
+    make_folder(out)
     if place.repair:
         discard_damaged([*jobs, *all_jobs], store, log)
     (out / "config.json").write_text(json.dumps(asdict(config.resolved()), indent=1) + "\n")
@@ -74,9 +75,8 @@ def carry_out(
     return code
 
 
-def prepare(place: Place, out: Path) -> Store:
-    """The store, which can be written to, when the folder of the report is made; raises ValueError for a place
-    that cannot be used."""
+def prepare(place: Place) -> Store:
+    """The store, which can be written to; raises ValueError for a place that cannot be used."""
     check_fields(place)
     check_cpus(place.num_cpus)
     check_tracker(place.track)
@@ -84,7 +84,6 @@ def prepare(place: Place, out: Path) -> Store:
     limits_of(place)  # and for needs that cannot be meant
     store = Store(place.store)
     store.check_writable()
-    make_folder(out)
     return store
 
 

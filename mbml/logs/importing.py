@@ -122,7 +122,7 @@ class _HeldOut:
         else:
             chosen = [name for name in names if name in self.asked]
         if chosen and (left := len(names) - len(chosen)) < 2:
-            fault = f"There would be {left} tasks to learn from and {len(chosen)} held out"
+            fault = f"Of {len(names)} in all, tasks to learn from would be {left}, held out {len(chosen)}"
             raise DatasetError(f"{fault}; at least 2 and 1 are needed.")
         return chosen
 

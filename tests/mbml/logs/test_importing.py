@@ -140,14 +140,14 @@ def test_held_out_tasks_are_written_but_have_no_part_in_the_scale(tmp_path):
     ):
         imported(paths, tmp_path / "other", held_out=["d"])
     for held_out, left in ((list(machines), 0), (["a", "b"], 1)):
-        with pytest.raises(DatasetError, match=f"would be {left} tasks to learn from and {3 - left} held out"):
+        with pytest.raises(DatasetError, match=f"tasks to learn from would be {left}, held out {3 - left}"):
             imported(paths, tmp_path / "other", held_out=held_out)
     assert not (tmp_path / "other").exists()
 
 
 def test_a_share_of_two_tasks_leaves_too_few_to_learn_from(tmp_path):
     paths = write_parquet(tmp_path, {name: columns for name, columns in fleet().items() if name != "c"})
-    with pytest.raises(DatasetError, match="would be 1 tasks to learn from and 1 held out"):
+    with pytest.raises(DatasetError, match="Of 2 in all, tasks to learn from would be 1, held out 1"):
         imported(paths, tmp_path / "set", held_out=["0.2"])
 
 
