@@ -105,11 +105,13 @@ class Host:
         started = time.monotonic()
         # What was asked for, though this machine had less: sums are added up in another order with other threads.
         torch.set_num_threads(max(1, int(job.num_cpus)))
-        _forget_peak_memory()
+        with suppress(
+            OSError
+        ):  # one process works on many jobs: let the kernel start the peak of memory anew (Linux only)
+            Path("/proc/self/clear_refs").write_text("5")
         with self.store.create(*job.ref, job.description()) as out:
             inputs = {ref: at_hand[ref] if ref in at_hand else self.store.fetch(*ref) for ref in job.inputs}
-            hooks = (out.checkpoint, self.report, watch, self.checkpoint_seconds)
-            run = Run(out.path, inputs, self.device, *hooks)
+            run = Run(out.path, inputs, self.device, out.checkpoint, self.report, watch, self.checkpoint_seconds)
             try:
                 metrics = job.stage.make(job.spec, run)
             except SystemExit as error:  # of a user's code; Ray's own, which end this process, have a message
@@ -117,7 +119,9 @@ class Host:
                     raise
                 raise RuntimeError(f"its code called exit({error.code!r}), which ends no job") from error
             run.discard()
-            cost = {"seconds": round(time.monotonic() - started, 3), "peak_memory_mb": round(_peak_memory_mb(), 1)}
+            # In MiB, of which macOS alone counts bytes; memory-mapped data included.
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
+            cost = {"seconds": round(time.monotonic() - started, 3), "peak_memory_mb": round(peak, 1)}
             out.manifest["metrics"] = metrics = cost | metrics
         return metrics
 
@@ -212,14 +216,3 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours}h{minutes:02d}m"
     return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
-
-
-def _forget_peak_memory() -> None:
-    """Let the kernel start the peak anew, because one process works on many jobs (Linux only)."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_memory_mb() -> float:
-    """Largest resident size in MiB since `_forget_peak_memory`, memory-mapped data included."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)

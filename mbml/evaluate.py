@@ -43,10 +43,9 @@ class EvaluateConfig:
         return (
             f"{self.episodes} episodes per task{repeated}, without being told the task: under a task embedding drawn "
             "from the posterior of all transitions so far (at first the prior), before every episode or as often as "
-            "the method says. "
-            f"The score is the mean undiscounted return of episodes {self.skipped_episodes + 1} to {self.episodes}. "
-            f"References play {self.reference_episodes} episodes per task, all counted; the likelihood "
-            "teacher plays like the policies."
+            "the method says. The score is the mean undiscounted return of episodes "
+            f"{self.skipped_episodes + 1} to {self.episodes}. References play {self.reference_episodes} episodes per "
+            "task, all counted; the likelihood teacher plays like the policies."
         )
 
 
@@ -149,13 +148,13 @@ def counted_score(returns: np.ndarray, config: EvaluateConfig) -> np.ndarray:
 
 
 def evaluate_actor(act: Callable[[Tensor], Tensor], envs: EnvStack, episodes: int, seeds: Sequence[int]) -> np.ndarray:
-    """Mean return `[n]` of a policy that needs no inference, over `episodes` episodes."""
+    """Returns `[n, episodes]` of a policy that needs no inference."""
     envs.seed(seeds)
-    return np.mean([run_episode(envs, act) for _ in range(episodes)], axis=0)
+    return np.stack([run_episode(envs, act) for _ in range(episodes)], -1)
 
 
 def evaluate_teachers(teachers: Teachers, evaluation: Evaluation) -> np.ndarray:
-    """Mean return `[K, n]` of every teacher on every task: how far one gets without inferring anything.
+    """Returns `[K, n, episodes]` of every teacher on every task: how far one gets without inferring anything.
 
     Its random numbers are not those under which a checkpoint was chosen as a task's teacher, so that on the training
     tasks the diagonal is a fresh evaluation of each task's own teacher.
@@ -168,7 +167,14 @@ def evaluate_teachers(teachers: Teachers, evaluation: Evaluation) -> np.ndarray:
         return teachers.act(observation.view(number, len(tasks), -1), generator).flatten(0, 1)
 
     seeds = [seed_of(seed, "references", t.split, t.index, k) for k in range(number) for t in tasks]
-    return evaluate_actor(act, envs, evaluation.config.reference_episodes, seeds).reshape(number, len(tasks))
+    return evaluate_actor(act, envs, evaluation.config.reference_episodes, seeds).reshape(number, len(tasks), -1)
+
+
+def best_of(returns: np.ndarray) -> np.ndarray:
+    """Return `[n]` of the best teacher of each task, from `[K, n, episodes]`, at least two: chosen by every other
+    episode and scored by the rest, mean of both ways. Chosen by all of them it would be the luckiest one."""
+    halves = [returns[..., half::2].mean(-1) for half in range(2)]
+    return np.mean([np.take_along_axis(b, a.argmax(0)[None], 0)[0] for a, b in (halves, halves[::-1])], 0)
 
 
 def evaluate_simple_references(evaluation: Evaluation) -> dict[str, np.ndarray]:
@@ -182,7 +188,7 @@ def evaluate_simple_references(evaluation: Evaluation) -> dict[str, np.ndarray]:
         "zero_action": lambda observation: torch.zeros(shape),
     }
     episodes = evaluation.config.reference_episodes
-    return {name: evaluate_actor(act, envs, episodes, seeds) for name, act in policies.items()}
+    return {name: evaluate_actor(act, envs, episodes, seeds).mean(-1) for name, act in policies.items()}
 
 
 def nearest_tasks(distribution: Family, tasks: Sequence[Task], train: Sequence[Task]) -> np.ndarray:

@@ -29,8 +29,7 @@ def make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        fault = f"The report folder {out} cannot be made ({error.strerror})"
-        raise ConfigError(f"{fault}; choose another with --out.") from None
+        raise ConfigError(f"The folder {out} cannot be made ({error.strerror}); choose another with --out.") from None
 
 
 @contextmanager

@@ -208,7 +208,9 @@ def gather(plan: Plan, store: Store, outcome: Outcome | None = None) -> Results:
     for place, kind in enumerate(plan.teachers):
         found = [*_references(plan, files("references", "references.json")[place])]
         found += [part for file in files(f"likelihood of {kind}", "likelihood.json") for part in _likelihood(file)]
-        parts += found if not place else [_of_kind(part, kind) for part in found if part["method"][0] in _OF_KIND]
+        if place:
+            found = [p.assign(method=p["method"] + f" ({kind})") for p in found if p["method"][0] in _OF_KIND]
+        parts += found
     for choice in (row for file in files("teach", "selected.json") for row in read_json(file)):
         where = {"method": "teacher", "task": choice["task"], "step": choice.get("step", choice.get("iteration"))}
         parts.append(tidy("selected", "", choice["return"], **where, **train))
@@ -292,7 +294,7 @@ def _references(plan: Plan, file: Path) -> list[pd.DataFrame]:
     """References on both splits: those measured, and those that are choices among the teachers.
 
     `teachers` holds returns `[teacher, task]` in fresh episodes. The task-blind teacher is chosen on the training
-    tasks; the one chosen on the unseen tasks themselves, and the best teacher of each task, are upper bounds.
+    tasks; the one chosen on the unseen tasks themselves is an upper bound.
     """
     found, environment = read_json(file), plan.config.env
     tables = {split: np.array(found[split].pop("teachers")) for split in SPLITS}
@@ -305,7 +307,7 @@ def _references(plan: Plan, file: Path) -> list[pd.DataFrame]:
     parts = []
     for split, table in tables.items():
         where: dict[str, Any] = {"split": split, "task": found[split].pop("task")}
-        levels = found[split] | {"blind_teacher": table[blind]} | chosen[split] | {"best_teacher": table.max(axis=0)}
+        levels = found[split] | {"blind_teacher": table[blind]} | chosen[split]
         parts += [tidy("reference", "task", row, method=name, **where) for name, row in levels.items()]
         parts.append(tidy("teacher_return", "index task", table, method="teacher", index=plan.played, **where))
     return parts
@@ -313,10 +315,6 @@ def _references(plan: Plan, file: Path) -> list[pd.DataFrame]:
 
 _OF_KIND = ("blind_teacher", "likelihood_teacher", "nearest_teacher", "best_teacher", "own_teacher")
 """References that are shown for the teachers that a method has of its own as well."""
-
-
-def _of_kind(part: pd.DataFrame, kind: str) -> pd.DataFrame:
-    return part.assign(method=part["method"] + f" ({kind})")
 
 
 def _likelihood(file: Path) -> Iterator[pd.DataFrame]:

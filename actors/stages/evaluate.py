@@ -12,6 +12,7 @@ from mbml.envs import Task
 from mbml.evaluate import (
     EvaluateConfig,
     Evaluation,
+    best_of,
     counted_score,
     evaluate_simple_references,
     evaluate_student,
@@ -57,8 +58,7 @@ def evaluate(spec: Evaluate, run: Run) -> dict[str, Any]:
     policy = ContextPolicy.load(snapshot_of(run.inputs[spec.trained], spec.step))
     splits = {"test": spec.test} | ({"train": spec.train} if spec.config.train_tasks else {})
     tasks = [task for split, indices in splits.items() for task in tasks_of(spec.env, split, indices)]
-    report = partial(run.report, total=spec.config.episodes, unit="episodes")
-    scores = evaluate_student(policy, spec.of(tasks), report)
+    scores = evaluate_student(policy, spec.of(tasks), partial(run.report, total=spec.config.episodes, unit="episodes"))
     columns = {
         "score": counted_score(scores.returns, spec.config),
         "episodes": scores.returns.mean(1),
@@ -79,7 +79,10 @@ def references(spec: References, run: Run) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for done, (split, indices) in enumerate({"test": spec.test, "train": spec.train}.items(), 1):
         played = spec.of(tasks_of(spec.env, split, indices))
-        found = evaluate_simple_references(played) | {"teachers": evaluate_teachers(teachers, played)}
+        returns = evaluate_teachers(teachers, played)
+        found = evaluate_simple_references(played) | {"teachers": returns.mean(-1)}
+        if spec.config.reference_episodes > 1:
+            found["best_teacher"] = best_of(returns)
         result[split] = {"task": list(indices)} | {name: table.tolist() for name, table in found.items()}
         run.report(done, 2, "splits")
     write_json(run.out / "references.json", result)

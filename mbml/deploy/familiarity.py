@@ -83,10 +83,8 @@ class TaskModels(nn.Module):
 
     def save(self, path: Path) -> None:
         """Write one safetensors file."""
-        save_tree(path, {"network": self.network.save(), "state": self._scales()})
-
-    def _scales(self) -> dict[str, Tensor]:
-        return {name: value for name, value in self.state_dict().items() if not name.startswith("network.")}
+        scales = {name: value for name, value in self.state_dict().items() if not name.startswith("network.")}
+        save_tree(path, {"network": self.network.save(), "state": scales})
 
     @classmethod
     def load(cls, path: Path, layout: RowLayout, tasks: int) -> Self:

@@ -154,11 +154,8 @@ def _write(path: Path, module: nn.Module, inputs: dict[str, Tensor], outputs: li
         # An operation that the exporter knows for one number of rows alone makes it do so without a word.
         raise PolicyError(f"{path.name} cannot be written: the exporter fixes the number of entities in {fixed[0]}.")
     made = [found] if isinstance(found, Tensor) else list(found)
-    return Graph(*({n: _about(t) for n, t in part} for part in (inputs.items(), zip(outputs, made, strict=True))))
-
-
-def _about(value: Tensor) -> tuple[str, list[int | str]]:
-    return _TYPES[value.dtype], ["n", *value.shape[1:]]
+    parts = inputs.items(), zip(outputs, made, strict=True)
+    return Graph(*({name: (_TYPES[t.dtype], ["n", *t.shape[1:]]) for name, t in part} for part in parts))
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def identification(results: Results) -> Figure:
 
 
 _LOST = {
-    "best_teacher": "best teacher of each task (bound)",
+    "best_teacher": "best teacher of each task (tried out)",
     "own_teacher": "own teacher",
     "swapped_generator": "told; the teacher's generator",
     "swapped_perturbation": "told; the teacher's perturbation",

@@ -90,8 +90,9 @@ def last_scores(results: Results, split: str) -> pd.DataFrame:
     """Task by task each method's last score, the mean over its seeds, and each reference.
 
     The task-blind teacher is the one that is best on average on the training tasks (so there it is a bound); own
-    teacher: the task's own, in fresh episodes. A bound is chosen on the very scores that it is listed with; the nearest
-    teacher is told the task's parameters. Of many tasks those with the lowest scores have a row.
+    teacher: the task's own, in fresh episodes. A bound is chosen on the very scores that it is listed with; the best
+    teacher per task by some episodes there, and scored by others; the nearest teacher is told the task's parameters. Of
+    many tasks those with the lowest scores have a row.
     """
     names, references = results.methods("score", split=split), results.references(split)
     columns = {method_name(name): results.scores(name, split)[1][:, -1].mean(axis=0) for name in names}

@@ -32,7 +32,7 @@ REFERENCES = {
     "likelihood_teacher_episodes": Look("likelihood teacher, chosen per episode", "#B8860B", "per episode", ":"),
     "nearest_teacher": Look("nearest teacher (told the task)", "#009E73", "nearest"),
     "blind_teacher_bound": Look("task-blind teacher chosen here (bound)", "#AA4499", "blind bound", ":"),
-    "best_teacher": Look("best teacher per task (bound)", "#117733", "best", (0, (1, 1))),
+    "best_teacher": Look("best teacher per task (tried out)", "#117733", "best", (0, (1, 1))),
     "own_teacher": Look("own teacher", "#000000", "own teacher", (0, (6, 2))),
     "behaviour": Look("logged behaviour", "#5f5f5f", "behaviour", ":"),
     "sac": Look("own SAC", "#7F4F24", "own SAC", (0, (5, 1, 1, 1))),

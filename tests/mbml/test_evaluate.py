@@ -12,6 +12,7 @@ from mbml.encoders import EncoderConfig
 from mbml.evaluate import (
     EvaluateConfig,
     Evaluation,
+    best_of,
     counted_score,
     evaluate_last_trajectory,
     evaluate_simple_references,
@@ -248,7 +249,7 @@ def test_every_teacher_meets_every_task():
         bcq.decoder.biases[-1].copy_(torch.tensor([-9.0, 9.0]).view(2, 1, 1))
     config = EvaluateConfig(reference_episodes=2)
     table = evaluate_teachers(bcq.teachers(), Evaluation(distribution, tasks, 20, config, 0))
-    assert table.shape == (2, 3)
+    assert table.shape == (2, 3, 2)
     for k, push in enumerate((-1.0, 1.0)):
         for n, task in enumerate(tasks):
             env = distribution.environment(task, 20)
@@ -257,7 +258,17 @@ def test_every_teacher_meets_every_task():
             for _ in range(2):
                 env.reset()
                 totals.append(sum(env.step(np.full(2, push))[1] for _ in range(20)))
-            assert table[k, n] == pytest.approx(np.mean(totals), rel=0.1)
+            assert table[k, n] == pytest.approx(totals, rel=0.1)
+
+
+def test_luck_does_not_make_a_best_teacher():
+    """Of teachers that are all alike the best one by the mean of all episodes would seem better than they are."""
+    noise = np.random.default_rng(0).normal(size=(20, 4_000, 3))
+    assert noise.mean(-1).max(0).mean() > 1.0
+    assert abs(best_of(noise).mean()) < 0.05
+    for n in range(5):  # episodes 1 and 3 choose and 2 scores, then the other way round
+        odd, even = noise[:, n, [0, 2]].mean(1), noise[:, n, 1]
+        assert best_of(noise[:, : n + 1])[n] == pytest.approx((even[odd.argmax()] + odd[even.argmax()]) / 2)
 
 
 def test_nearest_tasks():

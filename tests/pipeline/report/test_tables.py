@@ -51,7 +51,7 @@ def test_the_verdict_begins_with_what_is_beaten(two):
     assert "2 seeds, 4 tasks) beats random (by" in first
     assert "task-blind teacher (by" in first
     assert "95 % interval" in first
-    assert any(s.startswith("It loses to") and "best teacher per task (bound) (by" in s for s in others)
+    assert any(s.startswith("It loses to") and "best teacher per task (tried out) (by" in s for s in others)
 
 
 def test_a_lost_simple_reference_is_the_first_sentence(two):
