@@ -36,12 +36,10 @@ class Span:
 
 @dataclass
 class Outcome:
-    """What became of every job, by name: done, reused, unneeded, failed or skipped."""
+    """What became of every job, by name: done, reused, failed or skipped."""
 
     done: list[str] = field(default_factory=list)
     reused: list[str] = field(default_factory=list)
-    unneeded: list[str] = field(default_factory=list)
-    """No artefact, and none needed: everything made from it is complete."""
     failed: dict[str, str] = field(default_factory=dict)
     """Name -> what went wrong, one sentence."""
     refused: list[str] = field(default_factory=list)

@@ -168,18 +168,9 @@ class _Run:
         self.graph.prepare()
 
     def _plan(self) -> dict[Ref, Job]:
-        """The jobs without an artefact that a result still depends on, a result being a job that nobody depends on.
-
-        Counted backwards, so an artefact that is gone but that only complete ones were made from is not made again.
-        """
+        """The jobs without an artefact, also where everything is there that was made from it: reports read those."""
         with ThreadPoolExecutor(8) as threads:  # a look-up in a remote store takes its time
             complete = dict(zip(self.jobs, threads.map(lambda ref: self.store.complete(*ref), self.jobs), strict=True))
-        chosen: set[Ref] = set()
-        needed = self.jobs.keys() - {ref for job in self.jobs.values() for ref in job.inputs}
-        for ref in reversed(self.order):
-            if ref in needed and not complete[ref]:
-                chosen.add(ref)
-                needed.update(self.jobs[ref].inputs)
         for ref, job in self.jobs.items():
             self.cost[ref.stage].jobs += 1
             if complete[ref]:
@@ -187,13 +178,12 @@ class _Run:
                 self.cost[ref.stage].reused += 1
                 self._account(ref, self.store.describe(*ref).get("metrics", {}))
                 self.log(f"reused   {job.name}")
-            elif ref not in chosen:
-                self.result.unneeded.append(job.name)
-        for job in (self.jobs[ref] for ref in chosen):
+        left = {ref: job for ref, job in self.jobs.items() if not complete[ref]}
+        for job in left.values():
             for ref in job.inputs:
                 if ref not in self.jobs and not self.store.complete(*ref):
                     raise StoreError(f"{job.name} needs {self.store.uri(*ref)}, which is absent and no job makes it.")
-        return {ref: job for ref, job in self.jobs.items() if ref in chosen}
+        return left
 
     def until_done(self, poll_seconds: float) -> None:
         """Hand out jobs until none is left that could run."""
