@@ -105,9 +105,8 @@ class Host:
         started = time.monotonic()
         # What was asked for, though this machine had less: sums are added up in another order with other threads.
         torch.set_num_threads(max(1, int(job.num_cpus)))
-        with suppress(
-            OSError
-        ):  # one process works on many jobs: let the kernel start the peak of memory anew (Linux only)
+        # One process works on many jobs: let the kernel start the peak of memory anew (Linux only).
+        with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
         with self.store.create(*job.ref, job.description()) as out:
             inputs = {ref: at_hand[ref] if ref in at_hand else self.store.fetch(*ref) for ref in job.inputs}

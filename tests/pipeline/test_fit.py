@@ -167,7 +167,10 @@ def test_keys_follow_what_is_learned_from_and_by(out):
             ["--held-out", "m9"],
             "There is no task m9 to hold out; give a share between 0 and 1, or names of tasks: m0, m1, m2, m3, m4, m5.",
         ),
-        (["--held-out", "m0", "m1", "m2", "m3", "m4"], "tasks to learn from would be 1, held out 5; at least 2"),
+        (
+            ["--held-out", "m0", "m1", "m2", "m3", "m4"],
+            "Of 6 in all, tasks to learn from would be 1, held out 5; at least 2 and 1 are needed.",
+        ),
         (["--held-out"], "Say with --held-out which tasks to judge by"),
         (["--distill-seeds", "0", "0"], "distill_seeds is (0, 0); give one or more, each once"),
         (["--methods"], "methods is (); give one or more, each once"),
