@@ -1,8 +1,9 @@
 """How time and memory grow with the number of tasks: `python -m benchmarks.grow --help`.
 
-    python -m benchmarks.grow --parts distill stacks             # minutes
-    python -m benchmarks.grow --parts relabel --tasks 100 1000   # models and tables of 10,000 rows a task
-    python -m benchmarks.grow --parts fit --tasks 10 100 1000    # from logs to the policy's folder, 2,000 rows a task
+    python -m benchmarks.grow --parts distill stacks relabel fit   # all of it, half an hour
+    python -m benchmarks.grow --parts distill stacks               # minutes
+    python -m benchmarks.grow --parts relabel --tasks 100 1000     # models and tables of 10,000 rows a task
+    python -m benchmarks.grow --parts fit --tasks 10 100 1000      # from logs to the policy's folder, 2,000 rows a task
 
 Leaves `grow.json`, `grow.md` and `grow.png` in the folder `--out`; what an earlier call measured there stays.
 """
