@@ -65,6 +65,15 @@ class Encoder(nn.Module, ABC):
     So one pass serves every set that a transition is in, and a belief can grow by one transition at a time.
     """
 
+    kind: str
+    """Its name in files."""
+    embedding_size: int
+    """Z."""
+    weighed: int = 0
+    """Learned embeddings, or tasks, that it weighs; 0: none."""
+    temperature: float | None = None
+    """What it divides the evidence for them by."""
+
     @abstractmethod
     def statistics(self, context: Tensor) -> Tensor:
         """Statistics `[..., n, S]` of single transitions `[..., n, d_c]`; those of a set are their (masked) sum."""
@@ -79,6 +88,10 @@ class Encoder(nn.Module, ABC):
         Here the squared Euclidean distance of the means, for beliefs that are certain.
         """
         return (a.mean - b.mean).square().sum(-1)
+
+    def weights(self, statistics: Tensor) -> Tensor:
+        """Weights `[..., weighed + 1]` of what it weighs, the untold one last."""
+        raise NotImplementedError(f"{type(self).__name__} weighs nothing.")
 
     def regulariser(self, belief: Belief) -> Tensor:
         """How far each belief is from what is believed when nothing was seen, `[...]` (second term of Eq. 3).
@@ -97,7 +110,8 @@ class NetworkEncoder(Encoder):
 
     def __init__(self, layout: RowLayout, config: EncoderConfig, generator: torch.Generator) -> None:
         super().__init__()
-        self.layout, self.config, self.embedding_size = layout, config, config.embedding_size
+        self.layout, self.config = layout, config
+        self.kind, self.embedding_size = config.kind, config.embedding_size
         self.body = StackedMLP(1, [layout.context_size, *config.hidden, self.outputs], generator=generator)
         self.scale = Standardiser(layout.context_size, generator.device) if config.standardised else nn.Identity()
 
@@ -192,6 +206,7 @@ class Mixture(NetworkEncoder):
 
     def __init__(self, layout: RowLayout, config: EncoderConfig, generator: torch.Generator) -> None:
         super().__init__(layout, config, generator)
+        self.weighed, self.temperature = config.anchors, config.temperature
         shape = config.anchors + 1, config.embedding_size
         drawn = torch.empty(shape, device=generator.device)
         if not drawn.is_meta:  # there is nothing to fill there, and torch would import its compiler for it

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mbml import distill, evidence
+from mbml import bank, distill, evidence
 from mbml.baselines import batch_pearl, contextual_bcq, metagenrl
 from mbml.registry import Entry, Registry
 
@@ -13,8 +13,8 @@ from mbml.registry import Entry, Registry
 class Method(Entry):
     """A multi-task learner and what it changes in the configuration of the whole run.
 
-    Its factory is `make(config, layout, rows, generator, context_generator)`, with those of `teachers`, `tables` and
-    `returns` (of every teacher on every training task) by keyword that it needs.
+    Its factory is `make(config, layout, rows, generator, context_generator)`, with those of `teachers`, `tables`,
+    `models` (ensembles by target) and `returns` (of every teacher on every training task) by keyword that it needs.
     """
 
     learner: str = ""
@@ -22,7 +22,9 @@ class Method(Entry):
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Values by dotted path in the run's configuration."""
     needs: Callable[[Any], frozenset[str]] = lambda config: frozenset()
-    """Which of "teachers", "tables" and "returns" a learner of that configuration needs."""
+    """Which of "teachers", "tables", "models" and "returns" a learner of that configuration needs."""
+    untold: bool = False
+    """Whether it weighs the training tasks, and what to do where nothing was seen is the blind teacher's."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "learner", self.learner or self.name)
@@ -97,6 +99,18 @@ METHODS: Registry[Method] = Registry(
         _EVIDENCE,
         colour="#D81B60",
         needs=lambda config: frozenset({"teachers", "tables", "returns"}),
+        untold=True,
+    ),
+    Method(
+        "bank",
+        "no student: all teachers, and the ensembles whose likelihood says which one acts",
+        bank.BankLearner,
+        bank.BankConfig,
+        {"smoke": {}, "laptop": {}},
+        title="teacher bank",
+        colour="#117733",
+        needs=lambda config: frozenset({"teachers", "models", "returns"}),
+        untold=True,
     ),
     Method(
         "contextual_bcq",

@@ -223,7 +223,8 @@ def check_warmstart(config: RunConfig) -> None:
     """Raise ConfigError, one sentence, for a warm start that cannot be run."""
     config.check()
     warm, online = config.warmstart, config.warmstart.online
-    possible = [n for n, method in METHODS.items() if "teachers" in method.needs(getattr(config, method.learner))]
+    learned = {name: (method, getattr(config, method.learner)) for name, method in METHODS.items()}
+    possible = [n for n, (m, own) in learned.items() if "teachers" in m.needs(own) and hasattr(own, "student")]
     if unfit := [name for name in config.methods if name not in possible]:
         raise ConfigError(
             f"{unfit[0]} has no distilled value function to start from; give methods among {', '.join(possible)}."

@@ -89,7 +89,7 @@ def _described(
         if dataset.scaling is None
         else _logged(dataset.scaling.meta["action"], 1.0),
         reward=Reward() if dataset.scaling is None else Reward(**dataset.scaling.meta["reward"]),
-        inference=inference_of(policy, untold=METHODS[variant.method].learner == "evidence"),
+        inference=inference_of(policy, untold=METHODS[variant.method].untold),
         tasks=[TrainingTask(m["index"], m["label"], m["rows"], m["parameter"]) for m in metas],
         data=Data(
             source="collected" if dataset.scaling is None else "logged",

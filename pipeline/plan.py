@@ -254,6 +254,9 @@ class Planner:
         own = {"learner": kind, "config": learner, "collect": refs_of(collected), "relabel": tables}
         own |= {"teach": refs_of(teachers) if "teachers" in needs else (), "threads": config.distill_cpus}
         own["references"] = self.references(config, collected, teachers) if "returns" in needs else None
+        if "models" in needs:
+            own["models"], trained = self.models(changed(config, {"relabel.source": "ensemble"}), collected)
+            own["ensembles"] = refs_of(trained)
         others = [kind for kind in getattr(learner, "besides", ()) if kind != config.teacher]
         own["besides"] = tuple(self.others(replace(config, teacher=kind)) for kind in others)
         for seed in config.distill_seeds:

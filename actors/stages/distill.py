@@ -1,13 +1,24 @@
 """One multi-task policy from all tasks' rows: MBML's or a rival's."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from actors.artefacts import layout_of, load_returns, load_rows, load_tables, load_teachers, snapshot_of, write_lines
+from actors.artefacts import (
+    layout_of,
+    load_ensemble,
+    load_returns,
+    load_rows,
+    load_tables,
+    load_teachers,
+    snapshot_of,
+    write_lines,
+)
 from actors.stage import Ref, Run, stage
 from mbml.methods import METHODS
+from mbml.models import EnsembleConfig, Target
 from mbml.rows import resident
 from mbml.seeding import generator_of
 from mbml.settings import later
@@ -33,6 +44,8 @@ class Distill:
     references: Ref | None = None
     besides: tuple[tuple[Ref, tuple[Ref, ...]], ...] = later(())
     """Returns and teachers of other kinds, of the same tasks."""
+    models: Mapping[Target, EnsembleConfig] | None = later(None)
+    ensembles: tuple[Ref, ...] = later(())
     threads: int = 1
     """Sums are added up in another order with more."""
     device: str = "cpu"
@@ -49,6 +62,11 @@ def distill(spec: Distill, run: Run) -> dict[str, Any]:
         needed["teachers"] = (Various(kinds) if spec.besides else kinds[0]).to(run.device)
     if spec.relabel is not None:
         needed["tables"] = load_tables(run.inputs[spec.relabel]).to(run.device)
+    if spec.models is not None:
+        trained, layout = run.paths(spec.ensembles), layout_of(spec.env)
+        needed["models"] = {t: load_ensemble(trained, c, layout, t, spec.tasks) for t, c in spec.models.items()}
+        for model in needed["models"].values():
+            model.network.to(run.device)
     if spec.references is not None:
         played = run.paths([spec.references, *(returns for returns, _ in spec.besides)])
         returns = torch.cat([load_returns(folder, spec.tasks) for folder in played])

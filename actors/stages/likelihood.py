@@ -9,13 +9,11 @@ import numpy as np
 from actors.artefacts import layout_of, load_ensemble, load_returns, load_rows, load_teachers, tasks_of, write_json
 from actors.stage import Ref, Run, stage
 from actors.stages.evaluate import Protocol
-from mbml.bank import LikelihoodEncoder, TeacherBank
+from mbml.bank import LikelihoodEncoder, TeacherBank, own_rows
 from mbml.evaluate import counted_score, evaluate_student
 from mbml.evidence import blind_teacher
 from mbml.models import EnsembleConfig, Target
-from mbml.rows import spread_rows
 
-_OWN_ROWS = 2_048
 RENEWED = {"likelihood_teacher": 20, "likelihood_teacher_episodes": 0}
 """Steps between two choices of a teacher, by the reference's name; 0 is once an episode."""
 
@@ -39,13 +37,13 @@ def likelihood(spec: Likelihood, run: Run) -> dict[str, Any]:
     teachers = load_teachers(run.paths(spec.teach), spec.train)
     models: dict[Target, Any] = {t: load_ensemble(trained, c, layout, t, spec.train) for t, c in spec.models.items()}
     returns = load_returns(run.inputs[spec.references], spec.train)
-    own = spread_rows(load_rows(run.paths(spec.collect), spec.train), _OWN_ROWS)
-    encoder = LikelihoodEncoder(models, own, layout, untold=blind_teacher(returns))
+    encoder = LikelihoodEncoder(models, layout, untold=blind_teacher(returns))
+    encoder.fit(own_rows(load_rows(run.paths(spec.collect), spec.train)))
     tasks = tasks_of(spec.env, "test", spec.test) + tasks_of(spec.env, "train", spec.train)
     found: dict[str, Any] = {"test": {"task": list(spec.test)}, "train": {"task": list(spec.train)}}
     for done, (name, every) in enumerate(RENEWED.items()):
         run.report(done, len(RENEWED), "ways to choose")
-        scores = evaluate_student(TeacherBank(teachers, encoder, every), spec.of(tasks))
+        scores = evaluate_student(TeacherBank.of(teachers, encoder, every), spec.of(tasks))
         counted = counted_score(scores.returns, spec.config).tolist()
         found["test"][name], found["train"][name] = counted[: len(spec.test)], counted[len(spec.test) :]
     write_json(run.out / "likelihood.json", found)

@@ -15,7 +15,6 @@ import torch
 from mbml.deploy.description import Affine, Description
 from mbml.deploy.familiarity import Familiarity, GuardedEncoder
 from mbml.deploy.folder import read_folder
-from mbml.encoders import Mixture
 from mbml.policy import ContextAgent, ContextPolicy, PolicyError, in_short
 from mbml.seeding import seed_of
 
@@ -195,7 +194,7 @@ class AdaptivePolicy:
         with torch.no_grad():
             mean, variance = encoder.belief(own)
             # Only what is taught untold has an embedding of each training task; other mixtures find their own.
-            weights = encoder.weights(own) if isinstance(encoder, Mixture) and how.untold else None
+            weights = encoder.weights(own) if how.untold else None
         tasks, untold = (None, None) if weights is None else (weights[:, :-1], weights[:, -1])
         parts = [None if part is None else part.numpy().copy() for part in (mean, variance, tasks, untold)]
         found = parts if not self._single else [None if part is None else part[0] for part in parts]

@@ -30,7 +30,6 @@ from mbml.deploy.description import (
 )
 from mbml.deploy.familiarity import Familiarity, TaskModels
 from mbml.deploy.graphs import check_possible, write_graphs
-from mbml.encoders import Mixture, NetworkEncoder
 from mbml.policy import ContextPolicy, PolicyError
 from mbml.serialise import replacing_folder, sha256_of
 
@@ -40,17 +39,15 @@ _FILES = {POLICY, DESCRIPTION, FAMILIARITY, UPDATE, ACT, CARD}
 def inference_of(policy: ContextPolicy, *, untold: bool) -> Inference:
     """How a policy infers and acts, read off its networks."""
     encoder = policy.encoder
-    assert isinstance(encoder, NetworkEncoder), "every policy that is saved has one"
-    mixture = isinstance(encoder, Mixture)
     return Inference(
         policy=policy.kind,
-        encoder=encoder.config.kind,
+        encoder=encoder.kind,
         embedding_size=encoder.embedding_size,
         statistics_size=encoder.statistics(torch.zeros(1, policy.layout.context_size)).shape[-1],
-        temperature=encoder.config.temperature if mixture else None,
+        temperature=encoder.temperature,
         renewed_every=policy.renewed_every,
         arbitrated=policy.arbitrated,
-        untold=untold and mixture,
+        untold=untold and encoder.weighed > 0,
         noise_shape=list(policy.noise_shape),
     )
 
@@ -85,8 +82,8 @@ def read_folder(folder: Path) -> tuple[Description, ContextPolicy, Familiarity |
     if description.familiarity:
         models = TaskModels.load(folder / FAMILIARITY, policy.layout, len(description.tasks))
         familiarity = Familiarity(models, description.familiarity)
-    if description.inference.untold and isinstance(policy.encoder, Mixture):
-        told, weighed = len(description.tasks), policy.encoder.config.anchors
+    if description.inference.untold:
+        told, weighed = len(description.tasks), policy.encoder.weighed
         if told != weighed:
             raise PolicyError(f"{folder / DESCRIPTION} has {told} training tasks, {POLICY} weighs {weighed}.")
     return description, policy, familiarity

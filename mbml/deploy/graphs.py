@@ -6,7 +6,7 @@
 What is scaled is scaled inside, in float64; statistics begin as zeros. z is a function of the statistics and z_noise
 that `act` is given: whoever calls keeps those of the moment at which z was formed (`Inference.renewed_every`). An input
 that a policy does not need, it does not have; all of them are listed in policy.json. Every kind of policy that is saved
-can be exported: `generative` and `acting` students and `pearl`, under every encoder.
+can be exported: `generative` and `acting` students and `pearl`, under every encoder, and `bank`.
 """
 
 from __future__ import annotations

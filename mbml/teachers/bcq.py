@@ -156,11 +156,24 @@ class BCQTeachers(Teachers):
         """Raw tanh output of xi_i(s, a) `[K, n, d_a]`, before the factor 0.05."""
         return torch.tanh(self.perturbation(torch.cat([observation, action], -1)))
 
+    @property
+    def candidates(self) -> int:
+        """`acting_candidates`."""
+        return self.acting_candidates
+
     @torch.no_grad()
     def act(self, observation: Tensor, generator: torch.Generator) -> Tensor:
         """The best of `acting_candidates` generated ones."""
-        networks = CandidateNetworks(self.decoder, self.perturbation, self.critic)
-        return networks.act(observation.to(generator.device), self.acting_candidates, generator).cpu()
+        return self._networks.act(observation.to(generator.device), self.acting_candidates, generator).cpu()
+
+    def decide(self, observation: Tensor, latent: Tensor) -> Tensor:
+        """The same from given normal noise, which is clamped."""
+        latent = latent.clamp(-LATENT_CLAMP, LATENT_CLAMP).flatten(1, 2)
+        return self._networks.choose(observation, self.acting_candidates, latent)
+
+    @property
+    def _networks(self) -> CandidateNetworks:
+        return CandidateNetworks(self.decoder, self.perturbation, self.critic)
 
 
 class BCQ(TeacherLearner):

@@ -45,6 +45,15 @@ class Teachers(ABC):
         """The acting rule: every teacher's action `[K, n, d_a]` for its own observations `[K, n, d_s]`; both are on
         the CPU, the networks on the device of the generator."""
 
+    @property
+    def candidates(self) -> int:
+        """Latents that one action takes when acting; 0: none."""
+        return 0
+
+    def decide(self, observation: Tensor, latent: Tensor) -> Tensor:
+        """The same by given normal noise `[K, n, candidates, 2 d_a]`; what it generates, where that takes none."""
+        return self.generate(observation, latent)
+
     @abstractmethod
     def generate(self, observation: Tensor, latent: Tensor) -> Tensor:
         """Actions `[K, n, d_a]` for observations `[K, n, d_s]` and latents `[K, n, 2 d_a]`, before `perturb`."""

@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from mbml.bank import LikelihoodEncoder, TeacherBank
+from mbml.bank import BankConfig, BankLearner, LikelihoodEncoder, TeacherBank
 from mbml.models import Ensemble, EnsembleConfig, Target
-from mbml.policy import ContextAgent
+from mbml.policy import ContextAgent, ContextPolicy, PolicyError
+from mbml.serialise import load_tree, save_tree
+from mbml.teachers import TEACHERS
 from tests.mbml.small_distill import K, teachers
-from tests.mbml.toys import LAYOUT, forward, layers_of, random_rows, seeded
+from tests.mbml.toys import LAYOUT, assert_same_bits, forward, layers_of, random_rows, seeded
 
 E = 3
 
@@ -60,7 +62,8 @@ def naive(ensembles, own, row):
 @pytest.mark.parametrize("dynamics", [False, True])
 def test_statistics_are_gaussian_log_likelihoods_and_the_likeliest_task_is_believed(dynamics, hidden):
     ensembles, own, rows = models(dynamics, hidden), random_rows(K, 5), random_rows(1, 7, seed=3)[0]
-    encoder = LikelihoodEncoder(ensembles, own, LAYOUT, untold=2)
+    encoder = LikelihoodEncoder(ensembles, LAYOUT, untold=2)
+    encoder.fit(own)
     found = encoder.statistics(LAYOUT.context(rows))
     expected = torch.tensor([naive(ensembles, own, row) for row in rows])
     torch.testing.assert_close(found[:, :-1], expected, rtol=1e-3, atol=1e-3)
@@ -68,10 +71,20 @@ def test_statistics_are_gaussian_log_likelihoods_and_the_likeliest_task_is_belie
     assert encoder.belief(found.sum(0)).mean.argmax() == expected.sum(0).argmax()
     nothing = encoder.statistics(LAYOUT.context(rows[:0])).sum(0)
     assert encoder.belief(nothing).mean.tolist() == [0.0, 0.0, 1.0, 0.0]
+    assert encoder.weights(nothing).tolist() == [0.0, 0.0, 0.0, 0.0, 1.0]
+    odds = (expected.sum(0) - expected.sum(0).max()).exp()
+    torch.testing.assert_close(encoder.weights(found.sum(0))[:-1], odds / odds.sum(), rtol=1e-2, atol=1e-4)
+    assert encoder.weights(found.sum(0))[-1] == 0
+
+
+def make_bank(kind, dynamics=False, every=20):
+    encoder = LikelihoodEncoder(models(dynamics), LAYOUT, untold=1)
+    encoder.fit(random_rows(K, 5))
+    return TeacherBank.of(teachers(kind=kind), encoder, every)
 
 
 def test_the_bank_acts_by_the_teacher_that_it_believes_in():
-    bank = TeacherBank(teachers(kind="td3_bc"), LikelihoodEncoder(models(False), random_rows(K, 5), LAYOUT, 1), 0)
+    bank = make_bank("td3_bc", every=0)
     observation = torch.randn(3, 3, generator=seeded(1))
     z = torch.eye(K)[[2, 0, 2]]
     everybody = bank.teachers.act(observation.expand(K, -1, -1), seeded())
@@ -80,3 +93,58 @@ def test_the_bank_acts_by_the_teacher_that_it_believes_in():
         assert torch.equal(found[n], everybody[teacher, n])
     agent = ContextAgent(bank, seeded(), tasks=3)  # nothing seen: the untold teacher
     torch.testing.assert_close(agent.act(observation), everybody[1])
+
+
+@pytest.mark.parametrize("dynamics", [False, True])
+@pytest.mark.parametrize("kind", TEACHERS)
+def test_a_bank_that_was_saved_acts_and_believes_as_before(tmp_path, kind, dynamics):
+    bank = make_bank(kind, dynamics)
+    bank.save(tmp_path / "bank.safetensors")
+    again = ContextPolicy.load(tmp_path / "bank.safetensors")
+    assert isinstance(again, TeacherBank)
+    assert (again.config, again.renewed_every, again.noise_shape) == (bank.config, 20, bank.noise_shape)
+    assert_same_bits(bank.state_dict(), again.state_dict())
+    observation, z = torch.randn(5, 3, generator=seeded(2)), torch.eye(K)[[0, 3, 2, 1, 1]]
+    assert torch.equal(bank.act(observation, z, seeded(4)), again.act(observation, z, seeded(4)))
+    context = LAYOUT.context(random_rows(2, 9, seed=5))
+    assert_same_bits(bank.encoder.infer(context)._asdict(), again.encoder.infer(context)._asdict())
+
+
+@pytest.mark.parametrize("kind", TEACHERS)
+def test_given_the_noise_that_it_draws_a_bank_decides_as_it_acts(kind):
+    bank = make_bank(kind)
+    observation, z = torch.randn(5, 3, generator=seeded(2)), torch.eye(K)[[0, 3, 2, 1, 1]]
+    noise = torch.randn(K, 5, *bank.noise_shape, generator=seeded(4))  # one draw for each teacher
+    decided = torch.cat([bank.decide(observation[[n]], z[[n]], noise[z[n].argmax(), [n]]) for n in range(5)])
+    torch.testing.assert_close(decided, bank.act(observation, z, seeded(4)))
+
+
+def test_the_learner_s_one_update_finds_the_noise_and_its_bank_starts_with_the_blind_teacher():
+    returns = torch.tensor([[1.0, 0, 0, 0], [0, 0, 3, 0], [0, 0, 0, 2], [0, 0, 0, 0]])
+    rows, made = random_rows(K, 40), models(True)
+    learner = BankLearner(BankConfig(), LAYOUT, rows, teachers=teachers(), models=made, returns=returns)
+    losses = learner.update()
+    assert learner.policy.encoder.untold == 1
+    columns: dict[Target, slice] = {"reward": slice(8, 9), "next_observation": slice(5, 8)}
+    for target, column in columns.items():
+        predicted = made[target].predict(LAYOUT.pair(rows)).mean(1)
+        expected = (predicted - LAYOUT.context(rows)[..., column]).square().mean(1)
+        torch.testing.assert_close(learner.policy.encoder.noise[target].data, expected)
+        torch.testing.assert_close(losses[f"error_{target}"], expected.mean())
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("untold", K), ("tasks", 2), ("renewed_every", -1), ("teachers.kind", "nobody"), ("teachers.acting_candidates", 0),
+     ("teachers.critic", [3, 1]), ("models.reward.members", 1), ("models", {})],
+)  # fmt: skip
+def test_a_file_that_makes_no_bank_is_refused_in_one_sentence(tmp_path, path, value):
+    make_bank("bcq").save(tmp_path / "bank.safetensors")
+    tree = load_tree(tmp_path / "bank.safetensors")
+    part, (*way, last) = tree["config"], path.split(".")
+    for name in way:
+        part = part[name]
+    part[last] = value
+    save_tree(tmp_path / "bank.safetensors", tree)
+    with pytest.raises(PolicyError, match=r"bank\.safetensors is damaged and makes no bank policy: [^\n]+$"):
+        ContextPolicy.load(tmp_path / "bank.safetensors")

@@ -16,6 +16,7 @@ from mbml.baselines.contextual_bcq import ContextualBCQ, ContextualBCQConfig
 from mbml.encoders import ENCODERS, EncoderConfig
 from mbml.learner import Learner, NotFinite
 from mbml.methods import METHODS
+from mbml.models import Ensemble, EnsembleConfig
 from mbml.policy import ContextAgent, ContextPolicy, PolicyError
 from mbml.registry import UnknownName
 from mbml.settings import ConfigError, changed, check_fields
@@ -293,8 +294,9 @@ def test_presets_of_a_method_are_within_its_bounds_and_its_factory_makes_a_learn
     prefix = f"{method.learner}."
     config = changed(config, {p.removeprefix(prefix): v for p, v in method.changes.items() if p.startswith(prefix)})
     needs = method.needs(config)
-    assert needs <= {"teachers", "tables", "returns"}
-    given = {"teachers": make_learner().teachers, "tables": make_tables(), "returns": RETURNS}
+    assert needs <= {"teachers", "tables", "models", "returns"}
+    models = {"reward": Ensemble(EnsembleConfig(members=2, hidden=(6,)), LAYOUT, K, "reward", seeded())}
+    given = {"teachers": make_learner().teachers, "tables": make_tables(), "models": models, "returns": RETURNS}
     tasks = 1 if name == "metagenrl" else K
     learner = method.make(config, LAYOUT, random_rows(tasks, 40), seeded(), seeded(1), **{n: given[n] for n in needs})
     assert all(value.isfinite() for value in learner.update().values())

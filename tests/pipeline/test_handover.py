@@ -19,7 +19,7 @@ from pipeline.run import hand_over, report
 from pipeline.scheduler import execute
 
 ENV = "umaze_goal"
-METHODS = ("evidence", "full", "contextual_bcq", "batch_pearl")
+METHODS = ("evidence", "bank", "full", "contextual_bcq", "batch_pearl")
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +45,17 @@ def test_every_method_s_policy_is_exported_and_acts(finished, tmp_path, method):
     policy = AdaptivePolicy.load(tmp_path / "policy")
     about = policy.description
     trained = next(run for run in jobs.runs if run.variant.label == method)
-    weights = snapshot_of(store.fetch(*trained.trained), 20)
+    step = max(trained.evaluations)
+    weights = snapshot_of(store.fetch(*trained.trained), step)
     assert (tmp_path / "policy" / "policy.safetensors").read_bytes() == weights.read_bytes()
-    assert (about.training.method, about.training.seed, about.training.step) == (method, 0, 20)
-    scores = read_json(store.fetch(*trained.evaluations[20]) / "scores.json")
+    assert (about.training.method, about.training.seed, about.training.step) == (method, 0, step)
+    scores = read_json(store.fetch(*trained.evaluations[step]) / "scores.json")
     for score in about.scores:
         assert score.returns == pytest.approx(scores[score.split]["score"])
         assert np.isfinite(score.references["random"])
     assert [score.split for score in about.scores] == ["test", "train"]
     assert about.protocol == jobs.config.evaluate.protocol()
-    assert about.inference.untold == (method == "evidence")
+    assert about.inference.untold == (method in ("evidence", "bank"))
     assert [task.parameter for task in about.tasks] == [t.vector.tolist() for t in envs.get(ENV).tasks("train")[:3]]
     assert about.data.rows == 3 * 240
     env = envs.get(ENV).environment(envs.get(ENV).tasks("test")[0], 30)

@@ -8,15 +8,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from mbml.bank import LikelihoodEncoder, TeacherBank
 from mbml.baselines.batch_pearl import BatchPEARLConfig, PEARLPolicy
 from mbml.deploy.description import Data, Description, Reward, Score, Space, Training, TrainingTask, identity
 from mbml.deploy.familiarity import fit_familiarity
 from mbml.deploy.folder import inference_of, versions, write_folder
 from mbml.encoders import EncoderConfig
+from mbml.models import Ensemble, EnsembleConfig, Target
 from mbml.policy import ContextPolicy
 from mbml.rows import RowLayout
 from mbml.settings import changed
 from mbml.students import make_student
+from tests.mbml.small_distill import teachers as make_teachers
 from tests.mbml.toys import LAYOUT, random_rows, scatter, seeded, small_student
 
 TASKS = 3
@@ -28,7 +31,7 @@ KINDS = {
     "acting mixture": {"kind": "acting", "encoder.kind": "mixture", "renewed_every": 4},
     "acting mixture arbitrated": {"kind": "acting", "encoder.kind": "mixture", "arbitrated": True},
 }
-EVERY = [*KINDS, "pearl"]
+EVERY = [*KINDS, "pearl", "bank bcq", "bank td3_bc"]
 
 
 def make_policy(kind: str, layout: RowLayout = LAYOUT, seed: int = 0) -> ContextPolicy:
@@ -36,6 +39,13 @@ def make_policy(kind: str, layout: RowLayout = LAYOUT, seed: int = 0) -> Context
     if kind == "pearl":
         encoder = EncoderConfig(hidden=(8, 8), embedding_size=3)
         policy: ContextPolicy = PEARLPolicy(BatchPEARLConfig(encoder, hidden=(8, 8)), layout, seeded(seed))
+    elif kind.startswith("bank"):
+        shape = EnsembleConfig(members=3, hidden=(8, 8) if kind == "bank bcq" else (8,))
+        targets: tuple[Target, ...] = ("reward", "next_observation")
+        models: dict[Target, Ensemble] = {t: Ensemble(shape, layout, TASKS, t, seeded(seed)) for t in targets}
+        encoder = LikelihoodEncoder(models, layout, untold=1)
+        teachers = make_teachers(layout, tasks=TASKS, kind=kind.removeprefix("bank "))
+        policy = TeacherBank.of(teachers, encoder, renewed_every=4)
     else:
         config = changed(small_student(), KINDS[kind] | {"encoder.anchors": TASKS})
         student = make_student(config, layout, seeded(seed))
