@@ -35,6 +35,8 @@ from pydantic import Field
 
 from benchmarks.machine import describe
 from benchmarks.ours.learners import random_rows, seeded, stacked
+from benchmarks.peers.protocol import milliseconds
+from benchmarks.profiled import by_kind
 from mbml.distill import DistillConfig, MultiTaskLearner
 from mbml.evidence import EvidenceConfig, EvidenceLearner
 from mbml.learner import Learner
@@ -112,29 +114,29 @@ def learners(tasks: int) -> dict[str, Learner]:
     }
 
 
-def in_turn(steps: dict[str, Callable[[], Any]], options: Options) -> dict[str, float]:
-    """Milliseconds of every step, the median over rounds in which all take turns."""
-    found: dict[str, list[float]] = {name: [] for name in steps}
-    for step in steps.values():
-        for _ in range(3):
-            step()
+def in_turn(steps: dict[str, Callable[[], Any]], options: Options, profiled: bool = False) -> Found:
+    """Milliseconds of every step, the median over rounds in which all take turns: of all of it, or under a profiler by
+    kind of work."""
+    measures = {name: milliseconds(step) for name, step in steps.items()}
+    found: Found = {}
     for _ in range(options.rounds):
-        for name, step in steps.items():
-            count, started = 0, time.perf_counter()
-            while (spent := time.perf_counter() - started) < options.seconds or not count:
-                step()
-                count += 1
-            found[name].append(1_000 * spent / count)
-    return {name: statistics.median(times) for name, times in found.items()}
+        for name, measure in measures.items():
+            times = by_kind(measure, options.seconds) if profiled else {"": measure(options.seconds)["value"]}
+            for kind, value in times.items():
+                found.setdefault(kind, {}).setdefault(name, []).append(value)
+    return {kind: {name: statistics.median(times) for name, times in line.items()} for kind, line in found.items()}
 
 
 def distill(options: Options) -> Found:
-    """Milliseconds of a step by the number of tasks."""
+    """Milliseconds of a step by the number of tasks, and under a profiler by kind of work."""
     made = {tasks: learners(tasks) for tasks in options.tasks}
     found: Found = {}
     for name in ("evidence", "full"):
-        times = in_turn({str(tasks): made[tasks][name].update for tasks in made}, options)
-        found[f"step of {name}, ms"] = dict(times)
+        steps = {str(tasks): made[tasks][name].update for tasks in made}
+        found[f"step of {name}, ms"] = in_turn(steps, options)[""]
+        for kind, line in in_turn(steps, options, profiled=True).items():
+            if any(line.values()):
+                found[f"... of {name}: {kind}"] = line
     return found
 
 
@@ -149,12 +151,12 @@ def stacks(options: Options) -> Found:
         for number in _STACKS:
             learner = entry.make(small, LAYOUT, number, seeded())
             steps[str(number)] = stacked(learner.update, random_rows(number, _ROWS, LAYOUT), 128)
-        found[f"IQL {width}x2, ms a task"] = {n: t / int(n) for n, t in in_turn(steps, options).items()}
+        found[f"IQL {width}x2, ms a task"] = {n: t / int(n) for n, t in in_turn(steps, options)[""].items()}
         steps = {}
         for number in _STACKS:
             ensemble = Ensemble(replace(config, hidden=(width, width)), LAYOUT, number, "reward", seeded())
             steps[str(number)] = stacked(ensemble.update, random_rows(number, _ROWS, LAYOUT), 128)
-        found[f"ensembles 5 of {width}x2, ms a task"] = {n: t / int(n) for n, t in in_turn(steps, options).items()}
+        found[f"ensembles 5 of {width}x2, ms a task"] = {n: t / int(n) for n, t in in_turn(steps, options)[""].items()}
     return found
 
 

@@ -35,23 +35,27 @@ _PYTHON = "Python between them, and the profiler"
 KINDS = (*_KINDS, _PASSES, _PHYSICS, _PYTHON)
 
 
+def by_kind(measure: Measure, seconds: float) -> dict[str, float]:
+    """Milliseconds per call by kind of work, under a profiler."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
+        under = measure(seconds)
+    spent = dict.fromkeys(KINDS, 0.0)
+    for event in found.key_averages():
+        library, _, operator = event.key.partition("::")
+        if operator and library in ("aten", "mkldnn"):
+            spent[_KIND.get(operator, _PASSES)] += event.self_cpu_time_total / 1e6
+    spent[_PHYSICS] = under.get("physics_share", 0.0) * under["seconds"]
+    spent[_PYTHON] = under["seconds"] - sum(spent.values())
+    return {kind: 1000 * value / under["calls"] for kind, value in spent.items()}
+
+
 def parts(target: str, arguments: Mapping[str, Any]) -> Measure:
     """Milliseconds per call of the competitor `module:function`, without a profiler, and under it by kind of work."""
     measure = pkgutil.resolve_name(target)(**arguments)
 
     def profiled(seconds: float) -> dict[str, Any]:
         alone = measure(seconds)
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
-            under = measure(seconds)
-        spent = dict.fromkeys(KINDS, 0.0)
-        for event in found.key_averages():
-            library, _, operator = event.key.partition("::")
-            if operator and library in ("aten", "mkldnn"):
-                spent[_KIND.get(operator, _PASSES)] += event.self_cpu_time_total / 1e6
-        spent[_PHYSICS] = under.get("physics_share", 0.0) * under["seconds"]
-        spent[_PYTHON] = under["seconds"] - sum(spent.values())
-        per_call = {kind: 1000 * value / under["calls"] for kind, value in spent.items()}
-        return {"value": 1000 * alone["seconds"] / alone["calls"], "parts": per_call}
+        return {"value": 1000 * alone["seconds"] / alone["calls"], "parts": by_kind(measure, seconds)}
 
     return profiled
 
