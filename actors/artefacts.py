@@ -96,14 +96,17 @@ def load_teachers(trained: Sequence[Path], tasks: Sequence[int]) -> Teachers:
     return joined if places == list(range(joined.tasks)) else joined.select(places)
 
 
-def load_ensemble(
-    trained: Sequence[Path], config: EnsembleConfig, layout: RowLayout, target: Target, tasks: Sequence[int]
-) -> Ensemble:
-    """The ensembles of `tasks`, which are in these artefacts; raises ArtefactError where one is not."""
+def load_models(
+    trained: Sequence[Path], configs: Mapping[Target, EnsembleConfig], layout: RowLayout, tasks: Sequence[int]
+) -> dict[Target, Ensemble]:
+    """The ensembles of `tasks`, which are in these artefacts, by what they predict; raises ArtefactError where one is
+    not."""
     parts = _stacks(trained, "models")
-    joined = Ensemble.of_networks(config, layout, target, [StackedMLP.load(part[target]) for part in parts])
-    places = _places(parts, tasks)
-    return joined if places == list(range(joined.tasks)) else joined.select(torch.tensor(places))
+    places, models = _places(parts, tasks), {}
+    for target, config in configs.items():
+        joined = Ensemble.of_networks(config, layout, target, [StackedMLP.load(part[target]) for part in parts])
+        models[target] = joined if places == list(range(joined.tasks)) else joined.select(torch.tensor(places))
+    return models
 
 
 def _places(parts: Sequence[dict[str, Any]], tasks: Sequence[int]) -> list[int]:

@@ -174,14 +174,16 @@ class TeacherBank(ContextPolicy):
 
     def act(self, observation: Tensor, z: Tensor, generator: Generator) -> Tensor:
         """Actions `[n, d_a]` for observations `[n, d_s]`, each by the teacher that its one-hot `z` `[n, K]` names."""
-        actions = self.teachers.act(observation.expand(self.teachers.tasks, -1, -1), generator)
-        return actions[z.argmax(-1), torch.arange(len(z))]
+        return self._named(z, self.teachers.act(observation.expand(self.teachers.tasks, -1, -1), generator))
 
     def decide(self, observation: Tensor, z: Tensor, noise: Tensor) -> Tensor:
         """The same from given noise, which every teacher takes."""
         everybody = self.teachers.tasks
         seen, latent = observation.expand(everybody, -1, -1), noise.expand(everybody, *[-1] * noise.ndim)
-        return (self.teachers.decide(seen, latent) * z.T.unsqueeze(-1)).sum(0)
+        return self._named(z, self.teachers.decide(seen, latent))
+
+    def _named(self, z: Tensor, actions: Tensor) -> Tensor:
+        return (actions * z.T.unsqueeze(-1)).sum(0)
 
 
 class BankLearner(Learner):

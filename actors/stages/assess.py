@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from actors.artefacts import layout_of, load_ensemble, load_returns, load_rows, load_teachers, snapshot_of, write_json
+from actors.artefacts import layout_of, load_models, load_returns, load_rows, load_teachers, snapshot_of, write_json
 from actors.stage import Ref, Run, stage
 from actors.stages.fqe import some_rows
 from mbml.assess import AssessConfig, action_difference, by_blocks, identified, next_actions, under
@@ -98,7 +98,7 @@ def _swap(spec: Assess, run: Run, policy: ContextPolicy, generator: Generator) -
         return None
     layout = layout_of(spec.env)
     chosen = [spec.train[i] for i in evenly(len(spec.train), spec.config.swapped_tasks)]
-    model = load_ensemble(run.paths(spec.ensembles), spec.models["reward"], layout, "reward", chosen)
+    model = load_models(run.paths(spec.ensembles), {"reward": spec.models["reward"]}, layout, chosen)["reward"]
     rows = spread_rows(load_rows(run.paths(spec.collect), chosen), 512)
     labels = [model.predict(layout.pair(own).expand(model.tasks, -1, -1)).mean(1)[..., 0] for own in rows]
     return reward_swap(policy, rows, torch.stack(labels, 1), generator)

@@ -8,7 +8,7 @@ import torch
 
 from actors.artefacts import (
     layout_of,
-    load_ensemble,
+    load_models,
     load_returns,
     load_rows,
     load_tables,
@@ -63,8 +63,7 @@ def distill(spec: Distill, run: Run) -> dict[str, Any]:
     if spec.relabel is not None:
         needed["tables"] = load_tables(run.inputs[spec.relabel]).to(run.device)
     if spec.models is not None:
-        trained, layout = run.paths(spec.ensembles), layout_of(spec.env)
-        needed["models"] = {t: load_ensemble(trained, c, layout, t, spec.tasks) for t, c in spec.models.items()}
+        needed["models"] = load_models(run.paths(spec.ensembles), spec.models, layout_of(spec.env), spec.tasks)
         for model in needed["models"].values():
             model.network.to(run.device)
     if spec.references is not None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.artefacts import layout_of, load_ensemble, load_returns, load_rows, load_teachers, tasks_of, write_json
+from actors.artefacts import layout_of, load_models, load_returns, load_rows, load_teachers, tasks_of, write_json
 from actors.stage import Ref, Run, stage
 from actors.stages.evaluate import Protocol
 from mbml.bank import LikelihoodEncoder, TeacherBank, own_rows
@@ -33,9 +33,9 @@ class Likelihood(Protocol):
 @stage(version=1)
 def likelihood(spec: Likelihood, run: Run) -> dict[str, Any]:
     """Leaves `likelihood.json`: scores of every way to choose, under the protocol."""
-    layout, trained = layout_of(spec.env), run.paths(spec.trained)
+    layout = layout_of(spec.env)
     teachers = load_teachers(run.paths(spec.teach), spec.train)
-    models: dict[Target, Any] = {t: load_ensemble(trained, c, layout, t, spec.train) for t, c in spec.models.items()}
+    models = load_models(run.paths(spec.trained), spec.models, layout, spec.train)
     returns = load_returns(run.inputs[spec.references], spec.train)
     encoder = LikelihoodEncoder(models, layout, untold=blind_teacher(returns))
     encoder.fit(own_rows(load_rows(run.paths(spec.collect), spec.train)))

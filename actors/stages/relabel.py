@@ -11,8 +11,8 @@ from torch import Generator, Tensor
 
 from actors.artefacts import (
     layout_of,
-    load_ensemble,
     load_history,
+    load_models,
     load_rows,
     tables_in_place,
     tasks_of,
@@ -21,7 +21,7 @@ from actors.artefacts import (
 )
 from actors.stage import Ref, Run, stage
 from mbml import envs
-from mbml.models import Ensemble, EnsembleConfig, Target
+from mbml.models import EnsembleConfig, Target
 from mbml.partners import evenly
 from mbml.relabel import (
     RelabelConfig,
@@ -71,10 +71,7 @@ def relabel(spec: Relabel, run: Run) -> dict[str, Any]:
             true = files.enter_context(tree_in_place(scratch, {"reward": shapes["reward"]}))["reward"]
         truth = truth_table(spec.env, tasks, rows, index, ring, true)
         if learned:
-            trained = run.paths(spec.trained)
-            models: dict[Target, Ensemble] = {
-                t: load_ensemble(trained, c, layout, t, spec.tasks) for t, c in spec.models.items()
-            }
+            models = load_models(run.paths(spec.trained), spec.models, layout, spec.tasks)
             report = partial(run.report, unit="tasks")
             tables = relabelled(rows, index, layout, models, spec.config, report, ring, into)
             if truth is not None:

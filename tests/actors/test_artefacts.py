@@ -10,7 +10,7 @@ from actors.artefacts import (
     ArtefactError,
     env_maker,
     layout_of,
-    load_ensemble,
+    load_models,
     load_returns,
     load_rows,
     load_teachers,
@@ -86,14 +86,14 @@ def test_ensembles_of_several_stacks_are_joined_in_the_order_of_their_tasks(tmp_
         made[name] = Ensemble(config, UMAZE, len(tasks), "reward", generator_of(name))
         save_tree(tmp_path / name / "models.safetensors", {"tasks": tasks, "reward": made[name].network.save()})
     folders = [tmp_path / "late", tmp_path / "early"]
-    joined = load_ensemble(folders, config, UMAZE, "reward", range(3))
+    joined = load_models(folders, {"reward": config}, UMAZE, range(3))["reward"]
     pair = torch.randn(3, 7, UMAZE.pair_size)
     means, stds = joined.mean_and_std(pair)
     for part, stack in ((slice(0, 2), "early"), (slice(2, 3), "late")):
         mean, std = made[stack].mean_and_std(pair[part])
         torch.testing.assert_close(means[part], mean)
         torch.testing.assert_close(stds[part], std)
-    some = load_ensemble(folders, config, UMAZE, "reward", [2, 0]).mean_and_std(pair[[2, 0]])
+    some = load_models(folders, {"reward": config}, UMAZE, [2, 0])["reward"].mean_and_std(pair[[2, 0]])
     torch.testing.assert_close(some, (means[[2, 0]], stds[[2, 0]]))
 
 
