@@ -97,6 +97,7 @@ def distill_losses(results: Results) -> Figure:
     """
     rows = results.table[results.table["metric"].str.startswith("training/") & results.table["task"].isna()]
     rows = rows.assign(metric=rows["metric"].str.removeprefix("training/"))
+    rows = rows[rows.groupby("method")["step"].transform("nunique") > 1]  # a bank makes one step, which is no line
     found = list(rows["metric"].unique())
     names = [*(name for name in _LOSSES if name in found), *(n for n in found if n not in (*_LOSSES, *_NO_LOSS))]
     learned = rows["method"].unique()

@@ -2,6 +2,7 @@ import dataclasses
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.colors import to_rgba
 from matplotlib.lines import Line2D
@@ -121,6 +122,14 @@ def test_losses_are_logarithmic_but_for_the_triplet(many):
     assert axes["L_Q: distilled value"].get_yscale() == "log"
     assert axes["L_tri: triplet (linear scale)"].get_yscale() == "linear"
     assert "vae loss" in axes
+
+
+def test_losses_of_a_single_step_are_no_panel(two):
+    single = two.table[two.table["metric"] == "training/loss_q"].head(1)
+    bank = single.assign(method="bank", metric="training/error_reward", step=1)
+    with_bank = dataclasses.replace(two, table=pd.concat([two.table, bank], ignore_index=True))
+    axes = [[axes.get_title(loc="left") for axes in draw("distill_losses", each).axes] for each in (two, with_bank)]
+    assert axes[0] == axes[1]
 
 
 def test_the_plane_keeps_distances_of_means_that_lie_in_one():
