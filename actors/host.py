@@ -46,15 +46,14 @@ class Host:
     ) -> None:
         """`device` is the GPU where it was given one, or a share, that torch can use; otherwise the CPU.
 
-        Its process ends when nobody calls it within `greeted_within` seconds: Ray may forget an actor that is killed
-        while it starts, and then keeps its CPUs from all others for ever.
+        Its process ends when nobody calls it within `greeted_within` seconds, or later, where it has no job, for ten
+        times as long: Ray may forget an actor that is killed while it starts, or while its process or its network
+        stands still, and then keeps its CPUs from all others for ever.
         """
         keep_freed_memory()
         self.store, self.checkpoint_seconds, self.name = Store(store_url), checkpoint_seconds, name
         self.device = "cuda" if num_gpus > 0 and torch.cuda.is_available() else "cpu"
-        self._greeted = threading.Event()
-        if greeted_within < math.inf:
-            threading.Thread(target=lambda: self._greeted.wait(greeted_within) or os._exit(0), daemon=True).start()
+        self._called = threading.Event()
         with suppress(RuntimeError):  # can be set once only, before torch's first parallel work
             torch.set_num_interop_threads(1)
         self._job: Job | None = None
@@ -64,6 +63,8 @@ class Host:
         self._exported = self._titled = -math.inf
         """When metrics were exported last, and the process's title was set."""
         self._marks: deque[tuple[float, float]] = deque(maxlen=_RATE_MARKS)
+        if greeted_within < math.inf:
+            threading.Thread(target=self._until_unused, args=(greeted_within, 10 * greeted_within), daemon=True).start()
 
     def run(
         self, job: Job, watch: Callable[[Path], None] = lambda out: None, at_hand: Mapping[Ref, Path] = _NOTHING
@@ -79,7 +80,7 @@ class Host:
         where the artefact was there, or another run made it meanwhile.
         Raises DeviceError for a job of another device, and whatever the stage raises; its partial files are kept.
         """
-        self._greeted.set()
+        self._called.set()
         self._job, self._latest, title, threads = job, None, getproctitle(), torch.get_num_threads()
         setproctitle(f"ray::{job.name}")
         try:
@@ -94,8 +95,15 @@ class Host:
                 return self._make(job, watch, at_hand)
         finally:
             self._job, self._waits = None, False
+            self._called.set()
             setproctitle(title)
             torch.set_num_threads(threads)  # a trial plays snapshots while it learns
+
+    def _until_unused(self, patience: float, later: float) -> None:
+        while self._called.wait(patience) or self._job is not None:
+            self._called.clear()
+            patience = later
+        os._exit(0)
 
     def _wait(self) -> None:
         self._waits = True
@@ -168,7 +176,7 @@ class Host:
 
     def machine(self) -> str:
         """Where this process runs: the address of its Ray node and the end of the node's id."""
-        self._greeted.set()
+        self._called.set()
         return f"{ray.util.get_node_ip_address()} {ray.get_runtime_context().get_node_id()[-6:]}"
 
     def __repr__(self) -> str:
@@ -199,7 +207,7 @@ def remote(
         num_gpus: GPUs to reserve; fractions share one.
         checkpoint_seconds: how much work a job may lose with its process.
         name: what Ray's dashboard calls it; need not be unique.
-        greeted_within: seconds after which it ends where nobody has called it.
+        greeted_within: seconds after which it ends where nobody has called it; later, without a job, ten times that.
         options: Ray's, such as memory, resources, label_selector.
     """
     given = (store_url, num_gpus, checkpoint_seconds, name, greeted_within)

@@ -28,6 +28,13 @@ def total(store, of):
     return int((Store(store).fetch(*of.ref) / "total").read_text())
 
 
+def until_free(cpus):
+    latest = time.monotonic() + 60
+    while ray.available_resources().get("CPU", 0) != cpus:
+        assert time.monotonic() < latest
+        time.sleep(0.02)
+
+
 def diamond(**changes):
     a = job("a")
     b, c = job("b", a, **changes), job("c", a)
@@ -165,7 +172,16 @@ class TestExecute:
         assert gone.read_text() == ""
 
     def test_a_process_that_nobody_calls_gives_its_cpus_back(self, tmp_path):
+        until_free(2)  # of what earlier tests left behind
         forgotten = remote(str(tmp_path), 2.0, greeted_within=0.5)
+        until_free(0)
+        assert execute([job("a")], str(tmp_path), log=lambda line: None).done == ["a"]
+        with pytest.raises(RayActorError):
+            ray.get(forgotten.machine.remote())
+
+    def test_a_process_that_nobody_calls_any_more_gives_its_cpus_back_too_but_not_while_it_works(self, tmp_path):
+        forgotten, long = remote(str(tmp_path), 2.0, greeted_within=0.3), job("long", sleep=5)
+        assert "reused" not in ray.get(forgotten.run.remote(long))
         assert execute([job("a")], str(tmp_path), log=lambda line: None).done == ["a"]
         with pytest.raises(RayActorError):
             ray.get(forgotten.machine.remote())
