@@ -27,6 +27,8 @@ from mbml.teachers import TEACHERS, Teachers
 _LOG_2PI = math.log(2 * math.pi)
 _CHUNK = 4_096
 _LEAST_NOISE = 1e-8
+_MOST_EVIDENCE = 1e6
+"""Against a task, of a single transition. Sums of more would no longer tell what is added to them."""
 _OWN_ROWS, _MOST_OF_ALL = 2_048, 131_072
 """Rows of each task, and of all together, that the models' noise is taken from."""
 
@@ -43,15 +45,15 @@ class BankConfig:
     snapshots = (1,)
 
     def __post_init__(self) -> None:
-        if self.teacher:
+        if self.teacher is not None:
             TEACHERS[self.teacher]
 
 
 class LikelihoodEncoder(Encoder):
     """Which training task's ensembles make the transitions seen likeliest.
 
-    Statistics are the log-likelihoods under every task's models, and 1. The belief is the one-hot vector of the
-    likeliest task, or that of task `untold` where nothing was seen.
+    Statistics are the log-likelihoods under every task's models, less the largest, and 1. The belief is the one-hot
+    vector of the likeliest task, or that of task `untold` where nothing was seen.
     """
 
     kind = "likelihood"
@@ -75,7 +77,8 @@ class LikelihoodEncoder(Encoder):
 
     @torch.no_grad()
     def statistics(self, context: Tensor) -> Tensor:
-        """Log-likelihoods of reward, and of the next observation where that is modelled, `[..., n, K + 1]`."""
+        """Log-likelihoods of reward, and of the next observation where that is modelled, less the largest, `[..., n,
+        K + 1]`."""
         rows = context.flatten(0, -2)
         # A graph is for any number of rows, which cannot be cut into chunks.
         chunks = [rows] if torch.compiler.is_exporting() else rows.split(_CHUNK)
@@ -91,7 +94,8 @@ class LikelihoodEncoder(Encoder):
             variance = spread + self.noise[target].unsqueeze(1).clamp_min(_LEAST_NOISE)
             error = (mean - self._target(context, target)).square() / variance
             found.append(-0.5 * (error + variance.log() + _LOG_2PI).sum(-1).T)
-        return torch.stack(found).sum(0)
+        together = torch.stack(found).sum(0)
+        return (together - together.amax(-1, keepdim=True)).clamp_min(-_MOST_EVIDENCE)
 
     def _target(self, context: Tensor, target: Target) -> Tensor:
         _, _, following, reward = self.layout.split_context(context)

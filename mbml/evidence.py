@@ -61,7 +61,7 @@ class EvidenceConfig(Schedule):
     all where there are no more, or with 0."""
 
     def __post_init__(self) -> None:
-        for kind in (*((self.teacher,) if self.teacher else ()), *self.besides):
+        for kind in (*((self.teacher,) if self.teacher is not None else ()), *self.besides):
             TEACHERS[kind]
         encoder = replace(self.student.encoder, kind="mixture")
         object.__setattr__(self, "student", replace(self.student, encoder=encoder))

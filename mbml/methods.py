@@ -23,6 +23,8 @@ class Method(Entry):
     """Values by dotted path in the run's configuration."""
     needs: Callable[[Any], frozenset[str]] = lambda config: frozenset()
     """Which of "teachers", "tables", "models" and "returns" a learner of that configuration needs."""
+    drawn: bool = True
+    """Whether students of two seeds differ; of another kind one is made, whatever the seeds."""
     untold: bool = False
     """Whether it weighs the training tasks, and what to do where nothing was seen is the blind teacher's."""
 
@@ -110,6 +112,7 @@ METHODS: Registry[Method] = Registry(
         title="teacher bank",
         colour="#117733",
         needs=lambda config: frozenset({"teachers", "models", "returns"}),
+        drawn=False,
         untold=True,
     ),
     Method(

@@ -180,13 +180,15 @@ class ContextAgent:
             due[acting] = self._steps[acting] >= self.renewed_every
             if due.any():
                 self._renew(due)
-        self._steps[acting] += 1
-        if self._noise is None:
-            return self.policy.act(observation, self.z[acting], self.generator)
         with torch.no_grad():
-            return self.policy.decide(
-                observation, self.z[acting], self._noise.expand(len(observation), *self._noise.shape[1:])
-            )
+            if self._noise is None:
+                acted = self.policy.act(observation, self.z[acting], self.generator)
+            else:
+                noise = self._noise.expand(len(observation), *self._noise.shape[1:])
+                acted = self.policy.decide(observation, self.z[acting], noise)
+        self._check_finite("what follows from the observation", acted)
+        self._steps[acting] += 1
+        return acted
 
     def observe(
         self,

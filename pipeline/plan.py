@@ -259,7 +259,7 @@ class Planner:
             own["ensembles"] = refs_of(trained)
         others = [kind for kind in getattr(learner, "besides", ()) if kind != config.teacher]
         own["besides"] = tuple(self.others(replace(config, teacher=kind)) for kind in others)
-        for seed in config.distill_seeds:
+        for seed in config.distill_seeds[: None if method.drawn else 1]:
             label, own["seed"] = f"{variant.label} seed {seed}", f"{config.seed}/{seed}"
             trained = self.add(Distill, config, f"distill {label}", config.distill_cpus, **own)
             looked = {"collect": refs_of(collected, self.plan.played), "teach": refs_of(teachers, self.plan.played)}

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mbml.bank import BankConfig, BankLearner, LikelihoodEncoder, TeacherBank
+from mbml.evidence import EvidenceConfig
 from mbml.models import Ensemble, EnsembleConfig, Target
 from mbml.policy import ContextAgent, ContextPolicy, PolicyError
 from mbml.serialise import load_tree, save_tree
@@ -66,6 +67,7 @@ def test_statistics_are_gaussian_log_likelihoods_and_the_likeliest_task_is_belie
     encoder.fit(own)
     found = encoder.statistics(LAYOUT.context(rows))
     expected = torch.tensor([naive(ensembles, own, row) for row in rows])
+    expected -= expected.amax(1, keepdim=True)
     torch.testing.assert_close(found[:, :-1], expected, rtol=1e-3, atol=1e-3)
     assert torch.equal(found[:, -1], torch.ones(7))
     assert encoder.belief(found.sum(0)).mean.argmax() == expected.sum(0).argmax()
@@ -75,6 +77,27 @@ def test_statistics_are_gaussian_log_likelihoods_and_the_likeliest_task_is_belie
     odds = (expected.sum(0) - expected.sum(0).max()).exp()
     torch.testing.assert_close(encoder.weights(found.sum(0))[:-1], odds / odds.sum(), rtol=1e-2, atol=1e-4)
     assert encoder.weights(found.sum(0))[-1] == 0
+
+
+def test_one_transition_unlike_any_logged_does_not_drown_what_is_seen_after_it():
+    encoder = LikelihoodEncoder(models(dynamics=False), LAYOUT, untold=2)
+    encoder.fit(random_rows(K, 5))
+    context = LAYOUT.context(random_rows(1, 400, seed=3)[0])
+    seen, wrong = encoder.statistics(context), context[:1].clone()
+    wrong[:, -1] = 1e17
+    odd = encoder.statistics(wrong)
+    total = odd[0].clone()
+    for one in seen:
+        total += one
+    gained = (total - odd)[0, :-1]
+    torch.testing.assert_close(gained, seen.sum(0)[:-1], rtol=0, atol=len(seen) * 0.07)  # float32 at a million
+    assert seen.sum(0)[:-1].min() < -100
+
+
+def test_a_kind_of_teachers_without_a_name_is_refused():
+    for config in (BankConfig, EvidenceConfig):
+        with pytest.raises(ValueError, match="There is no teacher ''; choose one of"):
+            config(teacher="")
 
 
 def make_bank(kind, dynamics=False, every=20):
@@ -93,6 +116,14 @@ def test_the_bank_acts_by_the_teacher_that_it_believes_in():
         assert torch.equal(found[n], everybody[teacher, n])
     agent = ContextAgent(bank, seeded(), tasks=3)  # nothing seen: the untold teacher
     torch.testing.assert_close(agent.act(observation), everybody[1])
+
+
+def test_an_observation_that_no_action_follows_from_is_refused():
+    agent = ContextAgent(make_bank("td3_bc"), seeded(), tasks=1)
+    before = agent.state_dict()
+    with pytest.raises(PolicyError, match=r"what follows from the observation \(1, 2\) holds .* not finite"):
+        agent.act(torch.full((1, LAYOUT.observation_size), 3e38))
+    assert_same_bits(agent.state_dict(), before)
 
 
 @pytest.mark.parametrize("dynamics", [False, True])

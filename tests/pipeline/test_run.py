@@ -94,7 +94,7 @@ def test_the_report_of_every_environment(everything, gathered, env, tmp_path):
         for split, tasks in (("test", config.test_tasks), ("train", config.train_tasks)):
             steps, scores = results.scores(method, split)
             assert steps.tolist() == ([1] if method == "bank" else [10, 20])
-            assert scores.shape == (len(config.distill_seeds), len(steps), tasks)
+            assert scores.shape == (1 if method == "bank" else len(config.distill_seeds), len(steps), tasks)
     tried_out = ("best_teacher",) if config.evaluate.reference_episodes > 1 else ()
     for name in ("random", "zero_action", "blind_teacher", "blind_teacher_bound", "nearest_teacher", *tried_out):
         assert len(results.references("test")[name]) == config.test_tasks
@@ -151,7 +151,8 @@ def test_nothing_in_the_store_is_a_pickle(everything):
 def test_methods_share_data_and_teachers_but_not_students(everything):
     plans, store, _, _ = everything
     compared = plans["umaze_goal"]
-    assert [(run.variant.label, run.seed) for run in compared.runs] == [(m, s) for m in COMPARED for s in (0, 1)]
+    pairs = [(m, s) for m in COMPARED for s in (0, 1) if (m, s) != ("bank", 1)]  # a bank is the same for all seeds
+    assert [(run.variant.label, run.seed) for run in compared.runs] == pairs
     encoders = set()
     students = [run for run in compared.runs if run.variant.method != "bank"]
     for run in students:
