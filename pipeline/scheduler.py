@@ -159,6 +159,8 @@ class _Run:
         self.cost = {ref.stage: StageCost(ref.stage) for ref in jobs}
         self.begun: dict[str, float] = {}
         """When the first job of a stage was started."""
+        self.order = _ordered(jobs)
+        """Every job after those that it needs, whatever order they are to start in."""
         self.left = self._plan()
         """Jobs that are not done, in their order."""
         self.place = {ref: place for place, ref in enumerate(self.left)}
@@ -331,7 +333,7 @@ class _Run:
         elif not (isinstance(cause, OSError) or _died(cause)):  # these say what is wrong; the rest needs its traceback
             self.log(str(error))
         lost = {job.ref}
-        for ref in _ordered(self.jobs):
+        for ref in self.order:
             if ref in self.left and lost.intersection(self.jobs[ref].inputs):
                 lost.add(ref)
                 self.result.skipped[self.left.pop(ref).name] = f"it needs {job.name}, which failed"
