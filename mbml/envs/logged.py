@@ -21,7 +21,8 @@ _PRESETS = {
         "teacher": "iql",  # its policy only ever imitates what was logged; TD3+BC's went astray beyond it (docs/fit.md)
         "iql.foreign_share": 0.75,  # a log of weeks is small: alone its teacher learns it by heart (docs/fit.md)
         "relabel.pool": 1_000,
-        "evidence.student.kind": "acting",
+        "evidence.guide": "own",  # without a simulator nobody knows which teacher does best
+        "evidence.foreign_share": 0.0,
         "evidence.steps": 6_000,
     },
     "paper": {"methods": ("evidence",), "relabel.pool": 1_000},
