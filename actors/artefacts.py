@@ -88,11 +88,12 @@ def load_rows(collected: Sequence[Path], tasks: Sequence[int]) -> MappedRows:
     return MappedRows([dataset.shards(index) for index in tasks])
 
 
-def load_teachers(trained: Sequence[Path], tasks: Sequence[int]) -> Teachers:
-    """The teachers of `tasks`, which are in these artefacts; raises ArtefactError where one is not."""
+def load_teachers(trained: Sequence[Path], tasks: Sequence[int] | None) -> Teachers:
+    """The teachers of `tasks`, which are in these artefacts, or whatever is there; raises ArtefactError where one is
+    not."""
     parts = _stacks(trained, "teachers")
     joined = Teachers.join([teachers.load(part["teachers"]) for part in parts])
-    places = _places(parts, tasks)
+    places = list(range(joined.tasks)) if tasks is None else _places(parts, tasks)
     return joined if places == list(range(joined.tasks)) else joined.select(places)
 
 
@@ -171,6 +172,13 @@ def load_returns(references: Path, tasks: Sequence[int]) -> Tensor:
         table[played, played] = torch.tensor(found["own"], dtype=torch.float64)
     table[torch.tensor(compared).unsqueeze(1), played] = torch.tensor(found["teachers"], dtype=torch.float64)
     return table
+
+
+def load_pooled_returns(references: Path, tasks: Sequence[int]) -> Tensor:
+    """Returns `[1, K]` (float64) of the pooled teacher on `tasks`; NaN where it was not played."""
+    found = read_json(references / "references.json")["train"]
+    known = dict(zip(found["task"], found["teachers"][0], strict=True))
+    return torch.tensor([[known.get(task, torch.nan) for task in tasks]], dtype=torch.float64)
 
 
 def snapshot_of(trained: Path, step: int) -> Path:

@@ -22,7 +22,8 @@ class Method(Entry):
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Values by dotted path in the run's configuration."""
     needs: Callable[[Any], frozenset[str]] = lambda config: frozenset()
-    """Which of "teachers", "tables", "models" and "returns" a learner of that configuration needs."""
+    """Which of "teachers", "tables", "models" and "returns" a learner of that configuration needs; with "pooled" that
+    teacher, where there is one, is the last of them."""
     drawn: bool = True
     """Whether students of two seeds differ; of another kind one is made, whatever the seeds."""
     untold: bool = False
@@ -102,7 +103,7 @@ METHODS: Registry[Method] = Registry(
         evidence.EvidenceConfig,
         _EVIDENCE,
         colour="#D81B60",
-        needs=lambda config: frozenset({"teachers", "tables", "returns"}),
+        needs=lambda config: frozenset({"teachers", "tables", "returns", "pooled"}),
         untold=True,
     ),
     Method(

@@ -219,6 +219,11 @@ def rows_of(rows: Rows, task: int, start: int = 0, stop: int | None = None) -> T
     return gather_rows(rows, places, torch.tensor([task]))[0]
 
 
+def together(rows: Rows) -> Tensor:
+    """The rows of all tasks, copied, as those of one, `[1, N, R]`."""
+    return torch.cat([rows_of(rows, task) for task in range(len(rows))]).unsqueeze(0)
+
+
 def resident(rows: Rows, device: torch.device | str) -> Rows:
     """Rows that a learner on `device` can draw from: as they are on a CPU; on a GPU a copy, made task by task."""
     if torch.device(device).type == "cpu":

@@ -17,7 +17,7 @@ from mbml.relabel import RelabelTables
 from mbml.rollout import EnvStack, mean_returns
 from mbml.rows import RowLayout, Rows
 from mbml.seeding import generator_of, seed_of
-from mbml.settings import Count, Whole
+from mbml.settings import Count, Whole, Widths
 from mbml.sharing import shared_batches
 from mbml.teachers import TEACHERS, TeacherLearner, Teachers
 from mbml.training import Training, batches
@@ -35,6 +35,32 @@ class TeachingConfig:
     """Episodes per evaluation; the checkpoint with the highest mean return becomes the teacher."""
     tasks_per_actor: Whole = 1
     """Tasks learned side by side in one actor; 0: as many as the size of their networks makes best."""
+
+
+@dataclass(frozen=True)
+class PooledConfig:
+    """One more teacher, which learns from all training tasks' transitions as if they were one task's.
+
+    Where bodies vary and goals do not, it has seen more than any other, and may serve them all.
+    """
+
+    teacher: str | None = None
+    """Its kind, one of `mbml.teachers.TEACHERS`, configured in the field of its name but for these; None: there is
+    none."""
+    iterations: Count = 100_000
+    """Updates."""
+    evaluation_every: Count = 5_000
+    """Iterations between evaluations on the training tasks."""
+    evaluation_episodes: Count = 3
+    """Episodes per task and evaluation; the checkpoint with the highest mean return over the tasks is kept."""
+    hidden: Widths = (400, 300)
+    """Widths of its networks."""
+    batch_size: Count = 256
+    """Transitions in one iteration."""
+
+    def __post_init__(self) -> None:
+        if self.teacher is not None:
+            TEACHERS[self.teacher]
 
 
 class Teaching(Training[TeacherLearner]):

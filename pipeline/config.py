@@ -25,7 +25,7 @@ from mbml.relabel import RelabelConfig
 from mbml.settings import ConfigError, Count, Positive, Share, Whole, changed, check_fields
 from mbml.students import STUDENTS
 from mbml.teachers import TEACHERS
-from mbml.teaching import TeachingConfig
+from mbml.teaching import PooledConfig, TeachingConfig
 from mbml.warmstart import WarmStartConfig
 
 __all__ = ["ConfigError", "ModelsConfig", "Place", "RunConfig", "folder_here"]
@@ -138,6 +138,8 @@ class _Fixed:
     """SAC collection."""
     teach: TeachingConfig = field(default_factory=TeachingConfig)
     """Training of the teachers."""
+    pooled: PooledConfig = field(default_factory=PooledConfig)
+    """One more teacher, of all training tasks together."""
     models: ModelsConfig = field(default_factory=ModelsConfig)
     """Reward and next-state ensembles."""
     relabel: RelabelConfig = field(default_factory=RelabelConfig)

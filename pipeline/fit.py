@@ -35,6 +35,8 @@ def check_fit(config: RunConfig, place: Place, out: Path) -> None:
     if config.train_tasks or config.test_tasks or config.horizon:
         raise ConfigError("fit takes all tasks and the longest episode of the logs; leave out train_tasks, test_tasks "
                           "and horizon.")  # fmt: skip
+    if config.pooled.teacher is not None:
+        raise ConfigError("pooled.teacher is for what can be played, and fit has logs; leave it out.")
     config.check()
     check_replaceable(out / POLICY)
     prepare(place)

@@ -35,6 +35,7 @@ from mbml.partners import evenly
 from mbml.settings import changed
 from mbml.stacks import side_by_side
 from mbml.teachers import TEACHERS
+from mbml.teaching import TeachingConfig
 from pipeline.config import ConfigError, RunConfig, check_warmstart
 
 
@@ -170,6 +171,7 @@ class Planner:
         result.artefacts = {"collect": list(refs_of(collected)), "teach": list(refs_of(teachers)), "rllib": []}
         result.artefacts["references"] = []
         self.references(config, collected, teachers)
+        self.pooled(config, collected)
         for algorithm, task in itertools.product(config.rllib.algorithms, result.train):
             own = {"algorithm": algorithm, "task": task, "config": config.rllib, "collect": (collected[task],)}
             result.artefacts["rllib"].append(self.add(RLlib, config, f"rllib {algorithm} task {task}", **own))
@@ -219,6 +221,22 @@ class Planner:
                 self.plan.artefacts[f"likelihood of {config.teacher}"] = [job]
         return references
 
+    def pooled(self, config: RunConfig, collected: Stacks) -> tuple[Ref, Ref] | None:
+        """What the teacher of all training tasks together returns, and itself, where there is to be one."""
+        pooled, train = config.pooled, self.plan.train
+        if pooled.teacher is None:
+            return None
+        sizes = {"hidden": pooled.hidden, "batch_size": pooled.batch_size, "foreign_share": 0.0}
+        learner = replace(getattr(config, pooled.teacher), **sizes)
+        schedule = TeachingConfig(pooled.iterations, pooled.evaluation_every, pooled.evaluation_episodes)
+        own: dict[str, Any] = {"teacher": pooled.teacher, "config": schedule, "learner": learner}
+        own |= {"pooled": self.plan.played, "collect": refs_of(collected, train)}
+        teacher = self.add(Teach, config, "teach all tasks together", **own)
+        played = {"config": config.evaluate, "teach": (teacher,), "pooled": True}
+        returns = self.add(References, config, "references of the pooled teacher", **played)
+        self.plan.artefacts["pooled"] = [returns]
+        return returns, teacher
+
     def others(self, config: RunConfig) -> tuple[Ref, tuple[Ref, ...]]:
         """What another kind of teachers returns, and the teachers of the training tasks."""
         collected, teachers = self.data(config)
@@ -259,6 +277,7 @@ class Planner:
             own["ensembles"] = refs_of(trained)
         others = [kind for kind in getattr(learner, "besides", ()) if kind != config.teacher]
         own["besides"] = tuple(self.others(replace(config, teacher=kind)) for kind in others)
+        own["pooled"] = self.pooled(config, collected) if "pooled" in needs else None
         for seed in config.distill_seeds[: None if method.drawn else 1]:
             label, own["seed"] = f"{variant.label} seed {seed}", f"{config.seed}/{seed}"
             trained = self.add(Distill, config, f"distill {label}", config.distill_cpus, **own)

@@ -211,6 +211,9 @@ def gather(plan: Plan, store: Store, outcome: Outcome | None = None) -> Results:
         if place:
             found = [p.assign(method=p["method"] + f" ({kind})") for p in found if p["method"][0] in _OF_KIND]
         parts += found
+    for split, found in (item for file in files("pooled", "references.json") for item in read_json(file).items()):
+        where = {"method": "pooled_teacher", "split": split, "task": found["task"]}
+        parts.append(tidy("reference", "task", found["teachers"][0], **where))
     for choice in (row for file in files("teach", "selected.json") for row in read_json(file)):
         where = {"method": "teacher", "task": choice["task"], "step": choice.get("step", choice.get("iteration"))}
         parts.append(tidy("selected", "", choice["return"], **where, **train))

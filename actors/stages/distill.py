@@ -9,6 +9,7 @@ import torch
 from actors.artefacts import (
     layout_of,
     load_models,
+    load_pooled_returns,
     load_returns,
     load_rows,
     load_tables,
@@ -44,6 +45,8 @@ class Distill:
     references: Ref | None = None
     besides: tuple[tuple[Ref, tuple[Ref, ...]], ...] = later(())
     """Returns and teachers of other kinds, of the same tasks."""
+    pooled: tuple[Ref, Ref] | None = later(None)
+    """Returns and artefact of the teacher of all tasks together."""
     models: Mapping[Target, EnsembleConfig] | None = later(None)
     ensembles: tuple[Ref, ...] = later(())
     threads: int = 1
@@ -59,7 +62,9 @@ def distill(spec: Distill, run: Run) -> dict[str, Any]:
     if spec.teach:
         stacks = [spec.teach, *(teach for _, teach in spec.besides)]
         kinds = [load_teachers(run.paths(teach), spec.tasks) for teach in stacks]
-        needed["teachers"] = (Various(kinds) if spec.besides else kinds[0]).to(run.device)
+        if spec.pooled:
+            kinds.append(load_teachers(run.paths(spec.pooled[1:]), None))
+        needed["teachers"] = (Various(kinds) if len(kinds) > 1 else kinds[0]).to(run.device)
     if spec.relabel is not None:
         needed["tables"] = load_tables(run.inputs[spec.relabel]).to(run.device)
     if spec.models is not None:
@@ -68,8 +73,10 @@ def distill(spec: Distill, run: Run) -> dict[str, Any]:
             model.network.to(run.device)
     if spec.references is not None:
         played = run.paths([spec.references, *(returns for returns, _ in spec.besides)])
-        returns = torch.cat([load_returns(folder, spec.tasks) for folder in played])
-        needed["returns"] = returns.to(run.device, torch.float32)
+        returns = [load_returns(folder, spec.tasks) for folder in played]
+        if spec.pooled:
+            returns.append(load_pooled_returns(run.inputs[spec.pooled[0]], spec.tasks))
+        needed["returns"] = torch.cat(returns).to(run.device, torch.float32)
     # Batches and contexts have a generator each.
     generators = [generator_of(spec.seed, "distill", purpose, device=run.device) for purpose in ("batches", "contexts")]
     make = next(method.make for method in METHODS.values() if method.learner == spec.learner)

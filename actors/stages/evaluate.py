@@ -19,6 +19,7 @@ from mbml.evaluate import (
     evaluate_teachers,
 )
 from mbml.policy import ContextPolicy
+from mbml.settings import later
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,10 @@ class Evaluate(Protocol):
 
 @dataclass(frozen=True)
 class References(Protocol):
-    """Random, zero action and the teacher of every training task that is played."""
+    """Random, zero action and the teacher of every training task that is played, or the pooled teacher alone."""
 
     teach: tuple[Ref, ...]
+    pooled: bool = later(False)
 
 
 @stage(version=1)
@@ -75,13 +77,13 @@ def evaluate(spec: Evaluate, run: Run) -> dict[str, Any]:
 @stage(version=2)
 def references(spec: References, run: Run) -> dict[str, Any]:
     """Leaves `references.json`."""
-    teachers = load_teachers(run.paths(spec.teach), spec.train)
+    teachers = load_teachers(run.paths(spec.teach), None if spec.pooled else spec.train)
     result: dict[str, Any] = {}
     for done, (split, indices) in enumerate({"test": spec.test, "train": spec.train}.items(), 1):
         played = spec.of(tasks_of(spec.env, split, indices))
         returns = evaluate_teachers(teachers, played)
-        found = evaluate_simple_references(played) | {"teachers": returns.mean(-1)}
-        if spec.config.reference_episodes > 1:
+        found = ({} if spec.pooled else evaluate_simple_references(played)) | {"teachers": returns.mean(-1)}
+        if spec.config.reference_episodes > 1 and not spec.pooled:
             found["best_teacher"] = best_of(returns)
         result[split] = {"task": list(indices)} | {name: table.tolist() for name, table in found.items()}
         run.report(done, 2, "splits")

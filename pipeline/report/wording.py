@@ -28,6 +28,7 @@ REFERENCES = {
     "random": Look("random", "#8c8c8c", "random", ":"),
     "zero_action": Look("zero action", "#8c8c8c", "zero", "-."),
     "blind_teacher": Look("task-blind teacher", "#CC79A7", "blind"),
+    "pooled_teacher": Look("pooled teacher", "#E69F00", "pooled"),
     "likelihood_teacher": Look("likelihood teacher", "#B8860B", "likelihood"),
     "likelihood_teacher_episodes": Look("likelihood teacher, chosen per episode", "#B8860B", "per episode", ":"),
     "nearest_teacher": Look("nearest teacher (told the task)", "#009E73", "nearest"),
@@ -40,7 +41,9 @@ REFERENCES = {
     "rllib_cql": Look("own CQL (RLlib)", "#5f5f5f", "RLlib CQL"),
     "rllib_iql": Look("own IQL (RLlib)", "#5f5f5f", "RLlib IQL"),
 }
-SIMPLE = ("random", "zero_action", "blind_teacher", "likelihood_teacher", "likelihood_teacher_episodes")
+SIMPLE = (
+    "random", "zero_action", "blind_teacher", "pooled_teacher", "likelihood_teacher", "likelihood_teacher_episodes"
+)  # fmt: skip
 """References that need not be told the task and are chosen without the tasks that they are scored on."""
 
 

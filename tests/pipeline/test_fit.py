@@ -185,6 +185,7 @@ def test_keys_follow_what_is_learned_from_and_by(out):
         (["--env", "umaze_goal"], "fit learns from logs alone; leave out --env umaze_goal."),
         (["--methods", "metagenrl"], "metagenrl"),
         (["--methods", "ground_truth"], "ground_truth needs a reward function"),
+        (["--pooled.teacher", "iql"], "fit has logs"),
         (["--train-tasks", "2"], "leave out train_tasks, test_tasks"),
         (["--encoder", "mean"], "encoder is mean, but evidence has its own"),
         (["--needs", "fly:memory=1"], "'fly' is no stage"),

@@ -6,15 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from actors.artefacts import read_json, read_lines, snapshot_of
+from actors.artefacts import layout_of, load_rows, load_teachers, read_json, read_lines, snapshot_of, tasks_of
 from actors.store import Store
 from mbml import envs
 from mbml.data import validate
 from mbml.encoders import NetworkEncoder
+from mbml.evaluate import evaluate_teachers
 from mbml.methods import METHODS
 from mbml.policy import ContextPolicy
+from mbml.rows import rows_of, sample_indices
+from mbml.seeding import generator_of
 from mbml.settings import changed
+from mbml.teachers import TEACHERS
 from pipeline.plan import plan
 from pipeline.presets import preset
 from pipeline.publish import say_failures
@@ -22,6 +27,7 @@ from pipeline.report.page import run_page
 from pipeline.results import best_policy, cube, gather
 from pipeline.run import hand_over
 from pipeline.scheduler import execute, standing
+from tests.mbml.toys import assert_same_bits
 
 UMAZE = changed(preset("umaze_goal", "smoke"), {"evaluate.reference_episodes": 3})
 COMPARED = tuple(name for name in METHODS if name != "metagenrl")
@@ -35,7 +41,8 @@ def everything(tmp_path_factory, embedded_ray):
     # One environment also trains every ablation and rival, from the same data and teachers; others the rest.
     plans["umaze_goal"] = plan(replace(UMAZE, methods=COMPARED, distill_seeds=(0, 1)))
     plans["ant_dir"] = plan(replace(preset("ant_dir", "smoke"), methods=("full", "metagenrl")))
-    plans["walker_param"] = plan(changed(preset("walker_param", "smoke"), {"evidence.besides": ("td3_bc",)}))
+    several = {"evidence.besides": ("td3_bc",), "pooled.teacher": "td3_bc"}
+    plans["walker_param"] = plan(changed(preset("walker_param", "smoke"), several))
     plans["half_cheetah_vel"] = plan(changed(preset("half_cheetah_vel", "smoke"), {"rllib.algorithms": ("bc",)}))
     jobs = [job for one in plans.values() for job in one.jobs.values()]
     outcome = execute(jobs, str(store), poll_seconds=60)
@@ -116,6 +123,33 @@ def test_references_are_fresh_returns_of_teachers_chosen_on_the_training_tasks(e
     np.testing.assert_array_equal(test["best_teacher"], found["test"]["best_teacher"])
     _, table = cube(results.rows("teacher_return", split="test"), "index", "task")
     np.testing.assert_array_equal(table, teachers["test"])
+
+
+def test_the_pooled_teacher_learns_from_all_batches_as_from_one(everything, gathered):
+    plans, store, _, _ = everything
+    jobs, results = plans["walker_param"], gathered["walker_param"]
+    (spec,) = (job.spec for job in jobs.jobs.values() if getattr(job.spec, "pooled", None) == jobs.train)
+    (pooled,) = (ref for ref, job in jobs.jobs.items() if job.spec is spec)
+    rows = load_rows([store.fetch(*ref) for ref in spec.collect], jobs.train)
+    everybody = torch.cat([rows_of(rows, task) for task in jobs.train])
+    generator = generator_of(spec.seed, "td3_bc", jobs.train[0])
+    learner = TEACHERS["td3_bc"].make(spec.learner, layout_of("walker_param"), 1, generator)
+    (chosen,) = read_json(store.fetch(*pooled) / "selected.json")
+    for _ in range(chosen["iteration"]):
+        learner.update(everybody[sample_indices(1, spec.learner.batch_size, len(everybody), generator)])
+    (kept,) = [load_teachers([store.fetch(*pooled)], None)]
+    assert_same_bits(kept.parameters(), learner.teachers().parameters())
+    curve = read_lines(store.fetch(*pooled) / "curves.jsonl")
+    assert chosen["return"] == max(point["return"] for point in curve)
+
+    (played,) = jobs.artefacts["pooled"]
+    for split in ("train", "test"):
+        protocol = jobs.jobs[played].spec
+        returns = evaluate_teachers(kept, protocol.of(tasks_of("walker_param", split, getattr(protocol, split))))
+        np.testing.assert_array_equal(results.references(split)["pooled_teacher"], returns[0].mean(-1))
+    trained = {run.variant.label: jobs.jobs[run.trained].spec for run in jobs.runs}
+    assert trained["evidence"].pooled == (played, pooled)
+    assert trained["full"].pooled is None
 
 
 @pytest.mark.parametrize("env", envs.FAMILIES)

@@ -56,6 +56,26 @@ def test_a_kind_that_there_is_not_is_refused():
         changed(SMALL, {"besides": ("bcq", "dqn")})
 
 
+def test_one_teacher_of_all_tasks_together_may_guide_the_untold_start_and_a_task():
+    pooled = teachers(kind="iql").select([0])
+    returns = torch.zeros(K + 1, K)
+    returns[1, 2], returns[K, :2] = 2.0, 1.5  # each embedding's guide: the pooled one, where it is the better one
+    returns[3, 3] = 1.0
+    needed = {"teachers": Various([teachers(), pooled]), "tables": make_tables(), "returns": returns}
+    learner = EvidenceLearner(
+        changed(SMALL, {"guide": "best", "student.kind": "acting"}),
+        LAYOUT,
+        random_rows(K, N),
+        seeded(1),
+        seeded(2),
+        **needed,
+    )
+    pair = torch.randn(K + 1, 5, LAYOUT.pair_size, generator=seeded(1))
+    wanted = [pooled.value(pair[[i]]) for i in (0, 1, 4)]
+    own = [teachers().select([teacher]).value(pair[[i]]) for i, teacher in ((2, 1), (3, 3))]
+    torch.testing.assert_close(learner.teachers.value(pair), torch.cat([*wanted[:2], *own, wanted[2]]))
+
+
 def test_guides_are_the_best_of_all_kinds():
     returns = torch.zeros(3 * K, K)
     best = [K + 2, 0, 2 * K + 1, K]
