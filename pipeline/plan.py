@@ -170,8 +170,8 @@ class Planner:
         collected, teachers = self.data(config)
         result.artefacts = {"collect": list(refs_of(collected)), "teach": list(refs_of(teachers)), "rllib": []}
         result.artefacts["references"] = []
+        self.pooled(config, collected)  # early: it takes long, and one processor
         self.references(config, collected, teachers)
-        self.pooled(config, collected)
         for algorithm, task in itertools.product(config.rllib.algorithms, result.train):
             own = {"algorithm": algorithm, "task": task, "config": config.rllib, "collect": (collected[task],)}
             result.artefacts["rllib"].append(self.add(RLlib, config, f"rllib {algorithm} task {task}", **own))
