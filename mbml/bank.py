@@ -22,7 +22,7 @@ from mbml.nets import StackedMLP
 from mbml.policy import ContextPolicy
 from mbml.rows import RowLayout, Rows, spread_rows
 from mbml.settings import Count, Whole
-from mbml.teachers import TEACHERS, Teachers
+from mbml.teachers import TEACHERS, Teachers, of_shapes
 
 _LOG_2PI = math.log(2 * math.pi)
 _CHUNK = 4_096
@@ -144,29 +144,20 @@ class TeacherBank(ContextPolicy):
             return StackedMLP(each * config.tasks, sizes, generator=generator)
 
         sizes = {"reward": 1, "next_observation": layout.observation_size}
-        parts: dict[str, Any] = {n: network(p) if isinstance(p, list) else p for n, p in config.teachers.items()}
         models: dict[Target, Ensemble] = {}
         for target, c in config.models.items():
             members = network([layout.pair_size, *c.hidden, sizes[target]], c.members)
             models[target] = Ensemble.of_networks(c, layout, target, [members])
         encoder = LikelihoodEncoder(models, layout, config.untold)
-        self._hold(config, TEACHERS[parts["kind"]].policies(**parts), encoder, generator)
+        self._hold(config, of_shapes(config.teachers, config.tasks, generator), encoder, generator)
 
     @classmethod
     def of(cls, teachers: Teachers, encoder: LikelihoodEncoder, renewed_every: int) -> Self:
         """The bank of these teachers, which are not copied."""
-        shapes = {n: list(p.sizes) if isinstance(p, StackedMLP) else p for n, p in vars(teachers).items()}
         models: dict[Target, Any] = {target: model.config for target, model in encoder._models.items()}
         bank = cls.__new__(cls)
-        shape = BankShape(teachers.tasks, shapes, models, encoder.untold, renewed_every)
+        shape = BankShape(teachers.tasks, teachers.shapes(), models, encoder.untold, renewed_every)
         bank._hold(shape, teachers, encoder, Generator())
-        return bank
-
-    @classmethod
-    def _built(cls, tree: dict[str, Any]) -> Self:
-        bank = super()._built(tree)  # acts once, because a kind of teachers does not check what it is made of
-        bank.decide(torch.zeros(1, bank.layout.observation_size), torch.zeros(1, bank.config.tasks),
-                    torch.zeros(1, *bank.noise_shape))  # fmt: skip
         return bank
 
     def _hold(self, config: BankShape, teachers: Teachers, encoder: LikelihoodEncoder, generator: Generator) -> None:

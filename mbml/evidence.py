@@ -24,7 +24,7 @@ from mbml.partners import some_tasks
 from mbml.relabel import RelabelTables
 from mbml.rows import RowLayout, Rows, gather_rows, sample_indices, sample_rows
 from mbml.settings import Count, Share, Whole, later
-from mbml.students import Student, StudentConfig, make_student
+from mbml.students import LedStudent, Student, StudentConfig, make_student
 from mbml.teachers import TEACHERS, Teachers
 
 
@@ -41,8 +41,8 @@ class EvidenceConfig(Schedule):
     teacher: str | None = None
     """Kind of its teachers, one of `mbml.teachers.TEACHERS`; None takes the run's."""
     besides: tuple[str, ...] = later(())
-    """Other kinds of teachers, of which a better one is a guide instead: of the untold embedding, and with `guide`
-    best of the task's."""
+    """Other kinds of teachers, of which a better one is a guide instead, as the pooled teacher is where there is one:
+    of the untold embedding, and with `guide` best of the task's."""
     batch_size: Count = 128
     """State-action rows B per task and step."""
     context_size: Count = 128
@@ -54,6 +54,8 @@ class EvidenceConfig(Schedule):
     guide: Literal["own", "best"] = "own"
     """The teacher that a task's embedding is distilled from: its own, or the one that does best on it in its
     simulator."""
+    untold: Literal["student", "teacher"] = later("student")
+    """Who acts where nothing was seen: an acting student by imitation, or the teacher that it would imitate."""
     tasks_per_step: Whole = later(16)
     """Tasks of a step, drawn at random; all where there are no more, or with 0. A step's cost does not grow beyond."""
     rivals: Whole = later(64)
@@ -98,7 +100,11 @@ class EvidenceLearner(Learner):
         guides = best_teachers(returns) if config.guide == "best" else torch.arange(self.tasks)
         self.teachers = teachers.select([*guides.tolist(), blind_teacher(returns)])
         encoder = replace(config.student.encoder, anchors=self.tasks)
-        self.student = make_student(replace(config.student, encoder=encoder), layout, self.generator)
+        shape = replace(config.student, encoder=encoder)
+        if config.untold == "teacher":
+            self.student = LedStudent.of(shape, layout, self.generator, self.teachers.select([self.tasks]))
+        else:
+            self.student = make_student(shape, layout, self.generator)
         self.student.fit(rows)
         self.optimiser = adam(self.student.parameters(), config.learning_rate)
 

@@ -22,8 +22,7 @@ class Method(Entry):
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Values by dotted path in the run's configuration."""
     needs: Callable[[Any], frozenset[str]] = lambda config: frozenset()
-    """Which of "teachers", "tables", "models" and "returns" a learner of that configuration needs; with "pooled" that
-    teacher, where there is one, is the last of them."""
+    """Which of "teachers", "tables", "models" and "returns" a learner of that configuration needs."""
     drawn: bool = True
     """Whether students of two seeds differ; of another kind one is made, whatever the seeds."""
     untold: bool = False
@@ -103,7 +102,7 @@ METHODS: Registry[Method] = Registry(
         evidence.EvidenceConfig,
         _EVIDENCE,
         colour="#D81B60",
-        needs=lambda config: frozenset({"teachers", "tables", "returns", "pooled"}),
+        needs=lambda config: frozenset({"teachers", "tables", "returns"}),
         untold=True,
     ),
     Method(

@@ -106,6 +106,9 @@ class ContextPolicy(nn.Module):
         config = TypeAdapter(cls.config_type).validate_python(tree["config"])
         policy = cls(config, TypeAdapter(RowLayout).validate_python(tree["layout"]), _Nowhere())
         policy.load_state_dict(tree["weights"], assign=True)
+        # Acts once, because a kind of teachers does not check what it is made of.
+        policy.decide(*(torch.zeros(1, *size) for size in ((policy.layout.observation_size,),
+                        (policy.encoder.embedding_size,), policy.noise_shape or (0,))))  # fmt: skip
         return policy
 
 

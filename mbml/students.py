@@ -4,7 +4,9 @@ The contract first, then the students; a new one is a class and its line in STUD
 """
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +23,13 @@ from mbml.policy import ContextPolicy
 from mbml.registry import Entry, Registry
 from mbml.rows import RowLayout, Rows, Transitions, spread_rows
 from mbml.settings import Count, Whole, Widths
-from mbml.teachers import Teachers
+from mbml.teachers import Teachers, of_shapes
 from mbml.teachers.bcq import LATENT_CLAMP, CandidateNetworks, clamped_latents
 
 _FITTED, _MOST_FITTED = 4_096, 131_072
 """Rows of each task, and of all together, that standardisation is fitted to."""
+_SAME = 1e-6
+"""Squared distance of an embedding from itself at most, however it was rounded."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +182,45 @@ class ActingStudent(Student):
 
     def _action(self, observation: Tensor, z: Tensor) -> Tensor:
         return torch.tanh(through(self.actor, self.seen(observation), z))
+
+
+@dataclass(frozen=True)
+class LedConfig(StudentConfig):
+    """An acting student, and the shapes of the teacher that leads it."""
+
+    start: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the teacher, of a network its sizes."""
+
+
+class LedStudent(ActingStudent):
+    """An acting student of a `mixture`, but where nothing was seen a teacher itself acts, and is not imitated.
+
+    To act in a place that no batch shows, as a policy that serves many bodies does, one must copy it to the letter.
+    """
+
+    kind = "led"
+    config_type = LedConfig
+
+    def __init__(self, config: LedConfig, layout: RowLayout, generator: torch.Generator) -> None:
+        super().__init__(config, layout, generator)
+        self._follow(of_shapes(config.start, 1, generator))
+
+    @classmethod
+    def of(cls, config: StudentConfig, layout: RowLayout, generator: torch.Generator, start: Teachers) -> Self:
+        """A new student, led by this one teacher."""
+        student = cls(LedConfig(**vars(config), start=start.shapes()), layout, generator)
+        student._follow(start)
+        return student
+
+    def _follow(self, start: Teachers) -> None:
+        self.start, self.leading = start, nn.ModuleDict(start.networks())
+        self.noise_shape = (start.candidates, 2 * self.layout.action_size) if start.candidates else ()
+
+    def decide(self, observation: Tensor, z: Tensor, noise: Tensor) -> Tensor:
+        """Actions `[n, d_a]`: the teacher's under the untold embedding, the student's under any other."""
+        untold = (z - self.encoder.get_parameter("embeddings")[-1]).square().sum(-1, keepdim=True) < _SAME
+        led = self.start.decide(observation.unsqueeze(0), noise.unsqueeze(0)).squeeze(0)
+        return torch.where(untold, led, self._action(observation, z))
 
 
 STUDENTS = Registry(

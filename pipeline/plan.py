@@ -277,7 +277,7 @@ class Planner:
             own["ensembles"] = refs_of(trained)
         others = [kind for kind in getattr(learner, "besides", ()) if kind != config.teacher]
         own["besides"] = tuple(self.others(replace(config, teacher=kind)) for kind in others)
-        own["pooled"] = self.pooled(config, collected) if "pooled" in needs else None
+        own["pooled"] = self.pooled(config, collected) if hasattr(learner, "besides") else None
         for seed in config.distill_seeds[: None if method.drawn else 1]:
             label, own["seed"] = f"{variant.label} seed {seed}", f"{config.seed}/{seed}"
             trained = self.add(Distill, config, f"distill {label}", config.distill_cpus, **own)

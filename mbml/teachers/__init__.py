@@ -3,13 +3,22 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
+from mbml.nets import StackedMLP
 from mbml.registry import Registry
 from mbml.teachers import bcq, iql, td3_bc
 from mbml.teachers.contract import TeacherEntry, TeacherLearner, Teachers
 
-__all__ = ["TEACHERS", "TeacherEntry", "TeacherLearner", "Teachers", "load"]
+__all__ = ["TEACHERS", "TeacherEntry", "TeacherLearner", "Teachers", "load", "of_shapes"]
 
 TEACHERS: Registry[TeacherEntry] = Registry("teacher", bcq.ENTRY, iql.ENTRY, td3_bc.ENTRY)
+
+
+def of_shapes(shapes: Mapping[str, Any], tasks: int, generator: torch.Generator) -> Teachers:
+    """So many new teachers of `Teachers.shapes`."""
+    parts = {n: StackedMLP(tasks, s, generator=generator) if isinstance(s, list) else s for n, s in shapes.items()}
+    return TEACHERS[parts["kind"]].policies(**parts)
 
 
 def load(state: Mapping[str, Any]) -> Teachers:

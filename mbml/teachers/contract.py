@@ -66,6 +66,10 @@ class Teachers(ABC):
         """The stacked networks by name."""
         return {name: part for name, part in vars(self).items() if isinstance(part, StackedMLP)}
 
+    def shapes(self) -> dict[str, Any]:
+        """Its fields, of a network the sizes: what `mbml.teachers.of_shapes` makes others like these from."""
+        return {n: list(part.sizes) if isinstance(part, StackedMLP) else part for n, part in vars(self).items()}
+
     def parameters(self) -> list[Tensor]:
         """All weights and biases, first axis the teachers."""
         return [p for network in self.networks().values() for p in network.parameters()]

@@ -6,16 +6,27 @@ from typing import Any
 import pytest
 import torch
 
-from mbml.encoders import EncoderConfig, Mixture
+from mbml.encoders import EncoderConfig, Mixture, through
 from mbml.evidence import EvidenceConfig, EvidenceLearner, evidence_loss
 from mbml.policy import ContextAgent
 from mbml.relabel import RelabelTables
 from mbml.rows import RowLayout
 from mbml.settings import changed
-from mbml.students import GenerativeStudent, make_student
+from mbml.students import GenerativeStudent, LedStudent, make_student
+from mbml.teachers import TEACHERS
 from tests.mbml.meta import MetaGenerator
 from tests.mbml.small_distill import STUDENT, B, K, M, N, Z, make_tables, teachers
-from tests.mbml.toys import LAYOUT, clone, forward, layers_of, random_rows, seeded, small_student, trainable
+from tests.mbml.toys import (
+    LAYOUT,
+    assert_same_bits,
+    clone,
+    forward,
+    layers_of,
+    random_rows,
+    seeded,
+    small_student,
+    trainable,
+)
 
 SMALL = EvidenceConfig(student=STUDENT, batch_size=B, context_size=M, own_share=0.4, learning_rate=1e-3)
 RETURNS = torch.rand(K, K, generator=seeded(6))
@@ -181,6 +192,30 @@ def test_the_evidence_follows_the_rewards_and_not_where_they_were_seen():
             weights = encoder.weights(encoder.statistics(context).sum(0))
             assert weights.argmax() == label, (source, label, weights)
             assert evidence_loss(encoder, context, torch.full((30,), label), torch.ones(30)) < 1.0
+
+
+@pytest.mark.parametrize("kind", TEACHERS)
+def test_the_best_teacher_itself_may_act_where_nothing_was_seen(kind, tmp_path):
+    learner = make_evidence(teacher=kind, untold="teacher", **{"student.kind": "acting"})
+    start = teachers(kind=kind).select([int(RETURNS.mean(1).argmax())])
+    for _ in range(3):
+        learner.update()
+    learner.policy.save(tmp_path / "policy.safetensors")
+    policy = LedStudent.load(tmp_path / "policy.safetensors")
+    assert_same_bits(policy.state_dict(), learner.policy.state_dict())
+    assert_same_bits(list(policy.start.parameters()), start.parameters())
+    observation, embeddings = torch.randn(5, 3, generator=seeded(1)), policy.encoder.get_parameter("embeddings")
+    noise = policy.noise(5, seeded(2))
+    for task, z in enumerate(embeddings):
+        acted = policy.decide(observation, z.expand(5, -1), noise)
+        led = start.decide(observation.unsqueeze(0), noise.unsqueeze(0))[0]
+        own = torch.tanh(through(policy.actor, observation, z.expand(5, -1)))
+        torch.testing.assert_close(acted, led if task == K else own)
+        assert not torch.allclose(led, own)
+    agent = ContextAgent(policy, seeded(3), tasks=5)
+    noise = policy.noise(5, clone(agent.generator))
+    wanted = start.decide(observation.unsqueeze(0), noise.unsqueeze(0))[0]
+    torch.testing.assert_close(agent.act(observation), wanted)
 
 
 def test_everything_is_on_the_device_of_the_generator():

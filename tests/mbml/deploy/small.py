@@ -18,7 +18,7 @@ from mbml.models import Ensemble, EnsembleConfig, Target
 from mbml.policy import ContextPolicy
 from mbml.rows import RowLayout
 from mbml.settings import changed
-from mbml.students import make_student
+from mbml.students import LedStudent, make_student
 from tests.mbml.small_distill import teachers as make_teachers
 from tests.mbml.toys import LAYOUT, random_rows, scatter, seeded, small_student
 
@@ -31,7 +31,7 @@ KINDS = {
     "acting mixture": {"kind": "acting", "encoder.kind": "mixture", "renewed_every": 4},
     "acting mixture arbitrated": {"kind": "acting", "encoder.kind": "mixture", "arbitrated": True},
 }
-EVERY = [*KINDS, "pearl", "bank bcq", "bank td3_bc"]
+EVERY = [*KINDS, "led bcq", "led td3_bc", "pearl", "bank bcq", "bank td3_bc"]
 
 
 def make_policy(kind: str, layout: RowLayout = LAYOUT, seed: int = 0) -> ContextPolicy:
@@ -46,6 +46,10 @@ def make_policy(kind: str, layout: RowLayout = LAYOUT, seed: int = 0) -> Context
         encoder = LikelihoodEncoder(models, layout, untold=1)
         teachers = make_teachers(layout, tasks=TASKS, kind=kind.removeprefix("bank "))
         policy = TeacherBank.of(teachers, encoder, renewed_every=4)
+    elif kind.startswith("led"):
+        config = changed(small_student(), KINDS["acting mixture"] | {"encoder.anchors": TASKS})
+        start = make_teachers(layout, tasks=1, kind=kind.removeprefix("led "))
+        policy = LedStudent.of(config, layout, seeded(seed), start)
     else:
         config = changed(small_student(), KINDS[kind] | {"encoder.anchors": TASKS})
         student = make_student(config, layout, seeded(seed))
