@@ -17,7 +17,8 @@ TEACHERS: Registry[TeacherEntry] = Registry("teacher", bcq.ENTRY, iql.ENTRY, td3
 
 def of_shapes(shapes: Mapping[str, Any], tasks: int, generator: torch.Generator) -> Teachers:
     """So many new teachers of `Teachers.shapes`."""
-    parts = {n: StackedMLP(tasks, s, generator=generator) if isinstance(s, list) else s for n, s in shapes.items()}
+    parts: dict[str, Any] = dict(shapes)
+    parts |= {n: StackedMLP(tasks, s, generator=generator) for n, s in shapes.items() if isinstance(s, list)}
     return TEACHERS[parts["kind"]].policies(**parts)
 
 
