@@ -10,9 +10,9 @@ PEERS  := benchmarks/.venv-peers
 # 350 for checksums, claims, metrics and other formats out, 890 for clusters that grow and vanish, jobs, needs and search
 # spaces, 400 for many tasks and teachers that share, 257 for what a stranger's family, YAML, Ray, a terminal and
 # options may do, 60 for products on AMD's processors and memory that is kept, 153 for the bank of teachers as a policy,
-# 6 for processes that Ray forgot, 93 for a teacher of all tasks together, which
+# 6 for processes that Ray forgot, 90 for a teacher of all tasks together, which
 # may act by itself where nothing was seen.
-LIMIT  := 13401
+LIMIT  := 13398
 SWEEPS := $(sort $(basename $(notdir $(wildcard tune_configs/*.yaml))))
 
 # ENV is also a variable of POSIX shells (a start-up file): keep ours out of the recipes' environment.

@@ -55,7 +55,7 @@ class EvidenceConfig(Schedule):
     """The teacher that a task's embedding is distilled from: its own, or the one that does best on it in its
     simulator."""
     untold: Literal["student", "teacher"] = later("student")
-    """Who acts where nothing was seen: an acting student by imitation, or the teacher that it would imitate."""
+    """Who acts where nothing was seen: the student by imitation, or, if it is an acting one, the teacher itself."""
     tasks_per_step: Whole = later(16)
     """Tasks of a step, drawn at random; all where there are no more, or with 0. A step's cost does not grow beyond."""
     rivals: Whole = later(64)
@@ -101,7 +101,7 @@ class EvidenceLearner(Learner):
         self.teachers = teachers.select([*guides.tolist(), blind_teacher(returns)])
         encoder = replace(config.student.encoder, anchors=self.tasks)
         shape = replace(config.student, encoder=encoder)
-        if config.untold == "teacher":
+        if config.untold == "teacher" and config.student.kind == "acting":
             self.student = LedStudent.of(shape, layout, self.generator, self.teachers.select([self.tasks]))
         else:
             self.student = make_student(shape, layout, self.generator)

@@ -194,9 +194,6 @@ class _Fixed:
             if (kind := getattr(self, name)) and not self._take(name, kind):
                 own = f"{name} is {kind}, but {', '.join(self.methods)} has its own"
                 raise ConfigError(f"{own}; leave it out, or add a method that takes one, such as full.")
-        if self.evidence.untold == "teacher" and self.evidence.student.kind != "acting":
-            kind = self.evidence.student.kind
-            raise ConfigError(f"evidence.untold is teacher, which leads an acting student; its student.kind is {kind}.")
         if self.distill.tasks_per_step == 1:
             raise ConfigError("distill.tasks_per_step is 1, but triplets take two tasks; give 2 or more, or 0 for all.")
         if "metagenrl" in self.methods and self.env != "ant_dir":

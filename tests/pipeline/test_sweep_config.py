@@ -121,8 +121,8 @@ def test_a_change_to_what_is_there_already_is_left_out_and_said(tmp_path):
     said = []
     sweep = load_sweep(written(tmp_path, text))
     kept = runnable(sweep, sweep_defaults(sweep, preset("umaze_goal", "laptop")), said.append)
-    assert [variant.label for variant in kept] == ["evidence", "guide=best"]
-    assert said == ["left out guide=own: here it is the same as evidence."]
+    assert [variant.label for variant in kept] == ["evidence", "guide=own"]
+    assert said == ["left out guide=best: here it is the same as evidence."]
 
 
 def test_what_an_environment_rules_out_is_left_out_and_said():
