@@ -36,7 +36,7 @@ def check_memory(jobs: Iterable[Job]) -> None:
 
 def _needs(spec: Any) -> Iterator[tuple[float, str]]:
     """Bytes that a job holds at once, each way of needing them by itself."""
-    side_by_side = len(spec.tasks) if isinstance(spec, Stack) else 1
+    side_by_side = len(spec.tasks) if isinstance(spec, Stack) and not getattr(spec, "pooled", ()) else 1
     for config, widths in _networks(spec):
         number = side_by_side * getattr(config, "members", 1)
         copies = f", {number} times" if number > 1 else ""

@@ -90,6 +90,8 @@ class Plan:
     in their order, and "likelihood of" those kinds where there are ensembles."""
     teachers: list[str] = field(default_factory=list)
     """Kinds of teachers: the run's, then those that a method has of its own."""
+    pooled: dict[Ref, str] = field(default_factory=dict)
+    """Returns of each pooled teacher, and the first variant that has it; of the run's own, which is first, none."""
     runs: list[Trained] = field(default_factory=list)
     """One multi-task learner each."""
     arms: list[Arm] = field(default_factory=list)
@@ -221,20 +223,19 @@ class Planner:
                 self.plan.artefacts[f"likelihood of {config.teacher}"] = [job]
         return references
 
-    def pooled(self, config: RunConfig, collected: Stacks) -> tuple[Ref, Ref] | None:
+    def pooled(self, config: RunConfig, collected: Stacks, label: str = "") -> tuple[Ref, Ref] | None:
         """What the teacher of all training tasks together returns, and itself, where there is to be one."""
-        pooled, train = config.pooled, self.plan.train
+        pooled = config.pooled
         if pooled.teacher is None:
             return None
         sizes = {"hidden": pooled.hidden, "batch_size": pooled.batch_size, "foreign_share": 0.0}
-        learner = replace(getattr(config, pooled.teacher), **sizes)
         schedule = TeachingConfig(pooled.iterations, pooled.evaluation_every, pooled.evaluation_episodes)
-        own: dict[str, Any] = {"teacher": pooled.teacher, "config": schedule, "learner": learner}
-        own |= {"pooled": self.plan.played, "collect": refs_of(collected, train)}
+        own = {"config": schedule, "learner": replace(getattr(config, pooled.teacher), **sizes)}
+        own |= {"teacher": pooled.teacher, "pooled": self.plan.played, "collect": refs_of(collected, self.plan.train)}
         teacher = self.add(Teach, config, "teach all tasks together", **own)
-        played = {"config": config.evaluate, "teach": (teacher,), "pooled": True}
+        played: dict[str, Any] = {"config": config.evaluate, "teach": (teacher,), "pooled": True}
         returns = self.add(References, config, "references of the pooled teacher", **played)
-        self.plan.artefacts["pooled"] = [returns]
+        self.plan.pooled.setdefault(returns, label)
         return returns, teacher
 
     def others(self, config: RunConfig) -> tuple[Ref, tuple[Ref, ...]]:
@@ -277,7 +278,7 @@ class Planner:
             own["ensembles"] = refs_of(trained)
         others = [kind for kind in getattr(learner, "besides", ()) if kind != config.teacher]
         own["besides"] = tuple(self.others(replace(config, teacher=kind)) for kind in others)
-        own["pooled"] = self.pooled(config, collected) if hasattr(learner, "besides") else None
+        own["pooled"] = self.pooled(config, collected, variant.label) if hasattr(learner, "besides") else None
         for seed in config.distill_seeds[: None if method.drawn else 1]:
             label, own["seed"] = f"{variant.label} seed {seed}", f"{config.seed}/{seed}"
             trained = self.add(Distill, config, f"distill {label}", config.distill_cpus, **own)

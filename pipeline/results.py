@@ -211,9 +211,10 @@ def gather(plan: Plan, store: Store, outcome: Outcome | None = None) -> Results:
         if place:
             found = [p.assign(method=p["method"] + f" ({kind})") for p in found if p["method"][0] in _OF_KIND]
         parts += found
-    for split, found in (item for file in files("pooled", "references.json") for item in read_json(file).items()):
-        where = {"method": "pooled_teacher", "split": split, "task": found["task"]}
-        parts.append(tidy("reference", "task", found["teachers"][0], **where))
+    for ref, label in plan.pooled.items():
+        name = "pooled_teacher" + f" ({label})" * bool(label and len(plan.pooled) > 1)
+        for split, found in read_json(store.file(*ref, "references.json")).items():
+            parts.append(tidy("reference", "task", found["teachers"][0], method=name, split=split, task=found["task"]))
     for choice in (row for file in files("teach", "selected.json") for row in read_json(file)):
         where = {"method": "teacher", "task": choice["task"], "step": choice.get("step", choice.get("iteration"))}
         parts.append(tidy("selected", "", choice["return"], **where, **train))

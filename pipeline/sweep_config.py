@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from mbml.methods import METHODS, Variant
 from mbml.reading import read_yaml
+from mbml.registry import UnknownName
 from mbml.settings import Count, Positive, Whole, changed, hint_at, hints, unknown, validated
 from pipeline.config import ConfigError, Method, RunConfig
 from pipeline.search import OBJECTIVES, Domain, Point, domain, drawn
@@ -185,7 +186,10 @@ def runnable(sweep: Sweep, config: RunConfig, log: Callable[[str], None]) -> lis
     kept = replace(sweep, methods=tuple(possible)).variants()
     found: dict[RunConfig, Variant] = {}
     for variant in kept:
-        own = changed(config, {"methods": (variant.method,), **variant.all_changes()})
+        try:
+            own = changed(config, {"methods": (variant.method,), **variant.all_changes()})
+        except UnknownName as error:
+            raise ConfigError(f"{sweep.name}, {variant.label}: {error}") from None
         own.check()
         if (first := found.setdefault(own, variant)) is not variant:
             log(f"left out {variant.label}: here it is the same as {first.label}.")

@@ -88,7 +88,7 @@ def per_task(results: Results) -> Figure:
         if len(results.played(split)) > MANY:
             _sorted(axes, results, split, names)
             continue
-        labels, places = results.labels(split), np.arange(len(results.tasks(split)))
+        labels, places = results.labels(split), np.arange(len(results.played(split)))
         for position, name in enumerate(names):
             values, colour = results.scores(name, split)[1][:, -1], colours(names)[name]
             middle = places - 0.4 + 0.8 * (position + 0.5) / len(names)

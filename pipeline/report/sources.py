@@ -16,11 +16,12 @@ SOURCE = "What it learned from"
 
 
 def _task_curves(results: Results, method: str, x: str, other: str) -> tuple[Figure, dict[int, Axes]]:
-    """One panel a training task with a learner's curve, the others' in grey, and the level of one reference."""
+    """One panel a training task that is played with a learner's curve, the others' in grey, and the level of one
+    reference."""
     known(results, "return", [method])
-    tasks, rows = results.tasks("train"), results.rows("return", method=method, split="train")
-    curves = rows.pivot(index="step", columns="task", values="value").reindex(columns=tasks)
-    if len(tasks) > MANY:
+    tasks, rows = results.played("train"), results.rows("return", method=method, split="train")
+    curves = rows.pivot(index="step", columns="task", values="value").reindex(columns=results.tasks("train"))
+    if len(curves.columns) > MANY:
         return _all_curves(curves, method, x), {}
     made, grid = panels(len(tasks), 5, 1.6, share="xy")
     colour, look = reference("sac" if method == "sac" else "own_teacher").colour, reference(other)

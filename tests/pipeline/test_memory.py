@@ -34,6 +34,10 @@ from tests.mbml.logs.fleet import machine, write_npz
         ({"evidence.context_size": 10**11}, r"distill evidence .* 4,400\.0 GB for context_size 100,000,000,000,"),
         ({"evidence.batch_size": 10**11}, r"distill evidence .* 4,400\.0 GB for batch_size 100,000,000,000,"),
         ({"distill.student.acting_candidates": 10**11}, r"distill full .* for acting_candidates 100,000,000,000,"),
+        (  # one network, whatever the number of tasks
+            {"pooled.teacher": "bcq", "pooled.hidden": (100_000, 100_000)},
+            r"teach all tasks together .* 160\.0 GB for .* 100000 x 100000, and",
+        ),
         ({"bcq.target_candidates": 10**10}, r"teach .* for target_candidates 10,000,000,000,"),
     ],
 )

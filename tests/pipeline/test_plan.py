@@ -198,6 +198,19 @@ def test_a_sweep_over_one_number_shares_all_but_the_learners():
     assert {run.trained for run in as_pipeline.runs} < {run.trained for run in result.runs}
 
 
+def test_every_pooled_teacher_of_a_sweep_is_a_reference_and_the_learners_of_its_variant_have_it():
+    kinds = ("td3_bc", "iql", None, "td3_bc")
+    variants = [Variant(f"{i}: {kind}", "evidence", {"pooled.teacher": kind}) for i, kind in enumerate(kinds)]
+    config = changed(preset("umaze_goal", "laptop"), {"distill_seeds": (0,)})
+    result = plan(config, variants)
+    assert list(result.pooled.values()) == ["0: td3_bc", "1: iql"]
+    shown = list(result.pooled)
+    learned_with = [result.jobs[run.trained].spec.pooled for run in result.runs]
+    assert [pair and pair[0] for pair in learned_with] == [shown[0], shown[1], None, shown[0]]
+    own = plan(changed(config, {"pooled.teacher": "iql"}), variants[:2])
+    assert own.pooled == {shown[1]: "", shown[0]: "0: td3_bc"}
+
+
 def test_rllib_has_a_job_for_each_algorithm_and_task():
     config = changed(preset("half_cheetah_vel", "laptop"), {"rllib.algorithms": ("bc", "iql")})
     jobs = of_stage(plan(config), "rllib")

@@ -142,7 +142,7 @@ def test_the_pooled_teacher_learns_from_all_batches_as_from_one(everything, gath
     curve = read_lines(store.fetch(*pooled) / "curves.jsonl")
     assert chosen["return"] == max(point["return"] for point in curve)
 
-    (played,) = jobs.artefacts["pooled"]
+    (played,) = jobs.pooled
     for split in ("train", "test"):
         protocol = jobs.jobs[played].spec
         returns = evaluate_teachers(kept, protocol.of(tasks_of("walker_param", split, getattr(protocol, split))))

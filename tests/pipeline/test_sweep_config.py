@@ -218,6 +218,9 @@ def test_values_that_cannot_be_run_are_refused_before_anything_runs(tmp_path):
     sweep = load_sweep(written(tmp_path, "grid:\n  evaluate.skipped_episodes: [1, 9]\n"))
     with pytest.raises(ConfigError, match=r"evaluate\.skipped_episodes is 9"):
         runnable(sweep, preset("umaze_goal", "smoke"), print)
+    sweep = load_sweep(written(tmp_path, "methods: [evidence]\ngrid:\n  pooled.teacher: [td3_bc, None]\n"))
+    with pytest.raises(ConfigError, match=r"mine, evidence, teacher=None: There is no teacher 'None'; choose one of"):
+        runnable(sweep, preset("umaze_goal", "smoke"), print)
 
 
 def test_an_unknown_sweep_is_refused_with_the_names(tmp_path):

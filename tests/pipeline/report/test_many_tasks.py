@@ -12,7 +12,7 @@ from pipeline.publish import publish
 from pipeline.report import tables
 from pipeline.report.drawing import draw
 from pipeline.report.wording import MANY
-from pipeline.results import table_of, tidy
+from pipeline.results import Results, table_of, tidy
 
 TRAIN, PLAYED, TEST = 1_000, 50, 60
 
@@ -22,24 +22,28 @@ def ends_of(line: Line2D) -> np.ndarray:
     return np.asarray(line.get_ydata(), dtype=float)
 
 
-@pytest.fixture(scope="module")
-def crowd(synthetic):
-    """The made-up results of PLAYED training tasks, as every twentieth of TRAIN, each of which has a curve."""
-    results, make = synthetic.results(("full",), seeds=1, train=PLAYED, test=TEST), np.random.default_rng(1)
-    table, every = results.table.copy(), TRAIN // PLAYED
+def partly(synthetic, train: int, played: int, test: int) -> Results:
+    """The made-up results of `played` training tasks, evenly out of `train`, each of which has a curve."""
+    results, make = synthetic.results(("full",), seeds=1, train=played, test=test), np.random.default_rng(1)
+    table, every = results.table.copy(), train // played
     ours = table["split"] == "train"
     table.loc[ours, "task"] *= every
     table.loc[table["metric"].isin(["teacher_return"]), "index"] *= every
     relabelled = table["metric"].str.startswith("relabel_") & table["index"].notna()
     table.loc[relabelled, "index"] *= every
     table = table[~table["metric"].isin(["return"])]
-    steps, where = list(range(100, 1_100, 100)), {"split": "train", "task": list(range(TRAIN))}
-    curves = make.normal(200, 20, (TRAIN, 1)) * np.linspace(0, 1, 10)
+    steps, where = list(range(100, 1_100, 100)), {"split": "train", "task": list(range(train))}
+    curves = make.normal(200, 20, (train, 1)) * np.linspace(0, 1, 10)
     parts = [tidy("return", "task step", curves, step=steps, method=name, **where) for name in ("sac", "teacher")]
-    tasks = [{"index": i, "label": f"goal {i}", "features": make.normal(size=2).tolist()} for i in range(TRAIN)]
-    played = [task["index"] for task in tasks[::every]]
-    run = results.run | {"tasks": results.run["tasks"] | {"train": tasks}, "played": {"train": played}}
+    tasks = [{"index": i, "label": f"goal {i}", "features": make.normal(size=2).tolist()} for i in range(train)]
+    those = [task["index"] for task in tasks[::every]]
+    run = results.run | {"tasks": results.run["tasks"] | {"train": tasks}, "played": {"train": those}}
     return dataclasses.replace(results, table=table_of([table, *parts]), run=run)
+
+
+@pytest.fixture(scope="module")
+def crowd(synthetic):
+    return partly(synthetic, TRAIN, PLAYED, TEST)
 
 
 def test_scores_and_references_are_of_the_tasks_that_were_played(crowd):
@@ -83,6 +87,15 @@ def test_pictures_show_distributions(crowd):
     relabelling = draw("relabelling", crowd)
     assert not any(axes.images for axes in relabelling.axes)
     assert len(relabelling.axes) == 3
+
+
+def test_the_report_of_a_few_that_were_played_out_of_a_few(synthetic, tmp_path):
+    few, said = partly(synthetic, train=6, played=3, test=2), []
+    publish(few, tmp_path, said.append)
+    assert (tmp_path / "report.html").exists()
+    (_, axes) = draw("per_task", few).axes
+    np.testing.assert_allclose(ends_of(axes.lines[0]), few.scores("full", "train")[1][0, -1])
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["goal 0", "goal 2", "goal 4"]
 
 
 def test_the_page_stays_small(crowd, tmp_path):
