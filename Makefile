@@ -12,7 +12,7 @@ PEERS  := benchmarks/.venv-peers
 # options may do, 60 for products on AMD's processors and memory that is kept, 153 for the bank of teachers as a policy,
 # 6 for processes that Ray forgot, 90 for a teacher of all tasks together, which
 # may act by itself where nothing was seen.
-LIMIT  := 13443
+LIMIT  := 13403
 SWEEPS := $(sort $(basename $(notdir $(wildcard tune_configs/*.yaml))))
 
 # ENV is also a variable of POSIX shells (a start-up file): keep ours out of the recipes' environment.

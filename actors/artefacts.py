@@ -22,7 +22,6 @@ from mbml.rollout import EnvStack
 from mbml.rows import MappedRows, RowLayout, Rows
 from mbml.serialise import load_tree, tree_in_place
 from mbml.teachers import Teachers
-from mbml.weighting import episode_weights
 
 
 class ArtefactError(ValueError):
@@ -87,14 +86,6 @@ def load_rows(collected: Sequence[Path], tasks: Sequence[int]) -> MappedRows:
     """Rows of `tasks`, memory-mapped from the collectors' artefacts."""
     dataset = Dataset.open(*(path / "dataset" for path in collected))
     return MappedRows([dataset.shards(index) for index in tasks])
-
-
-def load_weights(collected: Sequence[Path], tasks: Sequence[int], weight: float) -> Tensor | None:
-    """How often the rows of `tasks`, one after the other, are to be drawn; None for 0, where all are alike."""
-    if not weight:
-        return None
-    dataset = Dataset.open(*(path / "dataset" for path in collected))
-    return torch.cat([episode_weights(dataset.shards(index), weight) for index in tasks])
 
 
 def load_teachers(trained: Sequence[Path], tasks: Sequence[int] | None) -> Teachers:

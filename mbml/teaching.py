@@ -21,7 +21,6 @@ from mbml.settings import Count, Whole, Widths
 from mbml.sharing import shared_batches
 from mbml.teachers import TEACHERS, TeacherLearner, Teachers
 from mbml.training import Training, batches
-from mbml.weighting import weighted_batches
 
 
 @dataclass(frozen=True)
@@ -80,13 +79,11 @@ class Teaching(Training[TeacherLearner]):
         device: torch.device | str = "cpu",
         *,
         tables: RelabelTables | None = None,
-        weights: Tensor | None = None,
         cuda_graphs: bool = False,
     ) -> None:
         """`teacher` is a name in TEACHERS and `learner` its configuration; `make_envs(copies)` builds `copies`
         environments of each task, task by task, or is None where there are none; `tasks` are their indices. With
-        `tables`, for a `foreign_share` of every batch, `rows` are those of all tasks that the tables are of. With
-        `weights` `[sum of lengths]` rows are drawn in proportion to them.
+        `tables`, for a `foreign_share` of every batch, `rows` are those of all tasks that the tables are of.
 
         The learner and `rows` are on `device`; with `cuda_graphs` an update there is one captured graph.
         """
@@ -94,12 +91,10 @@ class Teaching(Training[TeacherLearner]):
         generator = generator_of(seed, teacher, *self.tasks, device=device)
         made = TEACHERS[teacher].make(learner, layout, len(self.tasks), generator)
         schedule = config.iterations, config.evaluation_every, self._evaluated
-        if tables is not None:
-            draw = shared_batches(rows, tasks, layout, tables, learner.batch_size, learner.foreign_share, generator)
-        elif weights is not None:
-            draw = weighted_batches(rows, weights, learner.batch_size, generator)
-        else:
+        if tables is None:
             draw = batches(rows, learner.batch_size, generator)
+        else:
+            draw = shared_batches(rows, tasks, layout, tables, learner.batch_size, learner.foreign_share, generator)
         super().__init__(made, draw, *schedule, cuda_graphs=cuda_graphs, unit="iterations")
         self.envs = make_envs(config.evaluation_episodes) if make_envs else None
         self.best = made.teachers()

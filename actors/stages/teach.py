@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from actors.artefacts import env_maker, layout_of, load_rows, load_tables, load_weights, write_json, write_lines
+from actors.artefacts import env_maker, layout_of, load_rows, load_tables, write_json, write_lines
 from actors.stage import Ref, Run, Stack, stage
 from mbml import envs
 from mbml.envs.logged import LoggedFamily
@@ -36,7 +36,6 @@ def teach(spec: Teach, run: Run) -> dict[str, Any]:
     """Leaves `teachers.safetensors`, every task's best checkpoint (of logged data the last), with `curves.jsonl` and
     `selected.json`."""
     rows = load_rows(run.paths(spec.collect), spec.relabelled or spec.tasks)
-    weights = load_weights(run.paths(spec.collect), spec.tasks, spec.learner.return_weight)
     rows = resident(together(rows) if spec.pooled else rows, run.device)
     tables = load_tables(run.inputs[spec.relabel]).to(run.device) if spec.relabel else None
     logged = isinstance(envs.get(spec.env), LoggedFamily)
@@ -48,7 +47,7 @@ def teach(spec: Teach, run: Run) -> dict[str, Any]:
         make_envs = make and (lambda copies: make(copies // each))
     configs = spec.teacher, spec.learner, config
     where = (make_envs, tasks, spec.seed, run.device)
-    more = {"tables": tables, "weights": weights, "cuda_graphs": spec.cuda_graphs}
+    more = {"tables": tables, "cuda_graphs": spec.cuda_graphs}
     teaching = Teaching(*configs, layout_of(spec.env), rows, *where, **more)
     run.train(teaching)
     save_tree(run.out / "teachers.safetensors", {"tasks": list(tasks), "teachers": teaching.best.state_dict()})

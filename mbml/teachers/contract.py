@@ -12,7 +12,7 @@ from mbml.learner import Learner
 from mbml.nets import StackedMLP, join_stacks, select_stack
 from mbml.registry import Entry
 from mbml.rows import RowLayout
-from mbml.settings import ConfigError, Count, NotNegative, Positive, Share, Widths, later
+from mbml.settings import Count, Positive, Share, Widths, later
 
 
 @dataclass(eq=False)
@@ -135,13 +135,6 @@ class TeacherConfig:
     """Polyak rate of the target networks."""
     foreign_share: Share = later(0.0)
     """Share of a batch that are other tasks' transitions with this task's labels (mbml/sharing.py)."""
-    return_weight: NotNegative = later(0.0)
-    """An episode whose return is R, scaled to 0 to 1 within its task, is drawn `exp(return_weight * R)` times as often
-    as the worst one (mbml/weighting.py)."""
-
-    def __post_init__(self) -> None:
-        if self.return_weight and self.foreign_share:
-            raise ConfigError("return_weight is for a task's own episodes, and foreign_share takes others'; set one.")
 
 
 PRESETS = {

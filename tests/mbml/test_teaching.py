@@ -15,7 +15,6 @@ from mbml.teachers.iql import IQLConfig
 from mbml.teachers.td3_bc import TD3BCConfig
 from mbml.teaching import Teaching, TeachingConfig
 from mbml.training import run
-from mbml.weighting import weighted_batches
 from tests.mbml.toys import UMAZE, assert_same_bits, env_maker, random_rows, snapshot, through_disk
 
 SMALL = TeachingConfig(iterations=25, evaluation_every=10, evaluation_episodes=2)
@@ -53,18 +52,6 @@ def test_it_is_bcq_on_uniform_batches():
         for name in losses[0]:
             mean = sum(found[name][i].item() for found in losses) / 10
             assert teaching.curve[i][name] == pytest.approx(mean, rel=1e-5)
-
-
-def test_with_weights_its_batches_are_drawn_by_them():
-    weights = torch.arange(100, dtype=torch.float64).square()
-    where = (env_maker("umaze_goal", (1, 4), 15), (1, 4), 0)
-    teaching = Teaching("bcq", LEARNER, SMALL, UMAZE, ROWS, *where, weights=weights)
-    plain = BCQ(LEARNER, UMAZE, 2, generator_of(0, "bcq", 1, 4))
-    draw = weighted_batches(ROWS, weights, 8, plain.generator)
-    for _ in range(10):
-        plain.update(*draw())
-    teaching.advance()
-    assert_same_bits(plain.state_dict(), teaching.learner.state_dict())
 
 
 def test_every_task_keeps_its_own_best_checkpoint():
