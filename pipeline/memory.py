@@ -66,7 +66,7 @@ def _rows(config: Any) -> Iterator[tuple[int, str]]:
         batch, acts = getattr(config, "batch_size", 1), getattr(config, "kind", "") != "acting"
         for item in fields(config):
             value = getattr(config, item.name)
-            if item.name in ("batch_size", "context_size"):
+            if item.name in ("batch_size", "context_size") or item.name.endswith("episodes"):
                 yield value, f"{item.name} {value:,}"
             elif item.name == "target_candidates" or (item.name == "acting_candidates" and acts):
                 number = value * (batch if item.name == "target_candidates" else 1)

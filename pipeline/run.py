@@ -51,11 +51,11 @@ def carry_out(
     make_folder(out)
     if place.repair:
         discard_damaged([*jobs, *all_jobs], store, log)
-    (out / "config.json").write_text(json.dumps(asdict(config.resolved()), indent=1) + "\n")
     started = time.monotonic()
     log(f"{title}: starting Ray (seconds, on a busy machine half a minute)")
     with connect(place.num_cpus, dashboard=place.dashboard, modules=envs.modules_of(config.env)) as where:
         check_memory([*jobs, *all_jobs])
+        (out / "config.json").write_text(json.dumps(asdict(config.resolved()), indent=1) + "\n")
         log(f"{len(jobs)} jobs on {where}")
         if address_given() and "://" not in store.url:
             log(f"the store is {store.url}, a folder that every machine of the cluster must have")

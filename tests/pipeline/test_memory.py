@@ -4,6 +4,7 @@ import pytest
 
 from mbml.logs.importing import import_logs
 from mbml.settings import changed
+from pipeline.command import main
 from pipeline.config import ConfigError
 from pipeline.fit import plan_fit
 from pipeline.memory import check_memory
@@ -38,6 +39,8 @@ from tests.mbml.logs.fleet import machine, write_npz
             {"pooled.teacher": "bcq", "pooled.hidden": (100_000, 100_000)},
             r"teach all tasks together .* 160\.0 GB for .* 100000 x 100000, and",
         ),
+        ({"collect.evaluation_episodes": 10**11}, r"collect .* for evaluation_episodes 100,000,000,000,"),
+        ({"pooled.teacher": "bcq", "pooled.evaluation_episodes": 2**62}, r"teach all .* for evaluation_episodes 4,611"),
         ({"bcq.target_candidates": 10**10}, r"teach .* for target_candidates 10,000,000,000,"),
     ],
 )
@@ -60,3 +63,10 @@ def test_contexts_that_cannot_fit_are_refused_of_logs_as_well(embedded_ray, tmp_
 @pytest.mark.parametrize("size", ["smoke", "laptop", "paper"])
 def test_presets_fit_on_this_machine(embedded_ray, env, size):
     check_memory(plan(preset(env, size)).jobs.values())
+
+
+def test_a_refused_run_leaves_nothing_in_its_folder(embedded_ray, tmp_path, capsys):
+    run = ["run", "--env", "umaze_goal", "--preset", "smoke", "--bcq.batch-size", "1000000000000"]
+    assert main([*run, "--store", str(tmp_path / "store"), "--out", str(tmp_path / "out")]) == 2
+    assert "batches of 1000000000000" in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
