@@ -103,8 +103,8 @@ def lost(results: Results) -> Figure:
     for name, mean in teachers.items():
         row, _, kind = name.partition(" (")
         axes.plot(mean, places[row], "s", color=INK, markersize=7)
-        above = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "fontsize": 7}
-        axes.annotate(kind.strip(")") or results.run["config"].get("teacher", ""), (mean, places[row]), **above)
+        beside = {"xytext": (0, -13 if kind else 6), "textcoords": "offset points", "ha": "center", "fontsize": 7}
+        axes.annotate(kind.strip(")") or results.run["config"].get("teacher", ""), (mean, places[row]), **beside)
     for position, name in enumerate(names):
         colour, shift = colours(names)[name], 0.5 * ((position + 0.5) / len(names) - 0.5)
         for row in [row for row in rows if name in results.methods(row, split="train")]:
